@@ -1,4 +1,7 @@
-"""Arguments of a verb as its settings: keyword arguments are fields, and objects get names made from their content."""
+"""Turn the arguments of a verb into its settings.
+
+Keyword arguments become fields. Objects in memory get names that are made from their content.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +34,14 @@ from winning_tickets.runs.errors import UsageError
 
 ROWS = ("train_file", "validation_file", "pairs_file")
 """Fields that take rows: a `Dataset`, a DataFrame, a list of dicts, or a dict of columns."""
-CHARACTERS_A_TOKEN = 8  # of a stream, about twice as many as English has
+CHARACTERS_A_TOKEN = 8  # characters of a stream that are read for each token; English has about half as many
 LEAST_CHARACTERS = 1 << 20
 _ROWS_AT_A_TIME = 100
 
 
 @dataclass(frozen=True)
 class Call(Generic[AnySettings]):
-    """A call of a verb with the settings that its arguments stand for."""
+    """The settings, output folder and runtime of one call of a verb."""
 
     config: AnySettings
     out: Path  # a temporary folder where none was given
@@ -49,7 +52,7 @@ class Call(Generic[AnySettings]):
 @contextmanager
 def called(
     kind: type[AnySettings],
-    field: str,  # that the first argument gives
+    field: str,  # the field that the first argument gives
     first: Any,
     fields: Mapping[str, Any],
     out: Path | str | None = None,
@@ -58,10 +61,11 @@ def called(
     writes: bool = True,  # whether the verb works in `out`
     inline: str = "",  # a field with settings of its own, whose fields may be given as if they were those of `kind`
 ) -> Iterator[Call[AnySettings]]:
-    """Yield the settings of a call; objects are known by their names, and a temporary folder is there, inside only.
+    """Yield the settings of a call; the names of objects and the temporary folder are valid inside the block only.
 
     Raises:
-        UsageError: settings and fields at once, unknown fields, objects that cannot be used.
+        UsageError: settings together with fields, unknown fields, objects that cannot be used, or several processes
+            without `out`.
     """
     how = {name: value for name, value in fields.items() if name in Runtime.model_fields}
     fields = {name: value for name, value in fields.items() if name not in how}
@@ -92,7 +96,7 @@ def called(
 
 @contextmanager
 def named(*values: Any, tokenizer: Any = None, trust_remote_code: bool = False) -> Iterator[list[Any]]:
-    """Yield models and tickets by their names, which mean the objects inside the block only."""
+    """Yield the names of models and tickets; names of objects in memory are valid inside the block only."""
     with ExitStack() as stack:
         stack.enter_context(trusting(trust_remote_code))
         names = Names(stack, tokenizer)
@@ -104,7 +108,7 @@ def named(*values: Any, tokenizer: Any = None, trust_remote_code: bool = False) 
 
 
 def check_base(target: Any, base: Any, keyword: str) -> None:
-    """Refuse a ticket whose model was built in memory, and is not given."""
+    """Refuse a ticket whose base model was built in memory if that model is not given."""
     name = getattr(getattr(target, "base", None), "name", "")
     if base is None and str(name).startswith(memory.PREFIX):
         raise UsageError(
@@ -114,14 +118,14 @@ def check_base(target: Any, base: Any, keyword: str) -> None:
 
 @dataclass(frozen=True)
 class Names:
-    """Gives objects in memory names that `memory.find` knows as long as the stack is open."""
+    """Gives objects in memory names that `memory.find` knows while the exit stack is open."""
 
     stack: ExitStack
-    tokenizer: Any = None  # of the models
-    cache: Path | None = None  # of tokens; None takes the usual folder
+    tokenizer: Any = None  # the tokenizer of models in memory
+    cache: Path | None = None  # folder of the token cache; None takes the usual folder
 
     def settings(self, kind: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return fields of settings with names in place of objects."""
+        """Return the values of fields with names in place of objects."""
         found = dict(values)
         # A corpus comes last: the other fields say how much of a stream is read.
         for field in sorted(values, key=lambda name: name == "corpus"):
@@ -144,7 +148,7 @@ class Names:
         return found
 
     def of_model(self, value: Any) -> Any:
-        """Return the name of a model or ticket; another value, such as a name, as it is."""
+        """Return the name of a model or ticket in memory; return any other value, such as a name, unchanged."""
         if _is_setting(value):
             return _written(value)
 
@@ -182,7 +186,7 @@ class Names:
 
 
 def _types(kind: type[Settings], field: str) -> set[Any]:
-    """Return the types of the values of a field, without what is inside them; none of an unknown field."""
+    """Return the outermost types that a field takes, such as dict; an unknown field has none."""
     if field not in kind.model_fields:
         return set()
     annotation: Any = kind.model_fields[field].annotation
@@ -199,7 +203,7 @@ def _written(value: Any) -> Any:
 
 
 class _Lines:
-    """The lines of texts, anew in each iteration, as a file with these texts has them."""
+    """The lines of texts, split as in a file; each iteration starts again from the first text."""
 
     def __init__(self, texts: Any) -> None:
         self._texts = texts
@@ -212,7 +216,7 @@ class _Lines:
 
 
 def _lines(corpus: Any) -> Iterable[str]:
-    """The lines of a list of texts, of a `Dataset` or an `IterableDataset`; a text may have several."""
+    """Return the lines of a list of texts, a `Dataset` or an `IterableDataset`; a text may have several lines."""
     if isinstance(corpus, Mapping) or (hasattr(corpus, "iloc") and hasattr(corpus, "columns")):
         hint = "corpus['train'], or a list of str" if isinstance(corpus, Mapping) else "one column of it"
         raise UsageError(f"corpus is a {type(corpus).__name__} of several parts; give {hint}.")
@@ -248,7 +252,7 @@ def _first(lines: Iterable[str], characters: int) -> Iterator[str]:
 
 
 def _characters(config: Settings) -> int:
-    """Characters of a stream that a run reads: enough for all its tokens."""
+    """Return how many characters of a stream to read, which are enough for all tokens of the run."""
     if isinstance(config, EvaluateConfig):
         if config.max_tokens is None:
             raise UsageError("The corpus is a stream, whose end is not known; give max_tokens=.")

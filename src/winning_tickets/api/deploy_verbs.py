@@ -1,4 +1,4 @@
-"""The verbs that use what was found or fine-tuned as Python functions: export, measure, predict, import."""
+"""The verbs that use tickets and fine-tuned models, as Python functions: export, measure, predict and import_mask."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ def export(
         target: a `Ticket`, its folder or hub id, a transfer with `save_model` (or one of its seeds), or a shared model.
         format: `masked`, `compact`, `onnx`, `onnx-int8`, `encoder` or `mask-pt`.
         out: a directory that is absent or empty, or has this same export.
-        base: the base model of a ticket, by name or in memory; by default looked for under the name that the ticket
-            has.
-        tokenizer: of a base model in memory.
-        allow_other_weights: put the ticket on weights it was not made for.
-        seed: which model of a transfer or share; None takes the first one saved.
-        task: of a shared model: which of its tasks.
-        convention: of `mask-pt`: `bert-tickets` (the default) or `tamt`.
+        base: the base model of a ticket, by name or in memory; by default it is loaded by the name that the
+            ticket stores.
+        tokenizer: the tokenizer of a base model in memory.
+        allow_other_weights: apply the ticket to weights it was not made for.
+        seed: the seed whose model is exported, of a transfer or share; None takes the first one saved.
+        task: the task whose model is exported, of a shared model.
+        convention: the naming convention of `mask-pt`: `bert-tickets` (the default) or `tamt`.
         force: replace another export in `out`.
-        trust_remote_code: run the code that the base model's repository brings; the export's record says so.
+        trust_remote_code: run the code in the base model's repository; the record of the export says so.
 
     Returns:
         What is stored in `export.json`, with `out` and a `note` about size and speed.
 
     Raises:
         UsageError: unknown format, no such target, or an `out` with other files.
-        ContentError: a damaged ticket or model, or one for other weights.
-        TrainingError: the file system refused; nothing is left half-written.
+        ContentError: a damaged ticket or model, or a ticket for other weights.
+        TrainingError: the file system refused to write; no incomplete export is left.
 
     Example:
         >>> export(ticket, "masked", "my-model", base=model).note
     """
     from winning_tickets.deploy import export as verb
 
-    if format != "mask-pt":  # which holds no weights
+    if format != "mask-pt":  # the only format without weights
         check_base(target, base, "base")
     with named(target, base, tokenizer=tokenizer, trust_remote_code=trust_remote_code) as (target, base):
         if _is_model(target):
@@ -99,27 +99,27 @@ def measure(
     """Measure sizes, operations and speed of an encoder, next to the dense model of the same shape.
 
     Args:
-        target: a model as `search` takes it, which is left as it was; a `Ticket`; or the folder or hub id of a model, a
+        target: a model as `search` takes it, which is not changed; a `Ticket`; or the folder or hub id of a model, a
             ticket, an export, or a transfer with `save_model`.
-        batches: batch sizes: numbers of texts per forward pass.
+        batches: batch sizes, in texts per forward pass.
         lengths: tokens of each text.
         threads: number of CPU threads; None keeps the present number.
         repeats: timed passes of each model for each batch size and length.
-        base: the base model of a ticket, by name or in memory; by default looked for under the name that the ticket
-            has.
+        base: the base model of a ticket, by name or in memory; by default it is loaded by the name that the
+            ticket stores.
         revision: hub revision of a model.
         layers: number of layers of a dense model to keep, from the first.
         allow_other_weights: apply the ticket to weights it was not made for.
         seed: seed of the model of a transfer; None takes the first one.
-        runtime: device, precision and whether a model may run code of its own.
+        runtime: device, precision and whether code in the model's repository may run.
 
     Returns:
         `parameters` (`all` that are stored, `encoder`, `non_zero` of the encoder), `bytes_on_disk`, `dense`
         (`parameters` of the dense encoder; None where the target is dense), `shapes` (for each batch and length
         `flops`, `latency_seconds`, `texts_per_second`, and next to the dense model `dense_flops`,
-        `dense_latency_seconds`, `dense_texts_per_second`, `flops_ratio`, `speedup`), of an export to int8 `int8`
+        `dense_latency_seconds`, `dense_texts_per_second`, `flops_ratio`, `speedup`), `int8` for an export to int8
         (cosines with the float model's outputs), `expectation` in words, and `warnings` where times cannot be trusted.
-        What is stored is None for objects in memory.
+        The number of stored parameters and `bytes_on_disk` are None for objects in memory.
 
     Raises:
         UsageError: no such target, or impossible batches, lengths, threads or repeats.
@@ -166,18 +166,18 @@ def predict(
         texts: a list of texts, or of tuples with one text per column of the task; or rows: a `Dataset`, a DataFrame, a
             list of dicts, a dict of lists, or a `Path` of a csv, tsv or jsonl file.
         seed: seed of the model in a transfer; None takes the first saved one.
-        runtime: device, precision and whether a model may run code of its own.
+        runtime: device, precision and whether code in the model's repository may run.
         text_columns: the columns of rows that have the texts; None takes those that the model was trained on.
-        tokenizer: of a model in memory.
+        tokenizer: the tokenizer of a model in memory.
 
     Returns:
-        `task`, `model`, `ticket_id`, and `predictions` in the order of the texts. Each has its `text`, and by kind of
-        task: `label` with the probabilities `scores`; the `score` of a regression; `labels` with the probability of
-        each class; `words` with their `labels`; `answer` with `start`, its first character in the text, and `score`,
-        the sum of two logits (an empty answer has neither).
+        `task`, `model`, `ticket_id`, and `predictions` in the order of the texts. Each prediction has its `text` and,
+        depending on the kind of task: `label` with the probabilities `scores`; the `score` of a regression; `labels`
+        with the probability of each class; `words` with their `labels`; or `answer` with `start`, the index of its
+        first character in the text, and `score`, the sum of two logits (both are None for an empty answer).
 
     Raises:
-        UsageError: no saved model, no text, another number of texts than the task has columns, or missing columns.
+        UsageError: no saved model, no text, missing columns, or examples with another number of texts than the task.
         ContentError: the saved model is damaged, or a row has no text.
 
     Example:
@@ -201,25 +201,25 @@ def import_mask(
     force: bool = False,
     trust_remote_code: bool = False,
 ) -> Result:
-    """Make a ticket of a `mask.pt` of BERT-tickets or of TAMT.
+    """Make a ticket from a `mask.pt` of BERT-tickets or of TAMT.
 
-    The scope follows from the matrices in the file: with or without embeddings, with or without pooler.
+    The scope follows from the matrices in the file: with or without embeddings, with or without the pooler.
 
     Args:
-        file: of either code base; read without running any code that it may hold.
+        file: the `mask.pt`, which is read without running any code that it may hold.
         base: the pre-trained model that the masks belong to, by name or in memory; the file does not name it.
         out: a directory that is absent or empty, or has this same import; it becomes the ticket's folder.
         method: the name of the method that found the masks, which tables and figures show.
         revision: hub revision of the model.
         force: replace another import in `out`.
-        trust_remote_code: run the code that the model's repository brings; the import's record says so.
+        trust_remote_code: run the code in the model's repository; the record of the import says so.
 
     Returns:
         What is stored in `result.json`: the id, exact sparsity, scope, convention and hash of the file.
 
     Raises:
-        UsageError: no such file or model, an `out` with other files, or a method of the library.
-        ContentError: not a file of masks, or one of another model.
+        UsageError: no such file or model, an `out` with other files, or the name of a method of the library.
+        ContentError: not a file of masks, or masks of another model.
 
     Example:
         >>> import_mask("mask.pt", "bert-base-uncased", "my-ticket").scope

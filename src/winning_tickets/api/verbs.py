@@ -1,4 +1,7 @@
-"""The verbs as Python functions: models, tickets, texts and data sets in memory, settings as keyword arguments."""
+"""The verbs as Python functions.
+
+They take models, tickets, texts and data sets in memory, and settings as keyword arguments.
+"""
 
 from __future__ import annotations
 
@@ -37,19 +40,19 @@ def search(
 
     Args:
         model: a hub id, a folder or `builtin:minilm`; a `PreTrainedModel`, or a module with one inside, such as a
-            `SentenceTransformer`, which is left as it was; or a `SearchConfig`.
+            `SentenceTransformer`, which is not changed; or a `SearchConfig`.
         out: a directory that is absent or empty, or has this same search, which is resumed or opened again. It becomes
             the ticket's folder. Without it nothing is kept on disk.
         runtime: device, precision and checkpoints; its fields may be given as keywords too, such as `device="cuda"`.
         force: replace another run of this tool in `out`.
         config: all settings at once, in place of `model` and `fields`.
-        tokenizer: of a model in memory. By default that of the folder or hub id which it was loaded from.
+        tokenizer: the tokenizer of a model in memory; by default that of the folder or hub id it was loaded from.
         **fields: the fields of `SearchConfig`. `corpus` may be a list of str, a `Dataset` or an `IterableDataset` too,
             `like` a `Ticket`, and `train_file` a `Dataset`, a DataFrame or a list of dicts.
 
     Raises:
-        UsageError: impossible settings, unknown names, missing model or corpus, a foreign `out`, several sparsities
-            (`search_all` takes those).
+        UsageError: impossible settings, unknown names, missing model or corpus, another run in `out`, several
+            sparsities (`search_all` takes those).
         ContentError: the model or corpus is not usable.
         TrainingError: NaN loss or full disk while training.
         Interrupted: Ctrl-C or SIGTERM; with `out` a checkpoint was written.
@@ -73,10 +76,10 @@ def search_all(
     tokenizer: Any = None,
     **fields: Any,
 ) -> dict[Any, Ticket]:
-    """Find the tickets of several sparsities or levels in one search; arguments and errors are those of `search`.
+    """Find the tickets of several sparsities or levels in one search; arguments and errors are as in `search`.
 
     Returns:
-        The tickets by sparsity, ascending; structured ones by the folder of their level, such as `level-30`.
+        The tickets by ascending sparsity; structured tickets by the folder of their level, such as `level-30`.
 
     Example:
         >>> tickets = search_all(model, method="magnitude", sparsity=(0.5, 0.6, 0.7))
@@ -96,20 +99,20 @@ def evaluate(
     tokenizer: Any = None,
     **fields: Any,
 ) -> Result:
-    """Measure what a model or ticket preserves, without fine-tuning; nothing is kept on disk but the token cache.
+    """Measure what a model or ticket preserves, without fine-tuning; nothing is kept on disk except the token cache.
 
     Args:
         target: a `Ticket`, a model as `search` takes it, the name of one of them, or an `EvaluateConfig`.
-        model: the base model of a ticket, by default looked for under the name that the ticket has.
+        model: the base model of a ticket; by default it is loaded by the name that the ticket stores.
         runtime: device and precision; its fields may be given as keywords too.
         config: all settings at once, in place of `target`, `model` and `fields`.
-        tokenizer: of a model in memory.
+        tokenizer: the tokenizer of a model in memory.
         **fields: the fields of `EvaluateConfig`. `corpus` may be a list of str, a `Dataset` or an `IterableDataset`
             too, and `pairs_file` a `Dataset`, a DataFrame or a list of dicts.
 
     Returns:
-        `kd_loss`, `mlm_loss`, `mlm_accuracy`, `similarity_pearson` and so on, None where not measured, and the settings
-        of the measurement; with a table and a figure.
+        `kd_loss`, `mlm_loss`, `mlm_accuracy`, `similarity_pearson` and so on, which are None where not measured, and
+        the settings of the measurement. `to_frame()` gives a table, and `plot()` a figure.
 
     Raises:
         UsageError: unknown objective, missing corpus or task, no MLM head.
@@ -149,16 +152,16 @@ def transfer(
             kept on disk.
         runtime: device, precision and checkpoints; its fields may be given as keywords too.
         force: replace another transfer in `out`.
-        model: the base model of a ticket, by default looked for under the name that the ticket has.
+        model: the base model of a ticket; by default it is loaded by the name that the ticket stores.
         train: a `Dataset`, a DataFrame, a list of dicts, a dict of lists, or a file.
-        validation: data of the same columns.
-        config: all settings at once, in place of the others.
-        tokenizer: of a model in memory.
+        validation: data with the same columns.
+        config: all settings at once, in place of the other arguments.
+        tokenizer: the tokenizer of a model in memory.
         **fields: the fields of `TransferConfig`, such as `task`, `text_columns`, `label_column`, `metric` and `seeds`.
 
     Returns:
         The summary: for each metric the final and the best value, with mean, standard deviation (ddof=1) and the values
-        of the finished `seeds`; with a table and a figure.
+        of the finished `seeds`. `to_frame()` gives a table, and `plot()` a figure.
 
     Raises:
         UsageError: impossible settings, missing files, unknown names, another run in `out`.
@@ -190,7 +193,7 @@ def fit_head(
 ) -> Result:
     """Train an MLM head for an encoder that has none, and save an ordinary ForMaskedLM folder in `out`.
 
-    Arguments and errors are those of `search`, with the fields of `FitHeadConfig`; `out` is needed.
+    Arguments and errors are as in `search`, with the fields of `FitHeadConfig`; `out` is required.
 
     Example:
         >>> fit_head("builtin:minilm", "minilm-mlm", corpus="pydocs", steps=200).final["mlm_loss"]
@@ -217,22 +220,22 @@ def super_ticket(
 
     Args:
         target: a model as `search` takes it, or a `SuperConfig`.
-        out: a directory that is absent or empty, or has this same search, which is resumed. It gets the ticket; it is
-            needed.
+        out: a directory that is absent or empty, or has this same search, which is resumed. It is required, and the
+            ticket is saved there.
         runtime: device, precision and checkpoints; its fields may be given as keywords too.
         force: replace another search in `out`.
         train: a `Dataset`, a DataFrame, a list of dicts, a dict of lists, or a file.
-        validation: data of the same columns.
-        config: all settings at once, in place of the others.
-        tokenizer: of a model in memory.
+        validation: data with the same columns.
+        config: all settings at once, in place of the other arguments.
+        tokenizer: the tokenizer of a model in memory.
         **fields: the fields of `SuperConfig`, and those of its `fine_tuning`, a `TransferConfig`.
 
     Returns:
-        Scores by selection, level and seed, paired tests, and the level and scores of the super ticket; with a table
-        and a figure.
+        Scores by selection, level and seed, paired tests, and the level and scores of the super ticket. `to_frame()`
+        gives a table, and `plot()` a figure.
 
     Raises:
-        UsageError: impossible settings, missing files, no part of the dev set to choose on, another run in `out`.
+        UsageError: impossible settings, missing files, no part of the dev set to select on, another run in `out`.
         ContentError: unusable data or model.
         TrainingError: a fine-tuning failed; finished runs are kept.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
@@ -263,18 +266,18 @@ def shrink(
 
     Args:
         model: a model as `search` takes it, a transfer with `save_model`, or a `ShrinkConfig`.
-        out: a directory that is absent or empty, or has this same run, which is resumed. It gets the model, its ticket
-            and a report; it is needed.
+        out: a directory that is absent or empty, or has this same run, which is resumed. It is required, and the model,
+            its ticket and a report are saved there.
         runtime: device, precision and checkpoints; its fields may be given as keywords too.
         force: replace another run in `out`.
         config: all settings at once, in place of `model` and `fields`.
-        tokenizer: of a model in memory.
+        tokenizer: the tokenizer of a model in memory.
         **fields: the fields of `ShrinkConfig`, such as `speedup=2` or `speedup=(1.5, 2, 3)`. `corpus` may be a list of
             str or a `Dataset` too, and `pairs_file` a `Dataset`, a DataFrame or a list of dicts.
 
     Returns:
         `dense` and each of `models`, with `parameters`, `flops`, `latency_seconds`, `speedup` and `quality` on held-out
-        data; with a table and a figure.
+        data. `to_frame()` gives a table, and `plot()` a figure.
 
     Raises:
         UsageError: impossible settings, a speed-up that cannot be reached, missing model or text, another run in `out`.
@@ -303,18 +306,19 @@ def share(
     """Train one encoder for several tasks, each with its ticket.
 
     Args:
-        config: a `ShareConfig`, or nothing where its fields are keywords.
-        out: a directory that is absent or empty, or has this same run, which is resumed. It gets the shared models;
-            with `save_model=False` it may be left out.
+        config: a `ShareConfig`; leave it out to give its fields as keywords.
+        out: a directory that is absent or empty, or has this same run, which is resumed. The shared models are
+            saved there; with `save_model=False` it may be left out.
         runtime: device, precision and checkpoints; its fields may be given as keywords too.
         force: replace another run in `out`.
-        tokenizer: of a model in memory.
-        **fields: the fields of `ShareConfig`. `model` may be in memory as in `search`; `tickets` a dict of a `Ticket`
-            for each task, or a list of them in the order of `tasks`; `train_file` and `validation_file` a dict with a
-            `Dataset`, a DataFrame or a list of dicts for each task.
+        tokenizer: the tokenizer of a model in memory.
+        **fields: the fields of `ShareConfig`. `model` may be in memory as in `search`; `tickets` may be a dict with a
+            `Ticket` for each task, or a list of them in the order of `tasks`; `train_file` and `validation_file` may be
+            dicts with a `Dataset`, a DataFrame or a list of dicts for each task.
 
     Returns:
-        The summary: of each task the scores as `transfer` returns them, and its ticket; with a table.
+        The summary: for each task its ticket, and the scores as `transfer` returns them. `to_frame()` gives a
+        table, and `plot()` a figure.
 
     Raises:
         UsageError: impossible settings, missing files, unknown names, another run in `out`.
@@ -338,12 +342,12 @@ def compare(*targets: Any, average: str = "pooled") -> Result:
 
     Args:
         *targets: two or more tickets, folders or hub ids; or one list of them.
-        average: `pooled` over all weights, or the mean over `matrix` by matrix (the similarity of the released code).
+        average: `pooled` over all weights, or `matrix`: the mean over matrices (the similarity of the released code).
 
     Returns:
         `names`, `sparsity`, the matrices `kept_jaccard`, `pruned_jaccard`, `chance_kept` and `chance_pruned`,
-        `by_matrix` (kept), `distance_to_first` (1 - kept Jaccard) and whether all belong to the `same_base` weights;
-        with a table and a figure.
+        `by_matrix` (the kept Jaccard of each matrix), `distance_to_first` (1 - kept Jaccard) and `same_base`, whether
+        all belong to the same weights. `to_frame()` gives a table, and `plot()` a figure.
 
     Raises:
         UsageError: fewer than two tickets, one is missing, or an unknown average.
@@ -383,26 +387,26 @@ def stored_runs(folder: Path | str, *where: str) -> Any:
 
 
 def _first(config: Any, argument: Any) -> Any:
-    """The first argument of a verb: `config` by its name, or what was given by position."""
+    """Return the first argument of a verb: `config` where it was given by name, else the positional argument."""
     if config is not None and argument is not None:
         raise UsageError("Give config= or the model or target, not both.")
     return argument if config is None else config
 
 
 def _with_base(target: Any, model: Any, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields with the base model of a ticket; a ticket of a model in memory needs it."""
+    """Return the fields with the base model of a ticket; refuse a ticket of a model in memory without that model."""
     check_base(target, fields.get("base") if model is None else model, "model")
     return fields if model is None else fields | {"base": model}
 
 
 def _with_data(train: Any, validation: Any, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields with the data of a fine-tuning."""
+    """Return the fields with the training and validation data."""
     files = {"train_file": train, "validation_file": validation}
     return fields | {name: data for name, data in files.items() if data is not None}
 
 
 def _needed(call: Call[Any]) -> Path:
-    """The folder of a verb that makes something to keep."""
+    """Return the output folder of a verb that requires one."""
     if not call.lasting:
         raise UsageError("This verb saves what it makes; give out=, a directory that is absent or empty.")
     return call.out

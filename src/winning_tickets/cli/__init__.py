@@ -51,7 +51,7 @@ GUIDES = {
     "study": ("cluster users", "how_to/run_a_study.md"),
     "cache": ("NLP engineers", "how_to/use_your_own_files.md"),
 }
-"""The commands in the order of `--help`: whom each is for, and the page that guides them."""
+"""The commands in the order of `--help`: for each, its readers and the page that guides them."""
 
 
 def _guide(name: str) -> str:
@@ -60,7 +60,7 @@ def _guide(name: str) -> str:
 
 
 def _name_guides() -> None:
-    """Sort the commands, and end the help of each, and of those in its group, with its guide."""
+    """Sort the commands, and end the help of each command and group with its guide."""
     named = {one.name or one.callback.__name__: one for one in app.registered_commands}  # type: ignore[union-attr]
     for name, command in named.items():
         command.epilog = _guide(name)
@@ -76,7 +76,7 @@ app.info.epilog = f"\b\nWhich command do I need?\n{DOCS}README.md"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSALS = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
-"""Errors of the file system, with or without the name of a file."""
+"""Errors of the file system that are reported even without the name of a file."""
 
 
 def _tell(message: str, by_any: bool = False) -> None:
@@ -85,7 +85,7 @@ def _tell(message: str, by_any: bool = False) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point: errors become one message and an exit code, never a traceback."""
+    """Run the command line; expected errors become one message and an exit code, without a traceback."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if not is_main():
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until this process ends
@@ -99,7 +99,7 @@ def main() -> NoReturn:
         code = 130
     except TyperException as error:
         text = error.format_message()
-        _tell(text if text.startswith("Usage: ") else f"Error: {text}")  # without a command it is the help
+        _tell(text if text.startswith("Usage: ") else f"Error: {text}")  # without a command, the text is the help
         code = error.exit_code
     except KeyboardInterrupt:
         _tell("Interrupted.")

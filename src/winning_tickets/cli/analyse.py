@@ -37,7 +37,7 @@ class ListOptions(TyperCommand):
     lists = ("--baseline", "--dense")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeat the option before each of its words, as the parser needs it."""
+        """Repeat such an option before each of its words, as the parser requires, and parse."""
         given: list[str] = []
         words = list(args)
         while words:
@@ -57,7 +57,8 @@ class ListOptions(TyperCommand):
 def analysis(cls: type[TyperCommand] | None = None, **readers: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Register a function as the command of the analysis of its name, with `--out`, `--force` and `--json`.
 
-    The analysis gets the function's arguments, read by `readers` where the command line gives text, or what it returns.
+    The analysis gets what the function returns or, if that is None, the arguments of the function. `readers` convert
+    arguments that the command line gives as text.
     """
 
     def register(function: Callable[..., dict[str, Any] | None]) -> Any:
@@ -68,7 +69,7 @@ def analysis(cls: type[TyperCommand] | None = None, **readers: Callable[[Any], A
             given |= {name: read(given[name]) for name, read in readers.items()}
             chosen = function(**given) or given
             save.check_out(out)
-            paths = chosen.pop(next(iter(own)))  # called tickets, searches or runs
+            paths = chosen.pop(next(iter(own)))  # the first parameter, such as tickets, searches or runs
             with nullcontext() if out is None else hold(out):
                 result = ANALYSES[function.__name__](paths, **chosen)
                 if out is not None:

@@ -69,7 +69,7 @@ def _options(
 
 
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
-    """The only place that writes to stdout."""
+    """Print a result as JSON or as text; nothing else writes to stdout."""
     typer.echo(json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) if as_json else printable(text))
 
 
@@ -125,7 +125,7 @@ DEFAULT_STORE = Path("tickets-store")
 
 
 def shape(annotation: Any) -> tuple[type, bool]:
-    """The basic type of a field's values, and whether there may be several."""
+    """Return the basic type of a field's values, and whether there may be several."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal or origin is dict:
         return str, False
@@ -139,12 +139,12 @@ def shape(annotation: Any) -> tuple[type, bool]:
 
 
 def named(annotation: Any) -> bool:
-    """True for a field whose values have names, such as `task=DIR`."""
+    """Return whether the values of a field have names, such as `task=DIR`."""
     return dict in (get_origin(annotation), *map(get_origin, get_args(annotation)))
 
 
 def parsed(cls: type[Settings], field: str, value: Any) -> Any:
-    """The value of a field from that of its option: lists are written with commas."""
+    """Return the value of a field from the text of its option, in which lists are written with commas."""
     (kind, several), option = shape(cls.model_fields[field].annotation), cls.option_of(field)
     if isinstance(value, list):
         return ",".join(value)
@@ -158,12 +158,12 @@ def parsed(cls: type[Settings], field: str, value: Any) -> Any:
 
 
 class Verb(TyperCommand):
-    """A command whose help has a section for each panel; with `--method` only what that method reads."""
+    """A command whose help has a section for each panel, and with `--method` only options that this method reads."""
 
     readers: Mapping[str, tuple[str, ...]] = {}  # the methods that read a parameter
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse, and keep the method for the help, which is printed while options are parsed."""
+        """Parse the arguments; the method is stored first, since the help is printed while options are parsed."""
         for word, following in zip(args, [*args[1:], ""], strict=True):
             name, _, value = word.partition("=")
             if name == "--method" and (value or following) in METHOD_NAMES:
@@ -200,7 +200,10 @@ FieldPath = tuple[str, ...]  # the names of a field, inside the settings of anot
 def leaves(
     cls: type[Settings], inline: str, path: FieldPath = ()
 ) -> Iterator[tuple[str, FieldPath, type[Settings], str]]:
-    """Parameter, path, class and options of every field that is one value; `inline` has settings of its own."""
+    """Yield parameter, path, class and options of every single field, also of those inside other settings.
+
+    The fields of the settings in the field `inline` have parameters and options without a prefix.
+    """
     for field in sorted(cls.model_fields, key=lambda field: (field == inline, field not in cls.__annotations__)):
         part = cls.part_of(field)
         if part is None:
@@ -220,7 +223,7 @@ def annotated(
     metavar: str | None = None,
     meaning: str | None = None,
 ) -> Any:
-    """The type of a parameter as Typer reads it; an argument where there is a `metavar`."""
+    """Return the type of a parameter as Typer reads it: an argument if there is a `metavar`, else an option."""
     about = cls.model_fields[field]
     extra: Any = about.json_schema_extra
     kind, several = shape(about.annotation)
@@ -228,7 +231,7 @@ def annotated(
     if named(about.annotation):
         kind = list[str]  # the option may be repeated
     elif PERCENT in (*about.metadata, *(one for inner in get_args(about.annotation) for one in get_args(inner)[1:])):
-        kind = str  # 10% is a number too
+        kind = str  # a fraction may be written as 10%
     if metavar is not None:
         return Annotated[kind, typer.Argument(metavar=metavar, help=meaning or about.description)]
     if kind is bool and about.default is not False and "/" not in options:
@@ -241,13 +244,13 @@ def annotated(
 
 
 def methods_of(cls: type[Settings], field: str) -> tuple[str, ...]:
-    """The methods that read a field, gates as those of `mask-training`; none where all do."""
+    """Return the methods that read a field, where gates belong to `mask-training`; empty if all methods read it."""
     extra: Any = cls.model_fields[field].json_schema_extra
     return tuple(name.replace("gates", "mask-training") for name in extra["methods"])
 
 
 def written(value: Any) -> str:
-    """A default as it is written on the command line."""
+    """Return a default as it is written on the command line."""
     if isinstance(value, tuple):
         return ",".join(map(written, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -266,7 +269,7 @@ def verb(
     metavar: str = "MODEL",  # of the argument
     meaning: str | None = None,  # the help of the argument, if its field has another meaning here
     inline: str = "",  # a field that has settings of its own, whose options have no prefix
-    without: Iterable[str] = (),  # fields that are no options, as others set them
+    without: Iterable[str] = (),  # fields without options, because other fields set them
     defaults: Mapping[str, Any] | None = None,  # of fields that neither options nor a file give
     runtime: Iterable[str] = NOT_SHARDED,  # fields of `Runtime` that are options
     writes: bool = True,  # whether there is a folder `--out`, and `--force`
@@ -307,7 +310,7 @@ def verb(
             if problems := misnamed(chosen, with_files=not given["dry_run"]):
                 raise UsageError("\n".join([*problems, *unread_options(chosen)]))
             out, as_json = given.get("out"), given["as_json"]
-            # A run that exists may have been made with options that its method does not read; its id decides.
+            # An existing run may have been made with options that its method does not read; its id decides.
             begun = out is not None and (out / MARKER).is_file()
             unread = [] if begun else unread_options(chosen)
             if given["dry_run"] or unread:
@@ -334,12 +337,12 @@ def verb(
 
 
 def unread_options(settings: Settings) -> list[str]:
-    """The problems of settings that were given and that the method of a search does not read."""
+    """Return the problems of settings that were given although the method of a search does not read them."""
     return settings.unread(settings.model_fields_set) if isinstance(settings, SearchConfig) else []
 
 
 def refuse(settings: Settings, runtime: Runtime, check: str, problems: list[str]) -> None:
-    """Raise these problems of settings and those that the checks of the command and of SMART find, all at once."""
+    """Refuse settings with problems: these, and those that the checks of the command and of SMART find, all at once."""
     from winning_tickets.training.objectives.smart import check_precision
 
     module, _, function = check.partition(":")
@@ -358,7 +361,7 @@ def refuse(settings: Settings, runtime: Runtime, check: str, problems: list[str]
 def checked_settings(
     kind: type[Settings], file: Path | None, options: dict[str, Any], defaults: Any, inline: str
 ) -> Settings:
-    """The settings of a command; where values are out of range, all problems of the others are reported too."""
+    """Return the settings of a command; if values are out of range, problems of the other values are reported too."""
     try:
         return settings_of(kind, file, options, defaults, inline)
     except UsageError as error:
@@ -386,7 +389,7 @@ def settings_of(
     defaults: Mapping[str, Any] | None = None,
     inline: str = "",
 ) -> Settings:
-    """The settings of a `--config` file and of options, which win; a problem is reported with the file."""
+    """Return settings from a `--config` file and from options, which win; a problem is reported with the file."""
     stored = load_config_file(file) if file else {}
     if not isinstance(stored.get(inline, {}), dict):
         raise UsageError(f"{inline} must be a mapping of fields such as 'task: rte', found {stored[inline]!r}.")
@@ -401,7 +404,7 @@ def settings_of(
 
 
 def merged(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields, and those of parts such as `smart`, with others, which win."""
+    """Merge fields with others, which win, also inside parts such as `smart`."""
     inner = {
         field: merged(fields[field], value)
         for field, value in others.items()
@@ -411,19 +414,19 @@ def merged(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, An
 
 
 def split_words(text: str | None) -> tuple[str, ...] | None:
-    """`a,b` -> ("a", "b")."""
+    """Split `a,b` into ("a", "b")."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def trackers_of(text: str | None) -> tuple[str, ...]:
-    """The trackers of `--report-to`, which must be installed; `none` is no tracker."""
+    """Return the trackers of `--report-to`, which must be installed; the name `none` is ignored."""
     names = tuple(dict.fromkeys(name for name in split_words(text) or () if name != "none"))
     check_trackers(names)
     return names
 
 
 def split_ints(option: str, text: str | None) -> tuple[int, ...] | None:
-    """`1,2` -> (1, 2)."""
+    """Split `1,2` into (1, 2)."""
     return _split(option, text, int, "whole numbers, such as 0,1,2")
 
 
@@ -552,7 +555,7 @@ def _plan_of_super(config: SuperConfig, runtime: Runtime) -> tuple[SuperConfig, 
     from winning_tickets.studies.costs import MACHINE, TASK_SIZES, cost_of, seconds_of, size_of
 
     facts: dict[str, Any] = {"trainings": count_trainings(config.resolved())}
-    # The sizes of files of one's own are known when they are read.
+    # The sizes of a user's own files are not known before they are read.
     if config.fine_tuning.task in TASK_SIZES:
         model = size_of(config.fine_tuning.target)
         minutes = seconds_of(cost_of(config, model), model) / 60

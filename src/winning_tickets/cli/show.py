@@ -8,7 +8,7 @@ from winning_tickets.runs.errors import listed
 
 
 def search(result: dict[str, Any], tickets: list[str]) -> str:
-    """One ticket, or those of several sparsity levels."""
+    """Describe one ticket, or those of several sparsity levels."""
     if "rungs" not in result:
         share = result["pruned_share_of_all_parameters"]
         return f"{tickets[0]}\n{share:.1%} of all encoder parameters are pruned; saved in {result['out']}"
@@ -27,7 +27,7 @@ def search(result: dict[str, Any], tickets: list[str]) -> str:
 
 
 def fitted_head(result: dict[str, Any]) -> str:
-    """Quality of the head before and after the fit."""
+    """Show the quality of the head before and after the fit."""
     lines = [
         f"  {name}: MLM loss {quality['mlm_loss']:.4f}, perplexity {quality['perplexity']:.1f}, "
         f"accuracy {quality['mlm_accuracy']:.1%}"
@@ -39,7 +39,7 @@ def fitted_head(result: dict[str, Any]) -> str:
 
 
 def evaluation(result: dict[str, Any]) -> str:
-    """The measured values of `evaluate`."""
+    """List the values that `evaluate` measured."""
     keys = (
         *("kd_loss", "mlm_loss", "mlm_accuracy", "clm_loss", "clm_accuracy", "attention_loss", "contrastive_loss"),
         *("logits_loss", "greedy_agreement", "perplexity", "word_perplexity"),
@@ -61,7 +61,7 @@ def evaluation(result: dict[str, Any]) -> str:
 
 
 def transfer(result: dict[str, Any]) -> str:
-    """Final and best metrics x100, losses as they are, with standard deviation and number of seeds."""
+    """Show final and best metrics x100, and losses as they are, with standard deviations and the number of seeds."""
     lines = [f"{result['task']}, {len(result['seeds'])} seed(s)"]
     for name, kinds in result["metrics"].items():
         lines.append(f"  {name}: {_final_and_best(kinds, loss=name.endswith('loss'))}")
@@ -81,11 +81,11 @@ def transfer(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_SHOWN_CLASSES = 12  # of a confusion table on a terminal
+_SHOWN_CLASSES = 12  # largest number of classes of a confusion table on a terminal
 
 
 def _classes(split: str, classes: dict[str, Any], confusion: list[list[int]]) -> list[str]:
-    """Scores of each class x100, and the confusion table where it is small enough to be read."""
+    """Return lines with the scores of each class x100, and the confusion table if it is small enough to be read."""
     width = max(len("class"), *map(len, classes))
     small = len(classes) <= _SHOWN_CLASSES
     cells = [str(count) for row in confusion for count in row] if small else []
@@ -102,7 +102,7 @@ def _classes(split: str, classes: dict[str, Any], confusion: list[list[int]]) ->
 
 
 def super_ticket(result: dict[str, Any]) -> str:
-    """The scores of every level and selection on the rest of the dev set, x100, and the super ticket."""
+    """Show the scores x100 of every level and selection on the rest of the dev set, and the super ticket."""
     lines = [f"{result['task']}, {result['metric']} on the rest of the dev set, {len(result['seeds'])} seed(s)"]
     lines.append(f"  full model: {_mean_and_std(result['full']['rest'])}")
     for selection, levels in result["selections"].items():
@@ -121,7 +121,7 @@ def super_ticket(result: dict[str, Any]) -> str:
 
 
 def sharing(result: dict[str, Any]) -> str:
-    """Scores of each task x100, their averages and the weights that are kept; the same after fine-tuning."""
+    """Show the scores of each task x100, their averages and the share of kept weights; also those after fine-tuning."""
     lines = [f"{len(result['tasks'])} tasks on {result['model']}, {len(result['seeds'])} seed(s)"]
     for name, task in result["tasks"].items():
         lines += [f"  {name} {metric}: {_final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
@@ -143,7 +143,7 @@ def _two_averages(result: dict[str, Any]) -> list[str]:
 
 
 def averages(result: dict[str, Any]) -> str:
-    """Scores of each task and both averages x100, and the tasks and seeds they leave out."""
+    """Show the scores of each task and both averages x100, and the tasks and seeds that are left out."""
     lines = []
     for task, run in result["tasks"].items():
         lines += [f"{task} {name}: {_final_and_best(kinds)}" for name, kinds in run["metrics"].items()]
@@ -172,7 +172,7 @@ def _final_and_best(kinds: dict[str, Any], loss: bool = False) -> str:
 
 
 def _mean_and_std(scores: dict[str, Any], loss: bool = False) -> str:
-    """`71.2 ± 0.8`, x100; of a loss `1.234 ± 0.005`."""
+    """Return `71.2 ± 0.8` for a score, x100, or `1.234 ± 0.005` for a loss."""
     mean, std = scores["mean"], scores["std"]
     if loss:
         return f"{mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
@@ -180,7 +180,7 @@ def _mean_and_std(scores: dict[str, Any], loss: bool = False) -> str:
 
 
 def comparison(result: dict[str, Any]) -> str:
-    """Overlap of every pair, of kept and of pruned weights, with the chance level."""
+    """Show the overlap of every pair, of kept and of pruned weights, with the chance level."""
     names = result["names"]
     lines = []
     for i, first in enumerate(names):
@@ -192,14 +192,14 @@ def comparison(result: dict[str, Any]) -> str:
 
 
 def analysis(result: dict[str, Any], out: Any) -> str:
-    """The table of an analysis, its notes, and where its files are."""
+    """Show the table of an analysis, its notes, and the folder of its files."""
     from winning_tickets.analysis.report.save import analysis_table
 
     return analysis_table(result).text() + ("" if out is None else f"\nSaved in {out}")
 
 
 def description(result: dict[str, Any]) -> str:
-    """Description of a ticket."""
+    """Describe a ticket."""
     lines = [
         f"{result['method']} ticket {result['id']} of {result['base']['name']}",
         f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}, scope {result['scope']})",
@@ -217,12 +217,12 @@ def description(result: dict[str, Any]) -> str:
 
 
 def predictions(result: dict[str, Any]) -> str:
-    """One line per text: its label and probability, its score, its labels, the label of each word, or the answer."""
+    """Show each text with its label and probability, its score, its labels, the label of each word, or the answer."""
     return "\n".join(f"{_predicted(item)}\t{' | '.join(item['text'])}" for item in result["predictions"])
 
 
 def predicted_file(result: dict[str, Any]) -> str:
-    """Number of rows, and of those of each class."""
+    """Show the number of rows, in all and of each class."""
     counts = ", ".join(f"{name} {count:,}" for name, count in result["counts"].items())
     return f"{result['rows']:,} rows of {result['input']} labeled in {result['out']}" + (
         f": {counts}" if counts else ""
@@ -241,7 +241,7 @@ def _predicted(item: dict[str, Any]) -> str:
 
 
 def derived(result: dict[str, Any]) -> str:
-    """A ticket that was made from others."""
+    """Describe a ticket that was made from others."""
     return (
         f"{result['method']} ticket {result['ticket_id']} of {', '.join(result['parents'])}\n"
         f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}); saved in {result['out']}"
@@ -249,12 +249,12 @@ def derived(result: dict[str, Any]) -> str:
 
 
 def exported(result: dict[str, Any]) -> str:
-    """The export, and a note on its use."""
+    """Describe an export, with a note on its use."""
     return f"{result['format']} export written to {result['out']}\n{result['note']}"
 
 
 def submission(result: dict[str, Any]) -> str:
-    """The files that were written, and those that the server also wants."""
+    """List the files that were written, and those that the server also requires."""
     lines = [f"  {name}: {file['rows']:,} predictions of {file['run']}" for name, file in result["files"].items()]
     if result["missing"]:
         lines.append(f"The GLUE server wants these too: {', '.join(result['missing'])}")
@@ -263,7 +263,7 @@ def submission(result: dict[str, Any]) -> str:
 
 
 def imported(result: dict[str, Any]) -> str:
-    """The ticket of a mask file."""
+    """Describe the ticket of a mask file."""
     return (
         f"{result['out']}: ticket {result['ticket_id']} of {result['model']}, names as in {result['convention']}\n"
         f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}, scope {result['scope']})"
@@ -271,7 +271,7 @@ def imported(result: dict[str, Any]) -> str:
 
 
 def measurement(result: dict[str, Any]) -> str:
-    """Sizes, then for each batch and length the time, and that of the dense model."""
+    """Show sizes, then for each batch size and length the time, next to that of the dense model."""
     parameters, size = result["parameters"], result["bytes_on_disk"]
     of = "ONNX file"
     if parameters["encoder"] is not None:
@@ -306,14 +306,14 @@ def _milliseconds(latency: dict[str, float]) -> str:
 
 
 def cache(result: dict[str, Any]) -> str:
-    """Entries of the cache and their sizes."""
+    """List the entries of the cache and their sizes."""
     lines = [f"{result['root']}: {len(result['entries'])} entries"]
     lines += [f"  {entry['key']}: {entry.get('bytes', 0) / 1e6:.1f} MB" for entry in result["entries"]]
     return "\n".join(lines)
 
 
 def verification(result: dict[str, Any]) -> str:
-    """Findings; then counts of the files that were compared and of those that could not be."""
+    """List the findings, then the numbers of files that were hashed, and of those that could only be opened."""
     lines = [f"{one['kind']}: {one['path']}: {one['detail']}" for one in result["findings"]]
     seen = f"{result['files_hashed']} files hashed ({result['bytes_hashed'] / 1e6:.1f} MB)"
     seen += f", {result['files_opened']} without hashes opened"

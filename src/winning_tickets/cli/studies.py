@@ -170,7 +170,7 @@ def run(
     planned = _plan(study, scale, set_, where, shard)
     found = Store(store)
     status = study_status(planned, found, workers, ask_hub=engine == "local")
-    # The nodes of a cluster may have data that this machine has not.
+    # The nodes of a cluster may have data that this machine lacks.
     problems = status["problems"] if engine == "local" else unmet_needs(planned)
     if status["room"] and not ignore_room:
         problems.append(status["room"])
@@ -198,7 +198,7 @@ def run(
 
 
 def _check(result: dict[str, Any]) -> None:
-    """A study with failed runs is a failure."""
+    """Raise an error if runs of a study failed."""
     failed, blocked = result["failed"], result["blocked"]
     if failed:
         name, message = next(iter(failed.items()))

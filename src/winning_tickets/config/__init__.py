@@ -1,6 +1,6 @@
-"""Settings: those in a run's identity, and apart from them device, precision and checkpoints (`Runtime`).
+"""Settings that are part of a run's identity, and others: device, precision and checkpoints (`Runtime`).
 
-A field that is None takes its value from the profile: `paper`, `code` (the released code where it differs) or `tuned`
+A field that is None takes its value from a profile: `paper`, `code` (the released code where it differs) or `tuned`
 (the best values measured here; the default). An explicit field always wins.
 """
 

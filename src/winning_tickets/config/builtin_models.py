@@ -1,4 +1,4 @@
-"""The models that come as packages of PyPI, by the names that settings give them, such as `builtin:minilm`."""
+"""Models that are installed as packages from PyPI, with names such as `builtin:minilm`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from winning_tickets.runs.errors import unknown
 
 BUILTIN = "builtin:"
-"""Start of their names."""
+"""Prefix of the names of built-in models."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ BUILTINS: dict[str, Builtin] = {
 
 
 def builtin(name: str) -> Builtin:
-    """Return the built-in model of a name such as `builtin:minilm`; an unknown one is refused."""
+    """Return the built-in model of a name such as `builtin:minilm`; refuse an unknown one."""
     key = name.removeprefix(BUILTIN)
     if key not in BUILTINS:
         raise unknown("built-in model", key, BUILTINS)

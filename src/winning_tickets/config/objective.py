@@ -13,7 +13,7 @@ TERM_NAMES = ("mlm", "clm", "kd", "attention", "contrastive", "logits")
 """The terms of a sum in canonical order; `winning_tickets.training.objectives` computes them."""
 TEXT_NAMES = ("mlm", "clm")  # the losses of pre-training itself: on masked tokens, or on the next one
 SOURCE_NAMES = (*TEXT_NAMES, "task")  # the terms of methods that train weights: text, and the tasks of `--task`
-STRUCTURED_NAMES = (*TEXT_NAMES, "kd", "task")  # the importance of heads and FFNs is about the loss of one of these
+STRUCTURED_NAMES = (*TEXT_NAMES, "kd", "task")  # the losses that importances of heads and FFNs are computed from
 GATE_NAMES = (*TEXT_NAMES, "kd")  # the terms that gates of heads, FFNs, neurons and layers are trained on
 OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")  # the papers' objectives, which profiles know by name
 
@@ -24,8 +24,8 @@ _EXAMPLES = "such as mlm+kd or mlm:1,kd:2."
 
 
 def parse_objective(text: str, names: Sequence[str] = TERM_NAMES, why: str = "") -> dict[str, float]:
-    """The terms of a sum such as `kd:0.5+attention` and their weights, in canonical order."""
-    # `why` is a sentence for messages on why there are no other names than these.
+    """Return the terms of a sum such as `kd:0.5+attention` and their weights, in canonical order."""
+    # `why` is a sentence for error messages that says why only `names` are allowed.
     weights: dict[str, float] = {}
     problems = []
     for part in re.split(r"[+,]", text):
@@ -59,17 +59,18 @@ def parse_objective(text: str, names: Sequence[str] = TERM_NAMES, why: str = "")
 
 
 def canonical_objective(weights: Mapping[str, float]) -> str:
-    """The one way to write a sum: terms in the order of `ALL_NAMES`, joined with `+`, weights of 1 left out."""
+    """Return a sum in its canonical form: terms in the order of `ALL_NAMES`, joined with `+`, weights of 1 left out."""
     # All digits without an exponent, whose sign would look like a separator.
     digits = {name: format(Decimal(repr(weight)), "f").removesuffix(".0") for name, weight in weights.items()}
     return "+".join(name if weights[name] == 1 else f"{name}:{digits[name]}" for name in ALL_NAMES if name in weights)
 
 
 def paper_objective(objective: str) -> str:
-    """The papers' objective whose profile values a sum takes: `mlm+kd` where it has `mlm` in it, else `kd`."""
+    """Return the papers' objective whose profile values a sum uses: itself if it is one, else `mlm+kd` or `kd`."""
+    # Another sum uses `mlm+kd` if it has `mlm` in it, else `kd`.
     if objective in OBJECTIVE_NAMES:
         return objective
     try:
         return "mlm+kd" if "mlm" in parse_objective(objective) else "kd"
-    except UsageError:  # refused elsewhere, together with all other problems
+    except UsageError:  # refused elsewhere, together with all other problems of the settings
         return "kd"

@@ -13,8 +13,8 @@ Profile = Literal["paper", "code", "tuned"]
 PROFILES = ("paper", "code", "tuned")
 MODEL_DROPOUT = -1.0  # `student_dropout` of a profile that leaves the model's own dropout on
 
-# Learning rate of a fine-tuning of up to `_SHORT` steps, measured on models 384 and 256 wide (docs/results/rates). That
-# of other widths is inversely proportional to the width, as the best rates of BERT's sizes are.
+# Learning rate of a fine-tuning of up to `_SHORT` steps, measured on models with hidden sizes 384 and 256
+# (docs/results/rates). For other sizes it is inversely proportional to the size, like the best rates of BERT's sizes.
 _MINILM_RATE, _MINILM_WIDTH = 1e-4, 384
 _SHORT = 1000
 _HIGHEST_RATE = 3e-4
@@ -50,7 +50,7 @@ _TUNED: dict[str, Any] = {
     "kd_padding": "ignored",
 }
 
-# Weights times input norms exceed the weights of the embeddings, which a ranking over all matrices would empty.
+# Weights times input norms are larger than the weights of the embeddings, so a global ranking would prune all of these.
 _TUNED_GLOBAL: dict[str, Any] = _TUNED | {"score_init": "rank"}
 
 _PAPER: dict[str, Any] = _TUNED | {
@@ -126,14 +126,14 @@ def tuned_rate(width: int, steps: int) -> float:
 
 
 def tuned_rules(profile: Profile, learning_rate: object, dropout: object) -> dict[str, int]:
-    """Return the versions of the rules that decide where a fine-tuning has None for these settings."""
+    """Return the versions of the rules of `tuned` that give a fine-tuning its learning rate and dropout where None."""
     if profile != "tuned":
         return {}
     return (TUNED_RATE if learning_rate is None else {}) | (_TUNED_DROPOUT if dropout is None else {})
 
 
 def learned_values(profile: Profile, terms: Iterable[str]) -> dict[str, Any]:
-    """Return the values of fields that are None for imp, snip and movement, by the terms of the objective."""
+    """Return the values of fields that are None, for imp, snip and movement with an objective of these terms."""
     if profile == "code":
         return _LEARNED_CODE | (_LEARNED_CODE_MLM if set(terms) == {"mlm"} else {})
     return _LEARNED_PAPER if profile == "paper" else _LEARNED_TUNED
@@ -158,7 +158,7 @@ GATE_VALUES: dict[str, Any] = _TUNED | {
 
 
 def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
-    """Return the values of fields that are None for a search of structured tickets by importance."""
+    """Return the values of fields that are None, for a search of structured tickets by importance."""
     if profile != "code":
         return _STRUCTURED
     # The released code keeps a head in every layer if it ranks heads, but not if it draws them at random.
@@ -166,7 +166,7 @@ def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
 
 
 def starts_from_ranks(method: str, ranking: str) -> bool:
-    """Return whether `tuned` starts from the ranks of absolute weights."""
+    """Return whether `tuned` initializes scores from the ranks of absolute weights."""
     return method == "mask-training" and ranking == "global"
 
 
@@ -190,10 +190,10 @@ class MethodNeeds:
     corpus: bool = False  # it always reads text
     objective: bool = False  # it minimizes or differentiates an objective
     mask_training: bool = False  # it trains scores of masks or gates
-    counts: bool = False  # an N:M pattern or another ticket can say how many weights it keeps
+    counts: bool = False  # an N:M pattern or another ticket can set how many weights it keeps
     other_weights: bool = False  # it can rank other weights than those of the model
     sources: bool = False  # its objective is a sum of `mlm` on a corpus and `task` on tasks
-    structured: bool = False  # its tickets lose heads, FFNs, neurons or layers
+    structured: bool = False  # its tickets prune heads, FFNs, neurons or layers
     defaults: Mapping[str, Any] = field(default_factory=dict)  # fields whose default differs for this method
 
     @property

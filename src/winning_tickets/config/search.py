@@ -36,7 +36,7 @@ OF_WEIGHTS = ("random", "magnitude", "wanda", "mask-training", *LEARNED)
 COUNTED = tuple(name for name, needs in METHOD_NEEDS.items() if needs.counts)
 
 _Sparsity = Annotated[float, Field(allow_inf_nan=True), PERCENT]
-"""The validator refuses values that are not finite, with a better message."""
+"""Values that are not finite pass here, since the validator refuses them with a better message."""
 DATA = "Model and data"
 TICKET = "Ticket"
 TRAINING = "Mask training"
@@ -377,7 +377,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     @field_validator("objective")
     @classmethod
     def _in_one_form(cls, value: str) -> str:
-        """Write equal sums in the same way, so that they share an id; `check` refuses other text."""
+        """Write equal sums in the same way, so that they share an id; other text is refused later."""
         try:
             return objectives.canonical_objective(objectives.parse_objective(value, objectives.ALL_NAMES))
         except UsageError:
@@ -385,14 +385,14 @@ class SearchConfig(TaskSettings, StructuredSettings):
 
     @property
     def needs(self) -> MethodNeeds:
-        """Inputs of the method besides the model; none of an unknown one."""
+        """Inputs of the method besides the model; an unknown method has none."""
         return _needs_of(self.method, any(getattr(self, field) for field in UNIT_FIELDS))
 
     def unread(self, fields: Container[str] | None = None) -> list[str]:
-        """A line for each of these fields that the method does not read; none for an unknown method.
+        """Return a line for each of these fields that the method does not read; none for an unknown method.
 
-        Without fields those are meant that were set and say which ticket is wanted: in Python one set of training
-        settings may serve several methods. Of gates all that were set are meant.
+        Without `fields`, those fields are checked that were set and describe the ticket or its tasks, because in Python
+        one set of training settings may serve several methods. For gates, all fields that were set are checked.
         """
         reader = GATES if self.needs.gates else self.method
         lines = []
@@ -434,7 +434,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """Those of `tuned`: initial scores by ranking; for tasks the rate of trained weights, and the batches."""
+        """Versions of the rules of `tuned` for initial scores and, with tasks, for the learning rate and batches."""
         if self.profile != "tuned":
             return {}
         if not self.needs.sources:
@@ -465,7 +465,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
 
     @staticmethod
     def rung_folder(rung: float | str) -> str:
-        """The folder of one of several tickets: `sparsity-0.60`, or that of its level."""
+        """Return the folder of one of several tickets: `sparsity-0.60`, or that of its level."""
         return rung if isinstance(rung, str) else f"sparsity-{rung:.2f}{str(rung)[4:]}"
 
     @property
@@ -537,7 +537,7 @@ class ResolvedSearch(SearchConfig):
 
 
 def _able(field: str, extra: dict[str, Any]) -> str:
-    """The methods that read a field, in words."""
+    """Return the methods that read a field, in words."""
     able = [name for name in METHOD_NEEDS if name in extra["methods"]]
     if GATES in extra["methods"] and "mask-training" not in able:
         able.append("mask-training" if field in UNIT_FIELDS else "mask-training with --level or counts")
@@ -545,13 +545,13 @@ def _able(field: str, extra: dict[str, Any]) -> str:
 
 
 def _needs_of(method: str, units: bool) -> MethodNeeds:
-    """Inputs of a method; with units, levels or counts mask training trains gates."""
+    """Return the inputs of a method; with units, a level or counts, mask training trains gates."""
     return profiles.GATE_TRAINING if units and method == "mask-training" else METHOD_NEEDS.get(method, MethodNeeds())
 
 
 def _defaults_of_a_pattern(text: str) -> dict[str, Any]:
-    """A pattern sets the sparsity; word embeddings, whose rows are no inputs, are out of scope."""
+    """Return a pattern's defaults: its sparsity, and a scope without word embeddings, which have no input dimension."""
     try:
         return {"sparsity": Pattern.parse(text).sparsity, "scope": "encoder"}
     except UsageError:
-        return {}  # refused by `check`
+        return {}  # refused later

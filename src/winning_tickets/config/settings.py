@@ -23,14 +23,14 @@ Seed = Annotated[int, Field(ge=0, le=LAST_SEED)]
 
 
 def as_fraction(value: Any) -> Any:
-    """`60%` as 0.6, exactly; all other values as they are."""
+    """Convert `60%` to 0.6, exactly; return any other value unchanged."""
     text = value.strip() if isinstance(value, str) else ""
     number = text.removesuffix("%").strip()
     return float(Fraction(number) / 100) if text.endswith("%") and _NUMBER.fullmatch(number) else value
 
 
 def as_percent(option: str, value: Any) -> Any:
-    """`30%`, `30` and 30 as 30; a number of 1 or less without a sign, which may be a fraction too, is refused."""
+    """Read `30%`, `30` and 30 as 30 percent; refuse a number up to 1 without a sign, which may also be a fraction."""
     text = str(value).strip()
     number = text.removesuffix("%").strip()
     if text.endswith("%") or isinstance(value, bool) or not _NUMBER.fullmatch(number):
@@ -43,7 +43,7 @@ def as_percent(option: str, value: Any) -> Any:
     return number if isinstance(value, str) else value
 
 
-_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?")  # no exponent, whose number could fill the memory
+_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?")  # no exponent, with which a number could fill the memory
 PERCENT = BeforeValidator(as_fraction)
 Share = Annotated[float, PERCENT]
 """A fraction, which may be written as 0.1 or as 10%."""
@@ -77,7 +77,7 @@ def count_of(size: str, available: int, what: str = "training examples") -> int:
 
 
 def as_size(value: Any, info: ValidationInfo) -> Any:
-    """Return a size as text, and refuse what is none."""
+    """Return a size as text; refuse a value that is not a size."""
     size = None if value is None else str(value)
     if size is not None:
         try:
@@ -94,26 +94,26 @@ AnySettings = TypeVar("AnySettings", bound="Settings")
 
 
 def setting(
-    default: Any,  # `...` where there is none
+    default: Any,  # `...` if the field is required
     meaning: str,  # the help, one or two sentences
-    panel: str,  # of the options in `--help`
-    methods: tuple[str, ...] = (),  # of a search that read the field; all where empty
-    option: str = "",  # its names on the command line, with spaces; made of the field's name where empty
-    **rules: Any,  # of pydantic's `Field`, such as `ge`
+    panel: str,  # the section of `--help` that lists the option
+    methods: tuple[str, ...] = (),  # the methods of a search that read the field; all if empty
+    option: str = "",  # names of the option, separated by spaces; if empty, made from the field's name
+    **rules: Any,  # arguments of pydantic's `Field`, such as `ge`
 ) -> Any:
-    """A field of settings: the only place of default, range, help, option, panel and readers."""
+    """Define a field of settings: the only place for its default, range, help, option, panel and methods."""
     extra: Any = {"panel": panel, "methods": methods, "option": option}
     return Field(default, description=meaning, json_schema_extra=extra, **rules)
 
 
 class Settings(BaseModel):
-    """Base of all configurations: frozen, numbers are finite, and unknown fields are errors."""
+    """Base of all configurations: they are frozen, numbers are finite, and unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def of(cls, /, **fields: Any) -> Self:
-        """Build one; unknown fields and impossible values are one `UsageError` that names them all."""
+        """Build the settings; one `UsageError` names all unknown fields and impossible values."""
         try:
             return cls(**fields)
         except ValidationError as error:
@@ -121,14 +121,14 @@ class Settings(BaseModel):
 
     @classmethod
     def part_of(cls, field: str) -> type[Settings] | None:
-        """The class of a field that has settings of its own, such as `smart`."""
+        """Return the class of a field that has settings of its own, such as `smart`; None for other fields."""
         annotation: Any = cls.model_fields[field].annotation
         kinds = (annotation, *get_args(annotation))
         return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Settings)), None)
 
     @classmethod
     def options_of(cls, field: str, inner: str = "") -> str:
-        """The options of a field, with spaces: `--heads` of `prune_heads`, `--smart-steps` of `smart` and `steps`."""
+        """Return the options of a field, joined by spaces: `--heads`, or `--smart-steps` for `steps` of `smart`."""
         part = cls.part_of(field) if inner else None
         extra: Any = (part or cls).model_fields[inner if part else field].json_schema_extra
         name = f"{field}-{inner}" if part else field
@@ -136,12 +136,12 @@ class Settings(BaseModel):
 
     @classmethod
     def option_of(cls, field: str, inner: str = "") -> str:
-        """The first option of a field, for messages."""
+        """Return the first option of a field, for messages."""
         return cls.options_of(field, inner).split()[0].partition("/")[0]
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """Versions of the rules that give a value where a field is None; they enter the id of a run."""
+        """Versions of the rules that give a value where a field is None; they are part of the id of a run."""
         return {}
 
     def changed(self, *fields: str) -> list[str]:
@@ -153,7 +153,7 @@ class Settings(BaseModel):
         return str(cls.model_fields[field].description)
 
     def filled(self, kind: type[AnySettings], values: Mapping[str, Any]) -> AnySettings:
-        """The same settings as another type, with values for the fields that are None."""
+        """Return these settings as another type, with these values in the fields that are None."""
         open_ = {name: value for name, value in values.items() if getattr(self, name) is None}
         return kind.model_construct(self.model_fields_set, **(dict(self) | open_))
 
@@ -166,7 +166,7 @@ _WORDED = "worded"
 
 
 def impossible(text: str) -> PydanticCustomError:
-    """An error for a validator to raise; its text is the message."""
+    """Return an error for a validator to raise, with this text as its message."""
     return PydanticCustomError(_WORDED, "{text}", {"text": text})
 
 
@@ -207,7 +207,7 @@ GROUPING_MEANING = (
     "Put examples of similar lengths into a batch, so that little is padding. Otherwise batches are random."
 )
 _running = partial(setting, panel="Running")
-_USUAL_DEVICES = ("cpu", "cuda", "mps", "xpu")  # names that need no look into torch
+_USUAL_DEVICES = ("cpu", "cuda", "mps", "xpu")  # names that are known without importing torch
 
 
 class Runtime(Settings):
@@ -259,11 +259,11 @@ class Runtime(Settings):
     @field_validator("device")
     @classmethod
     def _a_device(cls, value: str) -> str:
-        """Refuse names that are no device; the devices of this machine are looked up later."""
+        """Refuse names that are not devices; whether this machine has the device is checked later."""
         name, colon, number = value.partition(":")
         if (name in _USUAL_DEVICES and (number.isdecimal() or not colon)) or value == "auto":
             return value
-        import torch  # knows the others
+        import torch  # which knows the other devices
 
         try:
             torch.device(value)
@@ -274,12 +274,12 @@ class Runtime(Settings):
     @field_validator("bf16")
     @classmethod
     def _as_launched(cls, value: bool) -> bool:
-        """Take the precision that `accelerate launch` asks for by the environment."""
+        """Return whether bfloat16 is set here, or by `accelerate launch` in the environment."""
         return value or os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() == "bf16"
 
 
 def load_config_file(path: Path) -> dict[str, Any]:
-    """Fields from a YAML or JSON file, for `--config`."""
+    """Read fields from a YAML or JSON file, for `--config`."""
     if not path.is_file():
         raise UsageError(f"There is no configuration file {path}.")
     try:
@@ -297,7 +297,7 @@ MAX_VALUES = 100_000  # with every alias written out: nine lines of aliases of a
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, with limits, and with an error of its own where a value does not fit its tag."""
+    """A safe loader with limits on size and depth, which reports the place of a value that does not fit its tag."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -306,7 +306,7 @@ class _Loader(yaml.SafeLoader):
         self._depths: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Read the next node, and refuse it where it is too deep, too large, or inside itself."""
+        """Read the next node; refuse it if it is too deep, too large, or inside itself."""
         peeked: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self._level >= MAX_DEPTH:
             raise _refused(f"nested more than {MAX_DEPTH} deep", peeked)
@@ -327,7 +327,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _measure(self, node: yaml.Node) -> None:
-        """Count the values inside a node; they were counted before it."""
+        """Record the number of values and the depth of a node, from those of the nodes inside it."""
         inside: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             inside = [one for pair in node.value for one in pair]
@@ -337,13 +337,13 @@ class _Loader(yaml.SafeLoader):
         self._depths[id(node)] = 1 + max((self._depths[id(one)] for one in inside), default=0)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """The value of a node, or an error that says where it does not fit its tag."""
+        """Return the value of a node; raise an error with its place if it does not fit its tag."""
         try:
             value = super().construct_object(node, deep)
             if isinstance(value, int):
-                str(value)  # thousands of hexadecimal digits are read and could not be written
+                str(value)  # fails for thousands of hexadecimal digits, which could not be written again
             elif isinstance(value, str):
-                value.encode("utf-8")  # half of a surrogate pair, which "\\ud800" is, could not either
+                value.encode("utf-8")  # fails for half of a surrogate pair, such as "\\ud800"
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
             kind = str(node.tag).rpartition(":")[2]
             shown = node.value[:40] if isinstance(node.value, str) else f"a {type(node).__name__}"
@@ -356,7 +356,7 @@ def _refused(problem: str, where: Any) -> yaml.MarkedYAMLError:
 
 
 def _copied(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
-    """A copy of a tree, aliases included; the marks, which hold the text, are shared."""
+    """Return a copy of a tree with its aliases; the marks, which hold the text, are shared."""
     if id(node) in copies:
         return copies[id(node)]
     copied = copies[id(node)] = copy.copy(node)
@@ -368,14 +368,14 @@ def _copied(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
 
 
 def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
-    """The tree of a YAML document, whose nodes know their places, and its value; both are None where it is empty."""
-    # A `yaml.YAMLError` is raised for other tags than those of plain values too, and beyond the limits above.
+    """Return the tree of a YAML document, with the places of its nodes, and its value; both are None if it is empty."""
+    # A `yaml.YAMLError` is also raised for tags other than those of plain values, and beyond the limits above.
     if len(text) > MAX_CHARACTERS:
         raise yaml.YAMLError(f"it has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are read")
     loader = _Loader(text)
     try:
         tree = loader.get_single_node()
-        # The values are made of a copy, in which merge keys (<<) are written out.
+        # The value is made from a copy, because merge keys (<<) are expanded in place.
         return tree, None if tree is None else loader.construct_document(_copied(tree, {}))
     finally:
         loader.dispose()

@@ -1,4 +1,4 @@
-"""The configuration of tickets sharing: several tasks on one encoder, each with its ticket."""
+"""The configurations of ticket sharing (one encoder for several tasks) and of the search for a super ticket."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from winning_tickets.runs.errors import UsageError, unknown
 
 AUTO = "auto"
 NONE = "none"
-USUAL_LEVEL = 30.0  # percent of the heads and FFNs that the tickets of `auto` lose, where no level is given
+USUAL_LEVEL = 30.0  # percent of the heads and FFNs that the tickets of `auto` prune if no level is given
 
 _PAPER_RATE = 5e-5
 _TUNED: dict[str, Any] = {
@@ -39,7 +39,7 @@ _TUNED: dict[str, Any] = {
     "dropout": 0.0,
     "group_by_length": True,
 }
-# Super Tickets, appendix A.2.1: early stopping of the one model, and 512 tokens; the paper names no patience.
+# Super Tickets, appendix A.2.1: early stopping of the single model, and 512 tokens; the patience is not stated.
 _PAPER = _TUNED | {
     "learning_rate": _PAPER_RATE,
     "optimizer": "adamax-mtdnn",
@@ -49,7 +49,7 @@ _PAPER = _TUNED | {
     "dropout": "model",
     "group_by_length": False,
 }
-# Momentum and decay still change weights outside the ticket of a batch.
+# Not strict: momentum and weight decay also change weights outside the ticket of a batch.
 _CODE = _TUNED | {
     "learning_rate": _PAPER_RATE,
     "optimizer": "adamax-mtdnn",
@@ -67,7 +67,7 @@ _USUAL_DROPOUT = 0.1
 
 
 OWN_FILES = {"train_file": "file", "validation_file": "file", "label_column": "column", "metric": "metric"}
-"""Settings of the user's own files that each task may have its own value of, and a word for the value."""
+"""Settings of the user's own files that may have a value for each task, and a word for such a value."""
 
 _model = partial(setting, panel=MODEL)
 _files = partial(setting, panel=FILES)
@@ -185,7 +185,7 @@ class ShareConfig(WithLevels):
     @model_validator(mode="before")
     @classmethod
     def _as_written(cls, values: Any) -> Any:
-        """Sort values that are written for each task in turn, or after its name, by task."""
+        """Convert values that are given in the order of the tasks, or with their names, to dicts by task."""
         if not isinstance(values, dict):
             return values
         given = values.get("tasks", () if values.get("train_file") else None)
@@ -216,7 +216,7 @@ class ShareConfig(WithLevels):
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """Those of `tuned` for the learning rate, dropout and batches, where they are not given."""
+        """Versions of the rules of `tuned` for the learning rate, dropout and batches, where these are not given."""
         rules = tuned_rules(self.profile, self.learning_rate, self.dropout)
         return rules | (TUNED_BATCHES if self.profile == "tuned" and self.group_by_length is None else {})
 
@@ -230,11 +230,11 @@ class ShareConfig(WithLevels):
         return max(_PAPER_RATE, tuned_rate(width, steps)) if given is None else given
 
     def level_of(self, task: str) -> float:
-        """Percent that the ticket of a task loses under `auto`."""
+        """Return the percentage of units that the ticket of a task prunes under `auto`."""
         return USUAL_LEVEL if self.level is None else self.level[task]
 
     def dropout_of(self, task: str, own: float | None) -> float | None:
-        """Dropout before the head of a task, whose task file says `own`; None leaves it as the model has it."""
+        """Return the dropout before the head of a task, whose task file says `own`; None means that of the model."""
         given = (self.dropout_p or {}).get(task, own)
         if given is not None or self.profile == "tuned":
             return given
@@ -257,8 +257,8 @@ class ResolvedShare(ShareConfig):
 
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:
     """Return values by task from a mapping, from `a,b` or a list in the order of the tasks, or from `rte=a,mrpc=b`."""
-    # For messages `option` is the name of the option and `what` that of one value. With `one_for_all` a single value is
-    # that of all tasks.
+    # Messages use `option` as the name of the option and `what` as that of one value. With `one_for_all` a single value
+    # applies to all tasks.
     found = list(value.items()) if isinstance(value, Mapping) else [_named(part) for part in _listed(value)]
     named = [(task, part) for task, part in found if task is not None]
     if not named and one_for_all and len(found) == 1:
@@ -372,12 +372,12 @@ class SuperConfig(WithLevels):
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """Those of the fine-tuning, without that of the learning rate where rates are given."""
+        """Versions of the rules of the fine-tuning, without that of the learning rate if rates are given."""
         rules = self.fine_tuning.rule_versions
         return {name: rules[name] for name in rules if name != "tuned_rate" or not self.learning_rates}
 
     def resolved(self) -> SuperConfig:
-        """Return this configuration with the values of its profile where a choice is None; others do not change."""
+        """Return this configuration with the values of its profile where a choice is None."""
         values = dict(_SUPER_PAPER if self.profile in ("paper", "code") else _SUPER_TUNED)
         if self.profile in ("paper", "code"):
             values["head_dropout"] = _DROPOUT["paper"].get(str(self.fine_tuning.task), _USUAL_DROPOUT)
@@ -388,7 +388,7 @@ class SuperConfig(WithLevels):
         return self.model_copy(update=own | {"fine_tuning": self.fine_tuning.model_copy(update=open_)})
 
     def grid(self) -> Iterator[tuple[str, TransferConfig]]:
-        """The settings that are tried: a folder's name and the fine-tuning, of a resolved configuration."""
+        """Yield a folder name and the fine-tuning for each setting to try; the configuration must be resolved."""
         rates = self.learning_rates or (None,)
         sizes = self.batch_sizes or (None,)
         for rate, size in product(rates, sizes):

@@ -134,7 +134,7 @@ class ShrinkConfig(Settings):
 
     @property
     def counts(self) -> Literal["latency", "flops", "size"]:
-        """What the budget is about."""
+        """What the budget limits."""
         return "size" if self.size else self.by
 
     @property
@@ -165,7 +165,7 @@ class ShrinkConfig(Settings):
 
     @property
     def cut(self) -> str:
-        """The segments of the text: sentences of their own as they are, other text in pieces of many lengths."""
+        """Segments of the text: by default lines for a task or a training file, and mixed lengths for other text."""
         if self.segments is not None:
             return self.segments
         return "lines" if self.train_file is not None or str(self.text).startswith("task:") else "mixed"

@@ -1,4 +1,4 @@
-"""The sparsity that the user wrote, exactly."""
+"""Exact sparsities as the user wrote them, and N:M patterns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from winning_tickets.runs.errors import UsageError, listed
 
 
 def check_sparsity(sparsity: float) -> Fraction:
-    """The sparsity as the exact decimal that the user wrote, which is the shortest one of the float."""
+    """Return a sparsity as the exact decimal that the user wrote: the shortest decimal of the float."""
     exact = Fraction(str(float(sparsity))) if math.isfinite(sparsity) else Fraction(-1)
     if not 0 <= exact < 1:
         raise UsageError(f"Sparsity {sparsity} is outside [0, 1); it is the fraction removed, for example 0.6.")
@@ -21,19 +21,19 @@ def check_sparsity(sparsity: float) -> Fraction:
 
 
 _FORM = re.compile(r"([1-9]\d*):([1-9]\d*)")
-_NAMED = 4  # matrices that a message names before it only counts
+_NAMED = 4  # matrices that a message names; it only counts the others
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """N of every M consecutive entries of a row of an `(out, in)` matrix are kept."""
+    """An N:M pattern: N of every M consecutive entries of a row of an `(out, in)` matrix are kept."""
 
     keep: int
     of: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`2:4` -> two of every four."""
+        """Parse a pattern such as `2:4`, two of every four."""
         match = _FORM.fullmatch(text)
         if match is None or int(match[1]) > int(match[2]):
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Levels and counts of the heads, FFNs, neurons and layers that a structured ticket loses."""
+"""Levels and counts of the heads, FFNs, neurons and layers that a structured ticket prunes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ COUNT_FIELDS: dict[Unit, str] = {  # the field that says how many of a unit are 
     "layers": "prune_layers",
 }
 UNIT_FIELDS = ("level", "units", *COUNT_FIELDS.values())  # with one of them `mask-training` trains gates
-_FFN_SHARE = Fraction(10, 12)  # of a level of p % for FFNs: 10 % is one of the 12 of BERT-base
+_FFN_SHARE = Fraction(10, 12)  # factor of a level for FFNs: 10 % prunes one of the 12 FFNs of BERT-base
 
 
 @dataclass(frozen=True)
 class Level:
-    """Units that one ticket loses: a percentage of all, or numbers."""
+    """Units that one ticket prunes: a percentage of all units, or a number of each kind."""
 
     units: tuple[Unit, ...]
     percent: float | None = None
@@ -46,7 +46,7 @@ class Level:
         return self.folder if self.percent is None else f"--level {self.percent:g}%"
 
     def counts(self, totals: Mapping[Unit, int]) -> dict[Unit, int]:
-        """Numbers of units that are pruned, of a model with these totals."""
+        """Return the numbers of units that are pruned from a model with these totals."""
         # A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released code p / 10 of
         # every 12 FFNs.
         if self.given is not None:
@@ -59,7 +59,7 @@ class Level:
 
 
 def written_levels(levels: Iterable[float]) -> tuple[Any, ...]:
-    """Levels as settings take them: those that would be read as fractions with a percent sign."""
+    """Return levels as settings read them: with a percent sign where they could be read as fractions."""
     return tuple(f"{level}%" if 0 < level <= 1 else level for level in levels)
 
 
@@ -70,7 +70,7 @@ _importance = partial(setting, panel=UNITS, methods=("importance",))
 
 
 class WithLevels(Settings):
-    """Settings with a `level`, which stored files have with a sign where it could be taken for a fraction."""
+    """Settings with a `level`, which is stored with a percent sign where it could be read as a fraction."""
 
     @model_serializer(mode="wrap")
     def _readable_again(self, dump: Any, info: Any) -> Any:
@@ -121,7 +121,7 @@ class StructuredSettings(WithLevels):
     @field_validator("level", mode="before")
     @classmethod
     def _without_percent_signs(cls, value: Any) -> Any:
-        """`30%`, `30` and a list of them are all percent; 0.5 would be a fraction as well."""
+        """Read `30%`, `30` or a list of them as percentages; refuse 0.5, which could also be a fraction."""
         try:
             return tuple(as_percent("--level", one) for one in (value if isinstance(value, list | tuple) else (value,)))
         except UsageError as error:
@@ -139,13 +139,13 @@ class StructuredSettings(WithLevels):
 
     @property
     def counted(self) -> dict[Unit, tuple[int, ...]]:
-        """The numbers of units to prune, of those units that have some."""
+        """The numbers to prune of each unit for which numbers are given."""
         counts = {unit: getattr(self, field) for unit, field in COUNT_FIELDS.items()}
         return {unit: numbers for unit, numbers in counts.items() if numbers}
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The level of each ticket; all problems of levels and counts are raised at once."""
+        """The level of each ticket; one error names all problems of levels and counts."""
         problems = list(self._level_problems())
         if problems:
             raise UsageError("\n".join(problems))

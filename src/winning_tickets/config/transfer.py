@@ -40,7 +40,7 @@ _smart = partial(setting, panel=SMART)
 
 
 def _dropout(value: Any) -> Any:
-    """A dropout as a fraction; the word `model` and None as they are."""
+    """Return a dropout as a fraction; return `model` and None unchanged."""
     if value is None or value == "model":
         return value
     try:
@@ -253,7 +253,7 @@ class TransferConfig(Settings):
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """Those of `tuned` for the learning rate and for dropout, where these are not given."""
+        """Versions of the rules of `tuned` for the learning rate and dropout, where these are not given."""
         return tuned_rules(self.profile, self.learning_rate, self.dropout)
 
     def resolved(self) -> ResolvedTransfer:
@@ -379,6 +379,6 @@ class EvaluateConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _tasks_alone(cls, values: Any) -> Any:
-        """Of tasks without objectives only the tasks are measured."""
+        """Measure only the tasks of the harness if they are given without objectives."""
         alone = isinstance(values, dict) and values.get("harness_tasks") and "objectives" not in values
         return values | {"objectives": ()} if alone else values

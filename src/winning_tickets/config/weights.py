@@ -1,4 +1,4 @@
-"""Weights that fine-tuning starts from or rewinds to, and whose magnitudes are ranked, as the user names them."""
+"""The user's names for weights that fine-tuning starts from or rewinds to, or whose magnitudes are ranked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from winning_tickets.runs.errors import UsageError
 
-NOISE_SCALE = 0.1  # standard deviation of `noise` without a scale, in units of each matrix's own
+NOISE_SCALE = 0.1  # scale of `noise` where none is given, in standard deviations of each matrix
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Rewind:
     amount: float = 0.0  # the scale of the noise, the step, or the percentage of the first round
 
     def step(self, round_steps: int) -> int | None:
-        """Step of the first round whose weights are kept for rewinding; None for other policies."""
+        """Return the step of the first round whose weights are kept for rewinding; None for other policies."""
         if self.kind == "percent":
             return round(self.amount * round_steps / 100)
         return int(self.amount) if self.kind == "step" else None
 
 
 def parse_rewind(text: str) -> Rewind:
-    """The policy of a word such as `step:100`."""
+    """Parse a policy such as `step:100`."""
     kind, colon, number = text.partition(":")
     if not colon and kind in ("pretrained", "none", "reinit", "noise"):
         return Rewind(kind, NOISE_SCALE if kind == "noise" else 0.0)
@@ -60,7 +60,7 @@ class Start:
 
 
 def parse_start(text: str) -> Start:
-    """The weights of a word such as `noise:0.1`, or of a path that exists."""
+    """Parse the name of weights to start from, such as `noise:0.1`, or a path that exists."""
     kind = text.partition(":")[0]
     if kind == "noise":
         try:

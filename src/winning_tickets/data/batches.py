@@ -1,4 +1,4 @@
-"""Micro-batches of a tokenized corpus for training and evaluation: pure functions of a seed and an index."""
+"""Micro-batches of a tokenized corpus for training and evaluation, each a pure function of a seed and its index."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from winning_tickets.runs.errors import UsageError
 
 Batch = dict[str, torch.Tensor]
 MASKED_POSITIONS, MASKED_IDS = "masked_positions", "masked_ids"
-"""Names of the masked positions of a batch, counted through all its rows, and of the tokens to predict there."""
-_MASKING, _FEW, _SUBSET = 3, 5, 6  # random streams of their own
+"""Keys of a batch: the masked positions, as indices into its flattened rows, and the tokens to predict there."""
+_MASKING, _FEW, _SUBSET = 3, 5, 6  # numbers of separate random streams
 _PREFIXES = ("", "\u0120", "\u2581")  # nothing, and the marks that byte-level BPE and SentencePiece put for a space
 ENDLESS = 2**62
-"""Batches of a training whose length is not known beforehand."""
+"""Number of batches of a training whose length is not known beforehand."""
 HELD_OUT_TOKENS = 250_000
 """Tokens of the validation part of a stream that are measured, unless there is a limit."""
 _SENTENCE_ENDS = tuple(prefix + mark for mark in ".!?" for prefix in _PREFIXES)
@@ -33,13 +33,13 @@ _HEADINGS = tuple(prefix + "=" for prefix in _PREFIXES)
 class CorpusBatches(Dataset[Batch]):
     """Batches with `input_ids` and, where rows are padded, `attention_mask`; all int64 `(rows, length)`.
 
-    For MLM they have `masked_positions` `(masked,)`, which count through all rows, in order, and `masked_ids`
-    `(masked,)`, the tokens that were there.
+    For MLM they have `masked_positions` `(masked,)`, ascending indices into the flattened rows, and `masked_ids`
+    `(masked,)`, the original tokens at these positions.
     """
 
-    # Whether rows are padded, and where tokens are masked, is found out here, on the CPU: on a GPU the question stops
-    # the program until the device has answered. Segments `sections:L` have `token_type_ids` too, where the tokenizer
-    # has them, and are padded to L.
+    # Whether rows are padded, and which tokens are masked, is determined here on the CPU, because a check on a GPU
+    # makes the program wait for the device. Segments `sections:L` also have `token_type_ids`, if the tokenizer has
+    # them, and are padded to L.
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class CorpusBatches(Dataset[Batch]):
         batch_tokens: int,  # rows * length is at most this, padding included
         n_batches: int | None,  # None for one pass over the corpus
         seed: int,  # of order, places and masking
-        shuffle: bool,  # training: batch i is drawn with the seed; otherwise the corpus once, in order
+        shuffle: bool,  # training: batch i is drawn with the seed; evaluation: the corpus once, in order
         mlm_probability: float | None,  # share of tokens masked for MLM; None for none
         max_tokens: int | None = None,  # only the first segments, up to this number of unpadded tokens; at least one
         train_size: str | None = None,  # only `N` segments or `P%` of them, drawn with a seed
-        train_size_seed: int | None = None,  # None for `seed`
+        train_size_seed: int | None = None,  # None takes `seed`
         masked_tokens: int = 0,  # without MLM, number of tokens of each segment to corrupt
         short_sequence_probability: float = segmentation.SHORT_SEQUENCE_PROBABILITY,  # of `sections:L`
     ) -> None:
@@ -92,10 +92,10 @@ class CorpusBatches(Dataset[Batch]):
         end: int | None = None,
         **settings: Any,
     ) -> Self:
-        """Tokenize a corpus, a stream as far as these batches need it, and cut it.
+        """Tokenize a corpus and cut it into batches; of a stream, only as much is read as the batches need.
 
-        `at_most_batches` is the number that is taken of endless ones, where it is known; `end` is the token that comes
-        after each line.
+        `at_most_batches` is the number of batches that will be used of an endless sequence, if it is known; `end` is
+        the token that is put after each line.
         """
         longest, tokens = segmentation.parse_segments(settings["segments"]).longest, settings["batch_tokens"]
         needed = settings.get("max_tokens") or HELD_OUT_TOKENS
@@ -111,7 +111,7 @@ class CorpusBatches(Dataset[Batch]):
 
     @property
     def stream(self) -> TokenStream:
-        """All tokens of the corpus, of a stream those that were read."""
+        """All tokens of the corpus; of a stream, those that were read."""
         return self._stream
 
     def _make_cut(
@@ -141,12 +141,12 @@ class CorpusBatches(Dataset[Batch]):
 
     @property
     def steps_of_a_pass(self) -> float:
-        """Batches of one pass over the corpus; where segments are drawn at random, of as many tokens as it has."""
+        """Number of batches of a pass over the corpus; for random segments, of batches with as many tokens in all."""
         return self._cut.epoch_batches or self._stream.n_tokens / self._batch_tokens
 
     @property
     def segments(self) -> int | None:
-        """Distinct segments; None where they are drawn at random."""
+        """Number of distinct segments; None if they are drawn at random."""
         return self._cut.segments
 
     def __len__(self) -> int:
@@ -194,7 +194,7 @@ class CorpusBatches(Dataset[Batch]):
 
 
 def _chooser(max_tokens: int | None, train_size: str | None, seed: int) -> segmentation.Choose | None:
-    """Return the choice of the segments that are used; None for all."""
+    """Return a function that chooses the segments to use; None to use all."""
 
     def first(lengths: Array) -> Array:
         return np.arange(max(1, int(np.searchsorted(np.cumsum(lengths), int(max_tokens or 0), side="right"))))
@@ -223,7 +223,7 @@ def without_masks(batch: Mapping[str, torch.Tensor]) -> Batch:
 
 
 def shard_rows(batch: Mapping[str, torch.Tensor], rank: int, count: int) -> Batch:
-    """Return the rows `rank`, `rank + count`, ... of a batch of tensors; maybe no rows."""
+    """Return the rows `rank`, `rank + count`, ... of a batch of tensors; there may be none."""
     rows = {name: value for name, value in batch.items() if name not in (MASKED_POSITIONS, MASKED_IDS)}
     shard = {name: value[rank::count].contiguous() for name, value in rows.items()}
     if MASKED_POSITIONS in batch:
@@ -260,7 +260,7 @@ class _Masking(_Corruption):
         self._probability = probability
 
     def __call__(self, ids: Array, attention: Array, index: int) -> tuple[Array, Array]:
-        """Return corrupted ids and what was masked; at least one token is, unless all of them are special."""
+        """Return corrupted ids and which tokens were masked: at least one, unless all tokens are special."""
         random = generator(self._seed, _MASKING, index)
         eligible = self._eligible(ids, attention)
         chosen = eligible & (random.random(ids.shape) < self._probability)
@@ -273,7 +273,7 @@ class _Masking(_Corruption):
 
 
 class _FewMasked(_Corruption):
-    """Corrupts a fixed number of tokens of each row, the same ones whenever the row comes again."""
+    """Corrupts a fixed number of tokens of each row, the same ones each time the row is used."""
 
     # The released KD program does so with one token, by an accident of its data generator. With RoBERTa it writes the
     # unknown token there instead of the mask token; that is not imitated.

@@ -1,4 +1,4 @@
-"""Read a corpus as lines, a part at a time: from the hub, built in, a task's sentences, files and folders."""
+"""Read a corpus as lines, a part at a time: from the hub, the built-in text, a task's sentences, files or folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HUB_CORPORA: dict[str, tuple[str, str | None]] = {
 }
 WIKIPEDIA = "wikimedia/wikipedia"
 _WIKIPEDIA = re.compile(r"wikipedia:(\d{8}\.[a-z][a-z-]*)")
-HELD_OUT = 100  # one text in so many of a stream without a validation split is held out
+HELD_OUT = 100  # in a stream without a validation split, one text in so many is held out
 PYDOCS_PARTS = {"pydocs": "all", "pydocs:docstrings": "docstrings", "pydocs:topics": "topics"}
 TEXT_SUFFIXES = (".txt", ".tokens", ".raw", ".md")
 _ROWS_AT_A_TIME = 1000
@@ -45,10 +45,10 @@ class LineSource(Protocol):
 
 @dataclass(frozen=True)
 class CorpusText:
-    """Non-blank lines of one split (`train` or `validation`), and their xxh3-128.
+    """Non-blank lines of one split (`train`, `validation` or `test`), and their xxh3-128 fingerprint.
 
-    A stream is only read as far as it is needed: the number of its lines is unknown, and its fingerprint is that of
-    the revision, or of the sizes and ends of its files.
+    A stream is only read as far as it is needed: the number of its lines is unknown, and its fingerprint is computed
+    from the revision, or from the sizes and ends of its files.
     """
 
     name: str
@@ -56,11 +56,11 @@ class CorpusText:
     lines: LineSource
     fingerprint: str
     streamed: bool = False
-    cache: Path | None = None  # folder for its tokens; None takes the user's cache
+    cache: Path | None = None  # folder of the token cache; None takes that of the user
 
     @classmethod
     def of(cls, name: str, split: str, read: Callable[[], Iterable[str]], cache: Path | None = None) -> CorpusText:
-        """The corpus whose lines, blank ones included, a function yields from the first one."""
+        """Return a corpus from a function that yields its lines anew at each call; blank lines are left out."""
         state, count = RunningFingerprint(), 0
         for line in _with_text(read()):
             state.add(line)
@@ -71,7 +71,7 @@ class CorpusText:
 
 
 def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None) -> CorpusText:
-    """Read a corpus: a name of a table above, `task:NAME`, `wikipedia:DATE.LANGUAGE`, `org/name:column`, or a path."""
+    """Read a corpus: one of the names above, `task:NAME`, `wikipedia:DATE.LANGUAGE`, `org/name:column`, or a path."""
     # A path is a text file, a column `FILE.csv:column` of a table, a folder of text files, or a folder of Parquet files
     # with a column `text`. The files of a folder are chosen by train, valid or test in their names; a single file, or a
     # folder without such names, serves both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's
@@ -124,7 +124,7 @@ def _stream(spec: str, split: SplitName, data_dir: str | Path | None) -> CorpusT
         files = sorted(map(str, path.glob("*.parquet")))
     if named is None and not files:
         return None
-    # Without files for validation, some texts are held out of all others.
+    # Without a validation split, some of the texts are held out for validation.
     kinds = {file: _split_of(Path(file)) for file in files}
     whole = "validation" in kinds.values()
     if files:
@@ -144,14 +144,14 @@ def _stream(spec: str, split: SplitName, data_dir: str | Path | None) -> CorpusT
 
 
 def _is_held_out(text: str) -> bool:
-    """Return whether a text of a stream is one for validation; its content decides, so that it is in one split only."""
+    """Return whether a text of a stream is for validation; its content decides, so that it is in one split only."""
     import xxhash
 
     return bool(xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) % HELD_OUT == 0)
 
 
 class _LinesAnew:
-    """The lines that have text, read again in each iteration."""
+    """The lines that are not blank, read again in each iteration."""
 
     def __init__(self, read: Callable[[], Iterable[str]], count: int = 0) -> None:
         self._read, self._count = read, count
@@ -164,7 +164,7 @@ class _LinesAnew:
 
 
 def load_text(spec: str, split: SplitName, data_dir: str | Path | None = None) -> str:
-    """Return a corpus as one text: rows of the hub joined by two line feeds, as is usual; others as they are."""
+    """Return a corpus as one text: rows of the hub joined by two line feeds, as is usual; other lines by one."""
     if spec in HUB_CORPORA:
         return "\n\n".join(_hub_rows(spec, split, data_dir)())
     return "\n".join(_reader(spec, split, data_dir)())
@@ -231,7 +231,7 @@ def _hub_rows(spec: str, split: SplitName, data_dir: str | Path | None) -> Calla
 
 
 def _task_sentences(name: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:
-    """Return the texts of all columns, row by row, each text once."""
+    """Return the texts of all columns of a task, row by row, without repeated texts."""
     from winning_tickets.data.loading import load_task
 
     data = load_task(name, data_dir)
@@ -242,7 +242,7 @@ def _task_sentences(name: str, split: SplitName, data_dir: str | Path | None) ->
 
 
 def _without_test(spec: str, split: SplitName) -> Literal["train", "validation"]:
-    """Return a split of a corpus that has no test split."""
+    """Return the split of a corpus that has no test split; refuse `test`."""
     if split == "test":
         raise UsageError(f"The corpus {spec} has no test split; leave --split out.")
     return split

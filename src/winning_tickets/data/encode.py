@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 Item = dict[str, Any]
 Batch = dict[str, torch.Tensor]
 SOFT_LABELS = "soft_labels"
-TARGETS = ("labels", SOFT_LABELS)  # keys of a batch that are no inputs of a model
+TARGETS = ("labels", SOFT_LABELS)  # keys of a batch that are not inputs of a model
 IGNORED = -100  # label of positions that are not predicted
 
 
@@ -32,8 +32,8 @@ class EncodedSplit(Dataset[Item]):
         self,
         columns: dict[str, list[Any]],
         labels: list[Any],
-        owners: list[int] | None = None,  # the example that each item is a window of; None: each is one item
-        # of windows the characters of each token `(tokens, 2)`, -1 for other texts; of words their first tokens
+        owners: list[int] | None = None,  # the example that each item is a window of; None: each example is one item
+        # for windows: the characters of each token `(tokens, 2)`, -1 outside the context; for words: their first tokens
         places: list[Array] | None = None,
     ) -> None:
         self.columns = columns
@@ -45,7 +45,7 @@ class EncodedSplit(Dataset[Item]):
         return len(self.labels)
 
     def split_at(self, examples: int) -> tuple[EncodedSplit, EncodedSplit]:
-        """Split into the items of the first examples, and those of the rest."""
+        """Return the items of the first so many examples, and those of the rest."""
         border = examples if self.owners is None else bisect_left(self.owners, examples)
         return self._between(0, border, 0), self._between(border, len(self), examples)
 
@@ -60,7 +60,7 @@ class EncodedSplit(Dataset[Item]):
 
 
 def encode(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
-    """Tokenize a split, cut to `max_length` tokens, special ones included; of pairs the longer text is cut first."""
+    """Tokenize a split, cut to `max_length` tokens including special ones; in pairs, the longer text is cut first."""
     found = tokenizer(*split.texts, truncation=True, max_length=max_length, padding=False) if len(split) else {}
     columns = {name: list(values) for name, values in found.items()}
     if split.soft is not None:

@@ -32,11 +32,11 @@ def check_columns(found: Iterable[str], wanted: Sequence[str], where: str) -> No
 def build_split(
     source: str,  # the file or split that the rows come from, for messages
     rows: Iterable[Row],
-    columns: Sequence[str],  # those of the texts
+    columns: Sequence[str],  # the text columns
     label_column: str,
     read_label: LabelReader,
     texts_are: Literal["any", "not blank", "words"] = "not blank",  # words are lists with one label per word
-    read_soft: LabelReader | None = None,  # of the column `SOFT`, which all rows must have or none
+    read_soft: LabelReader | None = None,  # reads the column `SOFT`, which either all rows or none must have
 ) -> tuple[Split, int]:
     """Build a split from rows, and count the rows that have no label, which are left out."""
     wanted, is_text = (*columns, label_column), _IS_TEXT[texts_are]
@@ -99,7 +99,7 @@ def read_score(found: Any, where: str) -> float:
 
 
 def class_reader(names: Sequence[str], owner: str, numbers: Sequence[str] = ()) -> LabelReader:
-    """Return a reader of classes by name or by index into `numbers`, which may have names that are no classes."""
+    """Return a reader of classes by name or by index into `numbers`, which may also hold names that are not classes."""
     places = {name: index for index, name in enumerate(names)}
     allowed = ", ".join(shorten(name, 60, placeholder="...") for name in names[:_LISTED])  # each in one line
     if len(names) > _LISTED:
@@ -166,7 +166,7 @@ def read_answers(found: Any, where: str) -> Answers:
 
 
 def check_answers(train: Split, where: str) -> None:
-    """Refuse training answers that are not at the marked place of their context."""
+    """Refuse training answers that are not at the given place in their context."""
     for question, context, answers in zip(*train.texts, train.labels, strict=True):
         text, start = answers.texts[0], answers.starts[0]
         found = context[start : start + len(text)]

@@ -27,7 +27,7 @@ class GlueLayout:
 
     texts: tuple[str, ...]  # in the order of the task
     label: str
-    header: tuple[str, ...] | None = None  # the columns where the files have no header line
+    header: tuple[str, ...] | None = None  # the columns of files without a header line
     files: dict[str, str] = field(default_factory=lambda: FILES)  # by split; `.tsv`, or `.jsonl` with one object a line
 
     def splits(self, task: Task) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ def _read_split(task: Task, path: Path) -> tuple[Split, int]:
 
 
 def folders_of(task: Task, data_dir: Path, file: str) -> list[Path]:
-    """List the folders of a task in a GLUE download, in any case; else `data_dir` where it holds this file."""
+    """List the folders of a task in a GLUE download, in upper or lower case; else `data_dir` if it holds this file."""
     if not data_dir.is_dir():
         raise UsageError(
             f"There is no folder {data_dir}; --data-dir takes a GLUE download (CoLA/, SST-2/ ...) or a copy of the "
@@ -146,7 +146,7 @@ _INDEX = ("index", "id")
 
 
 def count_tests(task: Task, data_dir: Path) -> dict[str, int] | None:
-    """Count the examples of the test sets, of SNLI and SciTail those with labels; None where one is absent."""
+    """Count the examples of the test sets (for SNLI and SciTail those with labels); None if a test set is absent."""
     layout = LAYOUTS.get(task.name)
     if layout is not None and "test" in layout.files:
         places = [folder / layout.files["test"] for folder in folders_of(task, data_dir, layout.files["test"])[:1]]
@@ -162,7 +162,7 @@ def count_tests(task: Task, data_dir: Path) -> dict[str, int] | None:
 class TestSet:
     """Texts to predict."""
 
-    __test__ = False  # pytest would collect it by its name
+    __test__ = False  # otherwise pytest would collect it because of its name
 
     indices: list[int]  # the server's number of each row
     texts: tuple[list[str], ...]  # by text column

@@ -18,19 +18,19 @@ from winning_tickets.runs.hub import hub_is_away, is_cached, newest_revision
 
 Files = dict[str, list[str]]  # Parquet files by name of the split
 _TEXTS_IN_TURN = 50
-_END = 1 << 20  # bytes at the end of a Parquet file
+_END = 1 << 20  # bytes at the end of a Parquet file that are hashed
 TEXT = "text"  # column of the texts, unless another one is named
 _ONLY_CONFIGURATION = ("plain_text", "data")  # folders that hold the files of a repository with a single configuration
 
 
 def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
     """Load all splits of a configuration of a hub data set, from the hub or its local cache."""
-    # For messages `what` is its use, and `instead` a sentence on what else the user can do without a network.
+    # In messages, `what` is the use of the data set, and `instead` a sentence on what to do without a network.
     import datasets
 
     try:
         if not is_cached(name, "dataset") and (reason := hub_is_away(name, "dataset")) is not None:
-            raise ValueError(f"it {reason}")  # at once, and not after the retries of every file
+            raise ValueError(f"it {reason}")  # at once, not after retries for every file
         return datasets.load_dataset(name, config)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         named = name if config is None else f"{name} ({config})"
@@ -71,7 +71,7 @@ class HubPart:
 
 
 def read_hub_split(part: HubPart) -> list[Row]:
-    """Return the rows of a split, classes by their names."""
+    """Return the rows of a split, with the names of classes in place of their numbers."""
     found = load_hub(part.name, part.config, str(part), "--train-file takes csv, tsv and jsonl files too.")
     if part.part not in found:
         raise UsageError(f"The data set {part.name} has no split {part.part!r}; found {', '.join(found)}.")
@@ -83,9 +83,10 @@ Texts = Callable[[], Iterator[str]]
 
 
 def stream_hub(name: str, config: str | None, column: str, split: str, what: str) -> tuple[Texts, str, bool]:
-    """Return the texts of a split of the hub, which are fetched as they are read, and the revision.
+    """Return the texts of a split of the hub, which are fetched as they are read, and the identity of the data.
 
-    The last value tells whether there is a validation split; without it the texts are those of `train`.
+    The identity holds the name and the revision. The last value says whether there is a validation split; without one,
+    the texts are always those of `train`.
     """
     import datasets
 
@@ -143,7 +144,7 @@ def find_files(
     data_dir: Path, config: str | None, splits: Iterable[str], may_lack: Callable[[str], bool] = lambda split: False
 ) -> Files:
     """Find the Parquet files of these splits in a copy of a hub repository, or in a configuration's folder of it."""
-    # The result is empty where the folder is something else; `config` is None where the data set has only one.
+    # The result is empty if the folder is not such a copy; `config` is None if the data set has one configuration only.
     for folder in (data_dir / name for name in ((config,) if config else _ONLY_CONFIGURATION) + ("",)):
         found = {split: [*folder.glob(f"{split}.parquet"), *folder.glob(f"{split}-*.parquet")] for split in splits}
         if not any(found.values()):
@@ -175,12 +176,12 @@ def _unreadable(files: list[str], error: Exception) -> ContentError:
 
 
 def find_copy(task: Task, data_dir: Path) -> Files:
-    """Find the Parquet files of a task in a copy of its repository; none where the folder is something else."""
+    """Find the Parquet files of a task in a copy of its repository; empty if the folder is not such a copy."""
     return find_files(data_dir, task.hub[1] if task.hub else None, ("train", *task.validation_splits), task.may_lack)
 
 
 def read_copy(task: Task, data_dir: Path) -> TaskData | None:
-    """Read a task from a local copy of its repository; None where the folder is something else."""
+    """Read a task from a local copy of its repository; return None if the folder is not such a copy."""
     files = find_copy(task, data_dir)
     return _read(task, load_parquet(files), str(Path(files["train"][0]).parent), "folder") if files else None
 

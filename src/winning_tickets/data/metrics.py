@@ -57,7 +57,7 @@ def _score(name: str, predictions: Array, labels: Array, classes: int) -> float:
 
 
 MOST_CLASSES = 100
-"""Classes up to which a result has a confusion table."""
+"""Largest number of classes for which a result has a confusion table."""
 
 
 def confusion_table(predictions: Array, labels: Array, classes: int) -> list[list[int]]:
@@ -69,7 +69,7 @@ def confusion_table(predictions: Array, labels: Array, classes: int) -> list[lis
 
 def class_scores(table: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, dict[str, float]]:
     """Compute `precision`, `recall`, `f1` and the number of `examples` of each class from a confusion table."""
-    # What is undefined (a class that is never predicted, or has no example) counts as 0, as in the mean `macro_f1`.
+    # An undefined score (of a class that is never predicted, or has no example) counts as 0, as in the mean `macro_f1`.
     counts = np.asarray(table)
     right, predicted, true = counts.diagonal(), counts.sum(0), counts.sum(1)
     return {
@@ -84,7 +84,7 @@ def class_scores(table: Sequence[Sequence[int]], names: Sequence[str]) -> dict[s
 
 
 def majority(kind: Kind, labels: Sequence[Any]) -> float | None:
-    """Return the accuracy of the best constant class, of examples, words or predicted tokens; None for other kinds."""
+    """Return the accuracy of the most frequent class of examples, words or predicted tokens; None for other kinds."""
     if kind not in ("classification", "tokens", *TEXT_NAMES):
         return None
     classes = [label for row in labels for label in row] if kind == "tokens" else labels
@@ -92,7 +92,7 @@ def majority(kind: Kind, labels: Sequence[Any]) -> float | None:
 
 
 def beats_one_answer(task: Task, metrics: Mapping[str, float], labels: Sequence[Any]) -> bool:
-    """Return whether the primary metric is above that of the best single answer for all examples, which is chance."""
+    """Return whether the primary metric is above chance: above that of the best single answer for all examples."""
     metric = task.metrics[0]
     if metric == "accuracy" or (metric == "micro_f1" and task.kind == "classification"):
         return metrics[metric] > (majority(task.kind, labels) or 0.0) + TIE
@@ -101,7 +101,7 @@ def beats_one_answer(task: Task, metrics: Mapping[str, float], labels: Sequence[
         shares = [count / len(labels) for label, count in Counter(labels).items() if of_all or label == 1]
         classes = len(task.labels) if of_all else 1
         return metrics[metric] > max((2 * share / (1 + share) / classes for share in shares), default=0.0) + TIE
-    return metrics[metric] > TIE  # correlations and Matthews; of answers, labels and words what is not empty counts
+    return metrics[metric] > TIE  # correlations, and kinds of tasks in which an empty answer scores 0
 
 
 def _suffixes(task: Task) -> dict[str, str]:
@@ -123,7 +123,7 @@ def primary_metric(task: Task) -> str:
 
 def combine_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
     """Merge the metrics of all splits: `accuracy_matched`, `accuracy_mismatched` for MNLI, plain names elsewhere."""
-    # Those of a split that the data lack are None.
+    # The metrics of a split that the data lack are None.
     absent: Mapping[str, float | None] = dict.fromkeys(task.metrics)
     return {
         f"{name}{suffix}": value

@@ -1,4 +1,4 @@
-"""Batches of several sources: of a task in a seeded order, and of one or all sources per step."""
+"""Batches of a task in a seeded order, and batches of several sources, of which each step uses one or all."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Batch = dict[str, torch.Tensor]
 Mixing = Literal["sum", "proportional", "annealed", "ratio", "round-robin"]
 
 _ORDER, _DRAW = 0, 1  # streams of random numbers of one seed
-_LAST_POWER = 0.2  # of the sizes, in the last epoch of `annealed`
+_LAST_POWER = 0.2  # exponent of the sizes in the last epoch of `annealed`
 
 
 Order = Callable[[int, int, int], "np.ndarray[Any, Any]"]
-"""From a seed, an epoch and a number of examples to the places of all of them, in the order in which they come."""
+"""A function of a seed, an epoch and a number of examples that returns a permutation of their indices."""
 
 
 def task_order(seed: int, epoch: int, count: int) -> np.ndarray[Any, Any]:
@@ -34,13 +34,13 @@ def trainer_order(seed: int, epoch: int, count: int) -> np.ndarray[Any, Any]:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch)).numpy()
 
 
-_GROUP = 50  # batches inside which examples are sorted by length; of a small set a quarter, so that batches vary
+_GROUP = 50  # batches of a group that is sorted by length; at most a quarter of a small data set, so that batches vary
 
 
 def grouped_order(lengths: Sequence[int], batch_size: int) -> Order:
     """Return an order in which the examples of a batch have similar lengths; otherwise it is as random as possible."""
     # As in the Trainer, random groups of many batches are sorted by length and cut; then their batches are shuffled, so
-    # that no length comes before another one. The last batch stays at the end, as it may be smaller.
+    # that lengths come in random order. The last batch stays at the end, as it may be smaller.
     known = np.asarray(lengths)
 
     def order(seed: int, epoch: int, count: int) -> np.ndarray[Any, Any]:
@@ -146,7 +146,7 @@ def epoch_steps(sizes: Mapping[str, int], mixing: Mixing, main: str | None = Non
 
 
 def _main_and_others(sizes: Mapping[str, int], main: str | None, ratio: float | None) -> tuple[int, int]:
-    """Return the index of the main source, and the batches of the others per epoch: 0.29 of 100 are 29."""
+    """Return the index of the main source, and the number of batches of the others per epoch, from the exact ratio."""
     if main is None or main not in sizes or ratio is None or ratio < 0:
         raise ValueError(
             f"mixing='ratio' needs main, one of {', '.join(sizes)}, and ratio, 0 or more; found {main!r} and {ratio}."
@@ -169,7 +169,7 @@ def _shares(sizes: list[int], power: float) -> list[int]:
 def _plan(
     sizes: Mapping[str, int], mixing: Mixing, n_steps: int, seed: int, main: str | None, ratio: float | None
 ) -> list[list[tuple[str, int]]]:
-    """Return the source of each step, and the number of batches that it has given before."""
+    """Return for each step its source and the index of that source's batch."""
     names, counts = list(sizes), list(sizes.values())
     everything = np.repeat(np.arange(len(counts)), counts)
     place, drawn = _main_and_others(sizes, main, ratio) if mixing == "ratio" else (0, 0)
@@ -184,7 +184,7 @@ def _plan(
             others = random.permutation(everything[everything != place])[:drawn]
             turns = random.permutation(np.concatenate([everything[everything == place], others]))
         else:
-            # Each source as often as it has batches or, annealed, as its share says.
+            # Each source as often as it has batches or, if annealed, according to its share.
             power = 1 - (1 - _LAST_POWER) * epoch / max(1, epochs - 1) if mixing == "annealed" else 1
             shares = counts if power == 1 else _shares(counts, power)
             turns = random.permutation(np.repeat(np.arange(len(counts)), shares))

@@ -26,7 +26,7 @@ _TEXTS = ("premise", "hypothesis")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SUM_TOLERANCE = 1e-3  # largest difference from 1 of the sum of probabilities
 _SUFFIXES = (".tsv", ".jsonl", ".json")  # suffixes of data files, in the order in which they are looked for
-_HUB_NAMES = {"sst": "sst2"}  # MT-DNN's names of tasks that have another one on the hub
+_HUB_NAMES = {"sst": "sst2"}  # MT-DNN's names of tasks that have other names on the hub
 
 
 def load_defined_task(definition: Definition, task_file: Path | str, data_dir: str | None = None) -> TaskData:
@@ -35,7 +35,7 @@ def load_defined_task(definition: Definition, task_file: Path | str, data_dir: s
         return _read_own_files(definition, Path(task_file).parent)
     # The folder has `NAME_SPLIT.tsv`, `.jsonl` or `.json` for each split. A task that `load_task` knows by this name is
     # also read from a GLUE download, a copy of the hub's repository or, without any folder, from the hub.
-    # The `data` of the definition is relative to the task file; without it they are in `data_dir`.
+    # The `data` of the definition is relative to the task file; without `data`, the folder is `data_dir`.
     task = task_of(definition)
     who = f"the task {definition.name} of {task_file}"
     splits = (definition.train_split, *definition.validation_splits.values())
@@ -48,7 +48,7 @@ def load_defined_task(definition: Definition, task_file: Path | str, data_dir: s
         folder = Path(task_file).parent / definition.data
     if folder is not None and not folder.is_dir():
         raise UsageError(f"There is no folder {folder}, where {who} looks for its data.")
-    # Files of its own, then the data that are known by its name.
+    # First look for the task's own files, then for the data of the known task with this name.
     if folder is not None and (files := _find_files(folder, definition.name, splits)):
         return _read(definition, task, files)
     known = _HUB_NAMES.get(task.name, task.name)
@@ -80,7 +80,7 @@ def _read_own_files(definition: FilesDefinition, here: Path) -> TaskData:
 
 
 def _find_files(folder: Path, name: str, splits: tuple[str, ...]) -> dict[str, Path]:
-    """Find the file of each split; the training split, which comes first, says whether there are any."""
+    """Find the file of each split; return none if there is no file of the training split, which comes first."""
     found: dict[str, Path] = {}
     for split in splits:
         paths = [folder / f"{name}_{split}{suffix}" for suffix in _SUFFIXES]
@@ -119,7 +119,7 @@ def _read(definition: TaskDefinition, task: Task, files: Mapping[str, Path]) -> 
         return label
 
     validation = {
-        # Nothing is distilled from a validation split.
+        # Soft labels of a validation split are not used.
         ours: dataclasses.replace(_read_split(task, files[theirs], read_seen), soft=None)
         for ours, theirs in definition.validation_splits.items()
     }
@@ -156,14 +156,14 @@ def _checked_objects(task: Task, path: Path) -> Iterator[Row]:
 
 
 def _as_list(cell: Any) -> Any:
-    """Return the list that a cell of a TSV file has as a literal of Python; anything else as it is."""
+    """Return the list that a cell of a TSV file holds as a Python literal; return any other cell unchanged."""
     try:
         value = ast.literal_eval(cell) if isinstance(cell, str) else None  # literals only: nothing is run
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return cell
     if not isinstance(value, list | tuple):
         return cell
-    # A literal may have half of a surrogate pair, which is no character.
+    # A literal may hold half of a surrogate pair, which is not a character.
     broken = any(isinstance(item, str) and _SURROGATE.search(item) for item in value)
     return cell if broken else list(value)
 
@@ -212,7 +212,7 @@ def _read_soft(task: Task, found: Any, where: str) -> tuple[float, ...]:
 
 
 def _as_defined(task: Task, data: TaskData, who: str) -> TaskData:
-    """Return the examples of a known task under a user's definition: its classes by name, its metrics and settings."""
+    """Return the examples of a known task under a user's definition, whose classes are matched by name."""
     known = data.task
     if known.kind != task.kind or len(known.text_columns) != len(task.text_columns):
         raise UsageError(

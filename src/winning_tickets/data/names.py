@@ -1,4 +1,4 @@
-"""Names in settings that nothing is called by, found without importing torch."""
+"""Find unknown names in settings, without importing torch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _of_search(settings: SearchConfig) -> list[str]:
 
 
 def _of_models(settings: Settings) -> list[str]:
-    """The names of built-in models that none has; whether others are there is seen when they are loaded."""
+    """Return a line for each unknown name of a built-in model; other models are checked when they are loaded."""
     found = []
     for name in (getattr(settings, field, None) for field in _MODELS):
         if isinstance(name, str) and name.startswith(BUILTIN):
@@ -60,7 +60,7 @@ def _of_models(settings: Settings) -> list[str]:
 
 def _of_data(settings: Settings, with_files: bool, with_corpus: bool) -> list[str]:
     values = {field: getattr(settings, field, None) for field in ("task", "tasks", "metric", *_FILES)}
-    # Files beside a task are refused as such.
+    # Training and validation files beside a task are refused elsewhere, whether they exist or not.
     files = {field: values[field] for field in _FILES if values["task"] is None or field not in _FILES[:2]}
     paths = [one for value in files.values() for one in (value.values() if isinstance(value, Mapping) else (value,))]
     found = [f"There is no file {path}." for path in paths if with_files and path is not None and not _is_file(path)]
@@ -86,4 +86,4 @@ def _is_file(path: str) -> bool:
     try:
         return HubPart.parse(path) is not None or Path(path).exists()
     except (OSError, ValueError):
-        return True  # no name that a file can have; its reader says so
+        return True  # not a possible file name, which is reported by the reader of the file

@@ -19,13 +19,13 @@ from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, unknown
 
-MIN_WORDS = 8  # words of a passage, at least; shorter paragraphs are joined to the next one of the same docstring
+MIN_WORDS = 8  # least words of a passage; shorter paragraphs are joined to the next one of the same docstring
 SALT = 1356
-"""Of the split: with this one every label of the task has validation passages, in both Python 3.11 and 3.13."""
+"""Salt of the split, for which every label of the task has validation passages in both Python 3.11 and 3.13."""
 PARTS = ("all", "docstrings", "topics")  # topics are those of Python's `help()`
 MAX_PASSAGES = {"train": 120, "validation": 30}  # of one label, so that none dominates
 
-# In all of Python 3.11-3.14, and not among those that distributions leave out (test, tkinter, idlelib, ensurepip ...).
+# Modules of all of Python 3.11-3.14, except those that distributions leave out (test, tkinter, idlelib, ensurepip ...).
 _NAMES = """
 _collections_abc _compat_pickle _markupbase _pydecimal _pyio _strptime _weakrefset abc argparse ast asyncio base64 bdb
 bisect bz2 cProfile calendar cmd code codecs codeop collections colorsys compileall concurrent configparser contextlib
@@ -70,7 +70,7 @@ class Passage:
 class StdlibText:
     """All passages, each text once, in a fixed order: topics, then modules by name."""
 
-    # `missing` are those of `MODULES` (and `pydoc_data`) whose source this installation does not have.
+    # `missing` are the modules of `MODULES` (and `pydoc_data`) without source code in this installation.
 
     passages: tuple[Passage, ...]
     modules: tuple[str, ...]
@@ -135,7 +135,7 @@ def _top_level(body: list[ast.stmt], dotted: str) -> Iterator[tuple[str, Documen
 
 
 def _inside(node: Documented) -> Iterator[str]:
-    """Yield the docstrings of an object and of everything defined in it; of a module, its own alone."""
+    """Yield the docstrings of an object and of everything defined in it; for a module, only its own docstring."""
     within = [node] if isinstance(node, ast.Module) else ast.walk(node)
     for child in within:
         if isinstance(child, Documented) and (docstring := ast.get_docstring(child, clean=False)):

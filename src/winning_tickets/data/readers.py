@@ -69,7 +69,7 @@ def csv_rows(path: Path) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(read_utf8(path), newline=""), strict=True)
 
     def numbered() -> Iterator[tuple[int, list[str]]]:
-        first = 1  # line of a row, which may have several
+        first = 1  # first line of a row, which may span several
         for cells in reader:
             yield first, cells
             first = reader.line_num + 1
@@ -82,8 +82,8 @@ def csv_rows(path: Path) -> Iterator[Row]:
 
 def tsv_rows(path: Path, header: Sequence[str] | None = None, extra: str | None = None) -> Iterator[Row]:
     """Yield the rows of a TSV file, in which quotes are ordinary characters."""
-    # `header` names the columns of a file without a header line. `extra` names one more column that a file may have: it
-    # has it if the first row is that long.
+    # `header` names the columns of a file without a header line. `extra` names one more column that a file may
+    # have: the file has it if its first row is one cell longer.
     lines = enumerate(read_lines(path), start=1)
     return _table(path, ((number, line.split("\t")) for number, line in lines), header, extra)
 
@@ -112,7 +112,7 @@ def _table(
 
 
 def jsonl_rows(path: Path) -> Iterator[Row]:
-    """Yield the objects of a file with one per line; empty lines are skipped."""
+    """Yield the JSON objects of a file with one per line; empty lines are skipped."""
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
@@ -150,7 +150,7 @@ FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {".csv": csv_rows, ".tsv":
 
 
 def read_rows(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]] = FORMATS) -> list[Row]:
-    """Return all rows of a file, whose suffix chooses the format, or of data in memory; no rows are refused."""
+    """Return all rows of data in memory, or of a file, whose suffix determines the format; refuse an empty file."""
     if (rows := memory.find(path)) is not None:
         return list(rows)
     if path.suffix.lower() not in formats:

@@ -10,7 +10,7 @@ from winning_tickets.config.profiles import Profile, tuned_rate
 from winning_tickets.data.readers import fingerprint
 
 Kind = Literal["classification", "regression", "multilabel", "tokens", "span", "mlm", "clm"]
-"""One class, a score, any number of classes, a class for each word, an answer in a text, or tokens of it."""
+"""What is predicted: a class, a score, any number of classes, a class for each word, an answer in a text, or tokens."""
 METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "macro_f1", "micro_f1", "matthews"),
     "regression": ("pearson", "spearman"),
@@ -23,17 +23,17 @@ METRICS_OF: dict[Kind, tuple[str, ...]] = {
 METRICS = (*METRICS_OF["classification"], *METRICS_OF["regression"])
 Source = Literal["hub", "folder", "files", "built in"]
 Distance = Literal["kl", "symmetric-kl", "mse"]
-"""Distance from other outputs or from soft labels: Kullback-Leibler, both ways, or squared error."""
+"""Distance from other outputs or soft labels: Kullback-Leibler divergence, its symmetric form, or squared error."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task; its numbers are those of TAMT (Table 1) where the paper lists it."""
+    """A task; its hyperparameters are those of TAMT (Table 1) if the paper lists it."""
 
     name: str
     text_columns: tuple[str, ...]
     labels: tuple[str, ...]  # names of the classes in the hub's order; empty for regression and spans
-    metrics: tuple[str, ...]  # from `METRICS_OF` its kind; the first one is primary
+    metrics: tuple[str, ...]  # from `METRICS_OF[kind]`; the first one is primary
     kind: Kind = "classification"
     label_column: str = "label"
     hub: tuple[str, str | None] | None = None  # data set and configuration on the Hugging Face hub
@@ -45,15 +45,15 @@ class Task:
     max_length: int = 128  # tokens an example is cut to
     epochs: int = 3
     eval_steps: int = 50  # steps between evaluations
-    doc_stride: int | None = None  # of spans: tokens from the start of one window to that of the next
+    doc_stride: int | None = None  # for spans: tokens from the start of one window to that of the next
     citation: str = ""
     licence: str = ""
     head_dropout: float | None = None  # dropout before the head; None leaves it as the model has it
     train_size: str | None = None  # `N` examples or `P%` of the training set; None means all
-    soft_loss: Distance | None = None  # from soft labels, where training examples have some
+    soft_loss: Distance | None = None  # distance from soft labels, if training examples have some
     soft_form: Literal["probabilities", "logits"] = "probabilities"  # of soft labels; those of a regression are scores
-    adversarial_loss: Distance | None = None  # in SMART, from the outputs of the unchanged text; None: that of the kind
-    weight: float = 1.0  # of its loss, where several tasks are trained together
+    adversarial_loss: Distance | None = None  # of SMART, to the outputs of the clean text; None: that of the kind
+    weight: float = 1.0  # weight of its loss when several tasks are trained together
 
     @property
     def fixed_rate(self) -> float:
@@ -67,7 +67,7 @@ class Task:
         return self.fixed_rate
 
     def may_lack(self, split: str) -> bool:
-        """True if a copy of the data may lack this split, whose metrics are None then: one after the first dev set."""
+        """Return whether the data may lack this split, any dev set but the first; its metrics are then None."""
         return split in self.validation_splits[1:]
 
     @property
@@ -77,7 +77,7 @@ class Task:
 
 
 class Answers(NamedTuple):
-    """The answers to a question, pieces of the context, and their first characters; the first answer is trained on."""
+    """The answers to a question, as pieces of its context with their start characters; training uses the first one."""
 
     texts: tuple[str, ...] = ()
     starts: tuple[int, ...] = ()

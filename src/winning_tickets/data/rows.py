@@ -1,4 +1,4 @@
-"""Rows of data in memory: of a `Dataset`, a DataFrame, a list of dicts or a dict of columns."""
+"""Read the rows of data in memory: of a `Dataset`, a DataFrame, a list of dicts or a dict of columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from winning_tickets.runs.errors import UsageError
 
 
 def rows_of(data: Any, what: str) -> list[Row]:
-    """Return the rows of data in memory with their places, for messages; classes of a `Dataset` by their names.
+    """Return the rows of data in memory, each with its place for messages; classes of a `Dataset` become their names.
 
     Raises:
         UsageError: neither a `Dataset`, a DataFrame, a list of dicts nor a dict of columns, or without rows.
@@ -42,8 +42,8 @@ def _is_column(value: Any) -> bool:
 
 
 def _named_classes(data: Any) -> list[dict[str, Any]]:
-    """The rows of a `Dataset` with names in place of the numbers of its classes; -1 is no class."""
-    # Each word may have a class: then the feature is a list of classes.
+    """Return the rows of a `Dataset` with the names of classes in place of their numbers; -1 becomes None."""
+    # If each word has a class, the feature is a list of classes.
     features = {column: getattr(feature, "feature", feature) for column, feature in (data.features or {}).items()}
     names = {column: feature.names for column, feature in features.items() if hasattr(feature, "int2str")}
 

@@ -19,7 +19,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 FORMS = "packed:L (such as packed:128), lines or lines:L, mixed or mixed:LO-HI (such as mixed:10-128), sections:L"
 Array = np.ndarray[Any, Any]
 Choose = Callable[[Array], Array]
-"""From the lengths of all segments, with special tokens, to the places of those that are used, in order."""
+"""A function of the lengths of all segments, including special tokens, that returns the sorted indices to use."""
 Spans = Array  # token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`
 
 _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
@@ -27,7 +27,7 @@ _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
 
 @dataclass(frozen=True)
 class Segments:
-    """A parsed `--segments`: its form, and fewest and most tokens of a segment, special tokens included."""
+    """A parsed `--segments`: its form, and the shortest and longest segment in tokens, including special tokens."""
 
     form: Literal["packed", "lines", "mixed", "sections"]
     shortest: int
@@ -35,7 +35,7 @@ class Segments:
 
 
 def parse_segments(text: str) -> Segments:
-    """Parse `--segments`."""
+    """Parse the value of `--segments`."""
     if match := re.fullmatch(r"(packed|sections):([1-9]\d{0,6})", text):
         return Segments("packed" if match[1] == "packed" else "sections", int(match[2]), int(match[2]))
     if match := re.fullmatch(r"lines(?::([1-9]\d{0,6}))?", text):
@@ -48,13 +48,13 @@ def parse_segments(text: str) -> Segments:
 
 
 def check_countable(text: str) -> None:
-    """Refuse segments that are drawn at random places, so that there is no number of distinct ones."""
+    """Refuse segments that are drawn at random places, whose number is not defined."""
     if parse_segments(text).form == "mixed":
         raise UsageError(f"--train-size counts segments, and those of {text} are drawn; use packed:L or lines.")
 
 
 def generator(seed: int, *purpose: int) -> np.random.Generator:
-    """Return the random numbers of one purpose: a pure function of its arguments."""
+    """Return a random generator for one purpose, which depends only on the arguments."""
     return np.random.default_rng((seed % 2**64, *purpose))
 
 
@@ -66,7 +66,7 @@ def _too_short(found: int, needed: int, form: str) -> ContentError:
 
 
 class Rotation:
-    """Segment indices of each batch: with a seed each one once per epoch in seeded order, else all in order."""
+    """Segment indices of each batch: with a seed, each segment once per epoch in random order; else all in order."""
 
     def __init__(self, count: int, rows: int, seed: int | None) -> None:
         self._count, self._rows, self._seed = count, rows, seed
@@ -218,7 +218,7 @@ def _sentence_starts(stream: TokenStream, sentence_ends: list[int]) -> Array:
 
 LEAST_OF_FIRST_PARAGRAPH = 20  # a section whose first paragraph has fewer tokens is left out
 SHORT_SEQUENCE_PROBABILITY = 0.1
-_PACK = 4  # a random stream of its own
+_PACK = 4  # number of a separate random stream
 
 
 class Sections:
@@ -282,7 +282,7 @@ def _sections(stream: TokenStream, heading_ids: list[int]) -> Iterator[list[tupl
 def _chunks(
     paragraphs: list[tuple[int, int]], content: int, short_probability: float, random: Any
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield start, split and end of each sequence, which is full, as long as drawn, or ends with the section."""
+    """Yield start, split and end of each sequence, which has the full or a drawn length, or ends with the section."""
     aim = content
     if random.random() < short_probability:
         aim = int(random.integers(2, content + 1))

@@ -30,7 +30,7 @@ _PUNCTUATION = frozenset(string.punctuation)
 
 
 def read_squad(task: Task, data_dir: Path) -> TaskData:
-    """Read the official files of a folder."""
+    """Read a task from the official files in a folder."""
     found = find_squad(task, data_dir)
     return _read(task, found["train"], found["validation"], "folder")
 
@@ -163,7 +163,7 @@ def _windows(side: Array, max_length: int, doc_stride: int) -> Iterator[Array]:
 
 
 def _label(offsets: Array, answers: Answers) -> tuple[int, int]:
-    """Return the first and last token of the first answer; [CLS] where the window does not hold all of it."""
+    """Return the first and last token of the first answer; that of [CLS] if the window does not hold all of it."""
     inside = np.flatnonzero(offsets[:, 0] >= 0)
     if not answers.texts or not len(inside):
         return 0, 0
@@ -210,9 +210,9 @@ def best_answers(outputs: Sequence[Array], encoded: EncodedSplit, contexts: Sequ
 
 def best_span(logits: Array, allowed: Array) -> tuple[float, int, int] | None:
     """Return score, first and last token of the span of one window with the highest sum of logits `(tokens, 2)`."""
-    # Among equal ones the one whose start, then end, ranks first is taken. `allowed` is true for tokens of the context:
-    # as in the official evaluation, the `N_BEST` starts and ends are those of all tokens, and then those outside the
-    # context are dropped. None where no span of at most `MAX_ANSWER_TOKENS` is left.
+    # Among spans of equal score, the one whose start, then end, ranks first is taken. `allowed` is true for tokens of
+    # the context: as in the official evaluation, the `N_BEST` starts and ends are those of all tokens, and then those
+    # outside the context are dropped. The result is None if no span of at most `MAX_ANSWER_TOKENS` is left.
     values = logits.astype(np.float64)
     ranked = (np.argsort(-values[:, side], kind="stable")[:N_BEST] for side in (0, 1))
     firsts, lasts = (best[allowed[best]] for best in ranked)
@@ -226,7 +226,7 @@ def best_span(logits: Array, allowed: Array) -> tuple[float, int, int] | None:
 
 
 def normalize_answer(text: str) -> str:
-    """Return what the official script compares: lower case, no ASCII punctuation, articles or superfluous spaces."""
+    """Normalize an answer as the official script does: lower case, no ASCII punctuation, articles or extra spaces."""
     kept = "".join(letter for letter in text.lower() if letter not in _PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 

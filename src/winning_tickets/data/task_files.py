@@ -54,7 +54,7 @@ MARKERS = ("X", "CLS", "SEP")
 """Labels that MT-DNN gives to further pieces of words and to special tokens; they are no classes here."""
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SIZE = re.compile(r"\d+|\d+(\.\d+)?%")
-_OF_FILES = {"train_file", "validation_file"}  # keys that tell a task of one's own files from one of MT-DNN
+_OF_FILES = {"train_file", "validation_file"}  # keys that distinguish a task of the user's own files from one of MT-DNN
 
 
 class CommonKeys(Settings):
@@ -84,7 +84,7 @@ class CommonKeys(Settings):
 
 
 class FilesDefinition(CommonKeys):
-    """A task of the user's own files, which are named as the options of `tickets transfer` name them."""
+    """A task of the user's own files; its keys are named like the options of `tickets transfer`."""
 
     train_file: str
     validation_file: str
@@ -125,7 +125,7 @@ class TaskDefinition(CommonKeys):
 
     @property
     def validation_splits(self) -> dict[str, str]:
-        """Names of the validation splits, and their names in the file: `validation` for `dev`."""
+        """Our names of the validation splits with their names in the file, such as `validation` with `dev`."""
         found = [name for name in self.split_names if "dev" in name.lower()]
         words = {name: re.sub("dev", "", name, flags=re.IGNORECASE).strip("_-.") for name in found}
         return {f"validation_{word}" if word else "validation": name for name, word in words.items()}
@@ -206,7 +206,7 @@ Definition = TaskDefinition | FilesDefinition
 
 
 def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> tuple[Definition, ...]:
-    """Read these tasks of a YAML file in their order, or all; each key is a task, its value a `Definition`."""
+    """Read the tasks with these names from a YAML file, in this order, or all tasks; its keys are the names."""
     path = Path(path)
     content, problems = _parse(path)
     if names is not None:
@@ -251,12 +251,12 @@ def _repeats(node: Any, task: str | None) -> Iterator[tuple[str | None, str, int
 
 
 def _definition(name: str, fields: Any) -> tuple[Definition | None, list[str]]:
-    """Return a task's definition, where its values are of the right types, and its problems."""
+    """Return a task's definition, or None if values have wrong types, and its problems."""
     if not isinstance(fields, dict):
         return None, [f"expected keys and values such as task_type: Classification, found {shown(fields)}."]
     values = dict(fields)
     problems: list[str] = []
-    # YAML reads names that are numbers or truth values as such.
+    # YAML reads names such as 1 or yes as numbers or truth values.
     if isinstance(labels := values.get("labels"), list):
         problems += [
             f"labels: YAML reads {'yes, on or true' if label else 'no, off or false'} as a truth value; put it in "
@@ -267,7 +267,7 @@ def _definition(name: str, fields: Any) -> tuple[Definition | None, list[str]]:
         values["labels"] = [str(label) for label in labels]
     if isinstance(values.get("train_size"), int) and not isinstance(values["train_size"], bool):
         values["train_size"] = str(values["train_size"])
-    # Keys that are not read are refused by name.
+    # Unknown keys are refused by name.
     kind: type[Definition] = FilesDefinition if _OF_FILES & values.keys() else TaskDefinition
     known = [field for field in kind.model_fields if field != "name"]
     for key in [key for key in values if key not in known]:
@@ -288,7 +288,7 @@ def _definition(name: str, fields: Any) -> tuple[Definition | None, list[str]]:
 
 
 def task_of(definition: TaskDefinition) -> Task:
-    """Return the record of a task that a file defines; other numbers are those of `Task`, or of SQuAD."""
+    """Return the `Task` of a definition; hyperparameters that it lacks are those of `Task`, or of SQuAD."""
     kind = definition.kind
     metrics = [ours for name in definition.metric_meta for ours in METRIC_NAMES[kind][name]]
     usual = ("accuracy",) if kind in ("classification", "tokens") else METRICS_OF[kind]
@@ -299,7 +299,7 @@ def task_of(definition: TaskDefinition) -> Task:
         columns, labels = ("words",), tuple(label for label in labels if label not in MARKERS)
     if kind in ("regression", "span"):
         labels = ()
-    # Distances go with one class or one score per text.
+    # Only tasks with one class or one score per text have these distances.
     soft: Distance | None = None
     adversarial: Distance | None = None
     if kind in _TEXTS:

@@ -13,7 +13,7 @@ asyncio decimal difflib doctest email http importlib inspect io ipaddress loggin
 turtle typing unittest urllib wsgiref xml
 """
 PYDOCS_LABELS = tuple(_PYDOCS.split())
-"""The modules of the standard library with the most documentation; the task is which one a passage documents."""
+"""The modules of the standard library with the most documentation; the task asks which one a passage documents."""
 _PAIR = ("sentence1", "sentence2")
 _NLI = ("entailment", "neutral", "contradiction")
 
@@ -81,11 +81,11 @@ MLM = Task(
 )  # fmt: skip
 CLM = replace(MLM, name="clm", metrics=("accuracy", "clm_loss"), kind="clm", citation="Radford et al. 2019")
 TEXT_TASKS: dict[str, Task] = {"mlm": MLM, "clm": CLM}
-"""Language modeling of a corpus as a target: masked tokens, with the numbers of TAMT (Table 1), or the next one."""
+"""Language modeling of a corpus as a task: masked tokens, with the values of TAMT (Table 1), or the next token."""
 
 
 def get_task(name: str) -> Task:
-    """Return the record of a task."""
+    """Return a task by its name."""
     if name not in TASKS:
         raise unknown("task", name, TASKS, "For data of your own, use --train-file and --validation-file.")
     return TASKS[name]

@@ -69,11 +69,11 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def tokenize(corpus: CorpusText, tokenizer: Any, at_most: int | None = None, end: int | None = None) -> TokenStream:
-    """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache; a stream up to `at_most` tokens.
+    """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache.
 
-    The token `end` is put after each line.
+    A stream is read up to `at_most` tokens. The token `end` is put after each line.
     """
-    # A damaged entry is made again; of processes that need the same entry, one makes it and the others wait.
+    # A damaged entry is made again. If several processes need the same entry, one makes it and the others wait.
     if corpus.streamed and at_most is None:
         raise UsageError(
             f"The corpus {corpus.name} is a stream, and nothing says how much of it is read; give --train-size N "
@@ -96,7 +96,7 @@ def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any, at_most: int |
             _discard(path)
             build_directory(path, lambda folder: _write(folder, corpus, tokenizer, at_most, end))
     except TrainingError as error:
-        if (found := _open(path)) is not None:  # of a process whose lock was taken over
+        if (found := _open(path)) is not None:  # from a process whose lock was taken over
             return found
         raise TrainingError(
             f"Could not write the token cache {path}: {error.__cause__ or error}. Free some space, run "
@@ -144,14 +144,14 @@ def _write(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None
 
 
 def _write_header(file: Any, count: int) -> int:
-    """Write the header of an array of so many numbers, which leaves room for any count, and return its size."""
+    """Write the header of an array of `count` numbers, whose size is the same for any count, and return that size."""
     np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (count,)})
     size: int = file.tell()
     return size
 
 
 def _tokenized(corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int | None) -> Iterator[list[list[int]]]:
-    """Yield the ids of some lines after the other; refuse lines that differ from those of the fingerprint."""
+    """Yield the ids of the lines, some lines at a time; refuse a corpus that does not match its fingerprint."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -173,7 +173,7 @@ def _tokenized(corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int
 
 
 def _some_at_a_time(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Yield lists of lines that are small enough for little memory."""
+    """Yield the lines in lists that need little memory."""
     some: list[str] = []
     characters = 0
     for line in lines:
@@ -187,7 +187,7 @@ def _some_at_a_time(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _hash_file(state: Any, path: Path, begin: int) -> None:
-    """Add a file from a byte on; read, not mapped, so that its pages do not count as memory of this process."""
+    """Hash a file from a byte on; it is read, not mapped, so that its pages do not count as memory of this process."""
     with path.open("rb") as handle:
         handle.seek(begin)
         while block := handle.read(_BLOCK):
@@ -215,7 +215,7 @@ def _open(path: Path) -> TokenStream | None:
 
 
 def _discard(path: Path) -> None:
-    """Remove an entry; it is renamed first, so that other processes never see a part of it."""
+    """Remove an entry; it is renamed first, so that other processes never see an incomplete one."""
     doomed = temporary_name(path)
     with contextlib.suppress(OSError):
         path.replace(doomed)
@@ -237,7 +237,7 @@ def clean_cache(older_than_days: float | None = None) -> int:
             freed += entry["bytes"]
             _discard(path)
     for path in _folders(hidden=True):
-        if now - path.stat().st_mtime >= _STALE_SECONDS:  # a younger one may be in the making
+        if now - path.stat().st_mtime >= _STALE_SECONDS:  # another process may still write a newer one
             freed += _size(path)
             shutil.rmtree(path, ignore_errors=True)
     return freed

@@ -69,7 +69,7 @@ def is_bio(labels: Sequence[str]) -> bool:
 
 def entities(labels: Sequence[str]) -> set[Entity]:
     """Return the entities of a sentence with BIO labels."""
-    # One begins at B-x, and at an I-x that does not continue one of its type (as in the script of CoNLL-2000).
+    # An entity begins at B-x, and at an I-x that does not continue an entity of its type (as in the CoNLL-2000 script).
     found: set[Entity] = set()
     begin, kind = 0, ""
     for index, label in enumerate([*labels, "O"]):
@@ -103,7 +103,7 @@ def word_metrics(
 
 
 def _entity_f1(task: Task, predictions: Sequence[Array], labels: Sequence[Sequence[int]]) -> float:
-    """Compute the F1 of whole entities of the right type; words that the model did not see are in none."""
+    """Compute the F1 of whole entities of the right type; words that the model did not see are in no entity."""
     names = [*task.labels, "O"]  # CUT_OFF is the last of them
     common = total = 0
     for guess, right in zip(predictions, labels, strict=True):

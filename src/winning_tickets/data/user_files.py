@@ -27,15 +27,15 @@ WELL_KNOWN: tuple[tuple[str, ...], ...] = (  # text columns that are found witho
 WORD_COLUMNS = ("words", "tokens")  # columns of words that are found without being named
 KIND_BY_SUFFIX: dict[str, Kind] = {".json": "span", ".conll": "tokens"}
 """Kinds of tasks that the format of a file determines."""
-LOCAL = "local"  # name of the task of files, where the user gives none
-_MANY_CLASSES = 20  # more of them are few examples each in a small file
+LOCAL = "local"  # name of a task of the user's files, if the user gives none
+_MANY_CLASSES = 20  # with more classes, a small file has few examples of each
 SEPARATOR = "|"  # between the classes of one text, in files without lists
 
 
 def load_files(
     train_file: str | Path,
     validation_file: str | Path,
-    text_columns: Sequence[str] | None,  # one or two, for words one; None looks for `WELL_KNOWN` or `WORD_COLUMNS`
+    text_columns: Sequence[str] | None,  # one or two, one for words; None looks for `WELL_KNOWN` or `WORD_COLUMNS`
     label_column: str = "label",
     metric: str | None = None,
     kind: Kind | None = None,
@@ -77,7 +77,7 @@ def load_files(
     else:
         columns = dict.fromkeys(rows, _infer_columns(train, rows[train], label_column))
 
-    # Labels of the training file as written give the classes, and the kind where none is configured.
+    # The labels of the training file, as written, determine the classes, and the kind if none is configured.
     read = {"multilabel": _read_set, "tokens": _read_names}.get(str(kind), _read_name)
     read_written: LabelReader = partial(read, label_column=label_column)
     if drop_unlabelled:
@@ -116,7 +116,7 @@ def load_texts(file: str | Path, text_columns: Sequence[str] | None = None) -> t
 
 
 def _remarks(task: Task, train: Split, validation: Split) -> tuple[str, ...]:
-    """Sentences on files that look like a mistake."""
+    """Return sentences about signs that the files are a mistake."""
     found = []
     if task.kind == "classification" and len(task.labels) > max(_MANY_CLASSES, len(train) / 3):
         found.append(
@@ -131,7 +131,7 @@ def _remarks(task: Task, train: Split, validation: Split) -> tuple[str, ...]:
 
 
 def _or_none(read: LabelReader) -> LabelReader:
-    """The reader with None, which leaves the row out, for empty labels."""
+    """Return a reader that gives None for an empty label, so that its row is left out."""
 
     def read_or_none(found: Any, where: str) -> Any:
         return None if found is None or (isinstance(found, str) and not found.strip()) else read(found, where)
@@ -162,7 +162,7 @@ def _read_spans(
 
 
 def _metrics(metric: str | None, kind: Kind, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the primary metric and those that are reported in addition."""
+    """Return the primary metric, and the other metrics that are reported."""
     names = METRICS_OF[kind]
     if kind == "classification":
         names = ("accuracy",)
@@ -225,7 +225,7 @@ def _read_names(found: Any, where: str, label_column: str) -> list[str]:
 
 
 def _label_reader(kind: Kind, classes: tuple[str, ...], read_written: LabelReader) -> LabelReader:
-    """Return the reader of labels as an encoder of a task needs them."""
+    """Return a reader of labels as numbers: class indices, scores, or an indicator for each class."""
     read_class = examples.class_reader(classes, "in the training file")
 
     def read_indicators(found: Any, where: str) -> tuple[float, ...]:
@@ -250,7 +250,7 @@ def _are_fractional(labels: list[Any]) -> bool:
 
 
 def _classes(path: Path, written: list[Any], kind: Kind, label_column: str) -> tuple[str, ...]:
-    """Return the classes of the training file, numbers in their order; words have no such order."""
+    """Return the sorted classes of the training file; integers are sorted as numbers, except as labels of words."""
     if kind == "regression":
         return ()
     names = set(written) if kind == "classification" else {name for found in written for name in found}

@@ -23,7 +23,7 @@ class MaskedAdapters:
     def __init__(self, layer: Any, mask: Tensor) -> None:
         self.layer = layer
         self.mask = mask
-        self._inputs: dict[str, Tensor] = {}  # by adapter: what its A has just read
+        self._inputs: dict[str, Tensor] = {}  # by adapter: the last input of its A
         self._handles = []
         for name, a in layer.lora_A.items():
             self._handles.append(a.register_forward_hook(partial(self._read, name)))
@@ -50,14 +50,14 @@ class MaskedAdapters:
         return self.mask
 
     def remove(self) -> None:
-        """Give the layer its dense adapters back."""
+        """Remove the mask from the adapters of the layer."""
         for handle in self._handles:
             handle.remove()
         vars(self.layer).pop("get_delta_weight", None)
 
 
 def mask_adapters(model: Any, ticket: Ticket) -> list[MaskedAdapters]:
-    """Mask the LoRA adapters on a ticket's matrices; those that were masked before are masked anew.
+    """Mask the LoRA adapters on a ticket's matrices; adapters that are masked already get the new masks.
 
     Raises:
         UsageError: an adapter on an embedding, which cannot be masked.

@@ -23,7 +23,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "intersection": torch.logical_and,
     "difference": lambda first, other: first & ~other,
 }
-"""The kept entries of two masks; more than two are combined from left to right, as in (A - B) - C."""
+"""Operations on the kept entries of two masks; more masks are combined from left to right, as in (A - B) - C."""
 
 
 def combine(operation: str, tickets: Sequence[Ticket]) -> Ticket:
@@ -31,14 +31,14 @@ def combine(operation: str, tickets: Sequence[Ticket]) -> Ticket:
 
     Args:
         operation: `union`, `intersection` or `difference`: kept by the first ticket and by no other.
-        tickets: two or more of one model and scope.
+        tickets: two or more tickets of one model and scope.
 
     Returns:
-        A ticket whose parents are the given ones; without an MLM head, since each of theirs belongs to one mask.
+        A ticket whose parents are the given ones. It has no MLM head, since each of their heads belongs to one mask.
 
     Raises:
         UsageError: unknown operation, or fewer than two tickets.
-        ContentError: tickets of other weights or another scope, with gates, or nothing is left.
+        ContentError: tickets of different weights or scopes, tickets with gates, or no weight is kept.
 
     Example:
         >>> shared = combine("intersection", [Ticket.from_pretrained(path) for path in ("runs/a", "runs/b")])
@@ -82,12 +82,12 @@ def _check_weights_only(*tickets: Ticket) -> None:
 def perturb(ticket: Ticket, fraction: float, seed: int) -> Ticket:
     """Move kept entries of each matrix to pruned places at random; every count stays exactly the same.
 
-    With one seed, the entries that a smaller fraction moves are among those of a larger one.
+    With the same seed, the entries that a smaller fraction moves are among those that a larger one moves.
 
     Args:
         ticket: the ticket to start from; its MLM head is kept, so that only the mask changes.
-        fraction: of the kept entries of each matrix, in [0, 1]; floor(fraction * kept) of them move.
-        seed: of the draw.
+        fraction: fraction of the kept entries of each matrix that move, in [0, 1]; their number is rounded down.
+        seed: seed of the random choice.
 
     Raises:
         UsageError: the fraction is outside [0, 1], or a matrix has too few pruned places.

@@ -1,4 +1,4 @@
-"""Model cards: the README.md of a saved folder, made of facts and results that its own metadata hold."""
+"""Model cards: the README.md of a saved folder, generated from facts and results in its own metadata."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
 
 CARD = "README.md"
-FACTS = "winning_tickets"  # entry of the metadata that the text is made of
+FACTS = "winning_tickets"  # key of the metadata with the facts that the text is generated from
 _PIPELINES = {
     "ForMaskedLM": "fill-mask",
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
 }
-"""By ending of the model's class; other models give features."""
+"""Pipeline tags by the ending of the model's class; other models are for feature extraction."""
 
 _TASK_TYPES = {"span": "question-answering", "tokens": "token-classification"}
 _AUTO = 'from transformers import {auto}\nmodel = {auto}.from_pretrained("{name}"{trust})'
@@ -63,7 +63,7 @@ _KINDS: dict[str, tuple[str, str]] = {
         'masks = torch.load(hf_hub_download("{name}", "mask.pt"), weights_only=True)',
     ),
 }
-"""By kind of folder: what it is, and three lines that load it."""
+"""For each kind of folder: what it is, and code that loads it."""
 
 _PAPERS = {
     "mask-training": (
@@ -105,7 +105,7 @@ _PAPERS = {
         2019,
     ),
 }
-"""By method: authors, title, conference and year."""
+"""For each method: authors, title, conference and year of its paper."""
 
 
 def published_name(name: str) -> str | None:
@@ -117,7 +117,7 @@ def published_name(name: str) -> str | None:
 
 
 def license_of(name: str, revision: str | None = None, ask: bool = False) -> str | None:
-    """Return the license in a model's card; None without one. The hub is asked only if `ask`."""
+    """Return the license that a model's card states, or None; the hub is contacted only if `ask`."""
     from huggingface_hub import ModelCard, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -134,12 +134,12 @@ def license_of(name: str, revision: str | None = None, ask: bool = False) -> str
     try:
         stated = ModelCard.load(path, ignore_metadata_errors=True).data.get("license") if path.is_file() else None
     except (OSError, ValueError, yaml.YAMLError):
-        return None  # what somebody else wrote there is no card
+        return None  # this README.md is not a model card
     return stated if isinstance(stated, str) and len(stated) < 100 else None
 
 
 def base_facts(name: str, revision: str | None = None, layers: int | None = None) -> dict[str, Any]:
-    """Facts about a base model; of one in a folder only the folder's name, no path of this machine."""
+    """Return facts about a base model; for one in a local folder, only the folder's name and not its path."""
     published = published_name(name)
     return {
         "base": published or ("a model in memory" if name.startswith(memory.PREFIX) else Path(name).name),
@@ -151,7 +151,7 @@ def base_facts(name: str, revision: str | None = None, layers: int | None = None
 
 
 def ticket_facts(ticket: Any) -> dict[str, Any]:
-    """Facts about a `Ticket`."""
+    """Return facts about a `Ticket`."""
     info, base, config = ticket.info, ticket.base, ticket.info.config
     matrices: dict[str, list[float]] = {}
     for name, share in ticket.sparsity_by_matrix().items():
@@ -175,7 +175,7 @@ def ticket_facts(ticket: Any) -> dict[str, Any]:
 
 
 def model_facts(kind: str, base: str, ticket: Any, tasks: Iterable[str] = (), model_class: str = "") -> dict[str, Any]:
-    """Facts about a saved model: its kind (a key of `_KINDS`), pre-trained model, ticket or None, and tasks."""
+    """Return facts about a saved model: its kind (a key of `_KINDS`), base model, ticket (if any), tasks and class."""
     known = base_facts(base) if ticket is None else ticket_facts(ticket)
     return known | {"kind": kind, "tasks": list(tasks), "model_class": model_class}
 
@@ -186,7 +186,7 @@ def _public(name: str) -> str:
 
 
 def results_of(result: Mapping[str, Any]) -> list[EvalResult]:
-    """Return what a stored result says: scores of a transfer or of sharing, or what `evaluate` measured."""
+    """Return the scores in a stored result of `transfer` or `share`, or the values that `evaluate` measured."""
     if isinstance(result.get("tasks"), Mapping):
         return [one for name, own in result["tasks"].items() for one in _scores(str(name), {**result, **own})]
     if "task" in result and ("metrics" in result or "final" in result):
@@ -195,7 +195,7 @@ def results_of(result: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def _scores(task: str, result: Mapping[str, Any]) -> list[EvalResult]:
-    """The final scores on a task; of several seeds the mean."""
+    """Return the final scores on a task; with several seeds, their means."""
     from huggingface_hub import EvalResult
 
     known, seeds = TASKS.get(task), len(result.get("seeds", ()))
@@ -213,7 +213,7 @@ def _scores(task: str, result: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def _preserved(result: Mapping[str, Any]) -> list[EvalResult]:
-    """What `evaluate` measured."""
+    """Return the values that `evaluate` measured."""
     from huggingface_hub import EvalResult
 
     found = []
@@ -232,7 +232,7 @@ def _is_preserved(measure: str) -> bool:
 
 
 def read_results(paths: Iterable[Path | str], facts: Mapping[str, Any]) -> list[EvalResult]:
-    """Read results from folders of transfers, or from what `evaluate --json` printed; other tickets' are refused."""
+    """Read results from folders of transfers or files of `evaluate --json`; refuse results of other tickets."""
     found = []
     for path in map(Path, paths):
         result = read_object(path / RESULT if path.is_dir() else path, "result")
@@ -255,7 +255,7 @@ def _parts(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name: str | None = None) -> str:
-    """Return the card of a folder; `name` is its repository."""
+    """Return the text of a folder's card; `name` is its repository on the hub."""
     from huggingface_hub import ModelCardData
 
     facts = {key: value for key, value in facts.items() if value not in (None, [], {}, ())}
@@ -367,7 +367,7 @@ def read_card(folder: Path) -> ModelCard | None:
 
 
 def _is_ours(card: ModelCard | None) -> bool:
-    """Return whether the text is exactly what its metadata give; then nobody has edited it."""
+    """Return whether the text is exactly what is generated from its metadata, so that nobody has edited it."""
     if card is None:
         return False
     facts = card.data.get(FACTS)
@@ -399,14 +399,14 @@ def publish(
 
 
 def _published_card(folder: Path, repo: str, results: Iterable[Path | str], facts: Mapping[str, Any] | None) -> str:
-    """Return the card of a folder for a repository, with further results; of an edited card the text stays."""
+    """Return the card of a folder for a repository, with further results; the text of an edited card is kept."""
     card = read_card(folder)
     known = (card.data.get(FACTS) if card is not None else None) or facts
     if card is None and known is None:
         raise ContentError(f"{folder} has no {CARD}; write one, or save the model again.")
     known = dict(known or {})
     earlier = (card.data.eval_results or ()) if card is not None else ()
-    # A later result replaces an earlier one of the same measure.
+    # A later result replaces an earlier one of the same metric and data.
     both = [*earlier, *read_results(results, known)]
     every = list({(one.unique_identifier, one.metric_type): one for one in both}.values())
     if card is not None and not _is_ours(card):

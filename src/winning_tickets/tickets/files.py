@@ -50,10 +50,10 @@ class TicketInfo(BaseModel):
     scope: str
     config: dict[str, Any]  # the resolved settings of the search
     applies_to: BaseModelInfo
-    scores_from: str | None = None  # the weights or training state its scores came from, where that is another one
+    scores_from: str | None = None  # the weights or training state its scores came from, if not the base model
     parents: tuple[str, ...] = ()  # ids of the tickets it was derived from
     seed: int | None = None
-    step: int | None = None  # of the training, where there was some
+    step: int | None = None  # training step of the ticket, if it was trained
     versions: dict[str, str] = {}
 
 
@@ -62,12 +62,12 @@ MASK_FILE = "ticket.safetensors"
 INFO_FILE = "ticket.json"
 HEAD_FILE = "mlm_head.safetensors"
 IN_MEMORY = f"{memory.PREFIX}ticket-"
-"""Start of the name of a ticket that is given in memory; its id follows."""
+"""Prefix of the name of a ticket in memory; the id of the ticket follows."""
 FILES = (MASK_FILE, INFO_FILE, HEAD_FILE)
 
 
 def is_ticket(path: Path | str) -> bool:
-    """Return whether a folder is, or holds, tickets, or the name that of a ticket in memory."""
+    """Return whether a path is a folder of one or more tickets, or the name of a ticket in memory."""
     if str(path).startswith(IN_MEMORY):
         return True
     path = Path(path)
@@ -75,7 +75,7 @@ def is_ticket(path: Path | str) -> bool:
 
 
 def is_run_of(path: Path | str, *verbs: str) -> bool:
-    """Return whether a folder is a run of one of the commands; `super` and `shrink` have models beside their ticket."""
+    """Return whether a folder is a run of one of the verbs; runs of `super` and `shrink` also hold models."""
     found = stored_run(Path(path) / MARKER)
     return found is not None and found.verb in verbs
 
@@ -89,7 +89,7 @@ def children(path: Path | str) -> list[str]:
 def find_ticket(
     name: Path | str, revision: str | None = None, token: str | None = None, cache_dir: Path | str | None = None
 ) -> Path:
-    """Return the folder of a ticket, here or in the hub's cache; a folder of several tickets is refused."""
+    """Return the folder of a ticket, which is fetched from the hub if needed; refuse a folder of several tickets."""
     path = Path(name)
     if (path / INFO_FILE).is_file():
         return path
@@ -162,7 +162,7 @@ def pack(mask: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def unpack(packed: np.ndarray[Any, np.dtype[np.uint8]], shape: list[int]) -> Tensor:
-    """Return the mask that `pack` packed; a ValueError where the bytes cannot hold that shape."""
+    """Return the mask that `pack` packed; raise a ValueError if the bytes cannot hold that shape."""
     count = math.prod(shape)  # exact, however large the claimed shape is
     if packed.dtype != np.uint8 or packed.size != (count + 7) // 8:
         raise ValueError(f"{packed.size} bytes of {packed.dtype} cannot hold a mask of shape {shape}")

@@ -21,7 +21,7 @@ from winning_tickets.tickets.ticket import Ticket, open_ticket
 
 
 class Mask:
-    """A mask that follows the tensors it is put on: to their device, and to the part that this process holds."""
+    """A mask that adapts to the tensor it is applied to: to its device, and to the part that this process holds."""
 
     def __init__(self, mask: Tensor) -> None:
         self._whole = self._here = mask
@@ -47,7 +47,7 @@ def mask_gradient(mask: Mask) -> Callable[[nn.Parameter], None]:
 
 @dataclass
 class _HeldParameter:
-    """A parameter of the model with its mask; `hooked` is the one whose gradients are masked."""
+    """A parameter of the model with its mask; `hooked` is the parameter object whose gradients are masked."""
 
     place: Place
     mask: Mask
@@ -55,10 +55,11 @@ class _HeldParameter:
     handle: RemovableHandle | None = None
 
     def attach(self) -> None:
-        """Mask the gradients of the parameter that is in its place now: sharding and some moves put a new one there."""
+        """Mask the gradients of the parameter that is in this place now; sharding and some moves replace it."""
         parameter: Any = self.place.parameter
         if parameter is self.hooked:
-            # A swap of the tensor behind a parameter leaves its hooks in this list, and does not call them any more.
+            # After a swap of the tensor behind a parameter, its hooks are still in this list but are not called;
+            # assigning the list registers them again.
             parameter._post_accumulate_grad_hooks = parameter._post_accumulate_grad_hooks
             return
         # A parameter that is frozen now may be trained later, and torch refuses hooks on frozen ones.
@@ -80,7 +81,7 @@ class Held:
         mask_adapters: bool = True,
     ) -> None:
         ticket = open_ticket(ticket)
-        # Weights that have the ticket's zeros were trained with it.
+        # If the pruned weights are zero already, the model was trained with this ticket, so its weights may differ.
         ticket.apply_(model, allow_other_weights or ticket.is_applied_to(model))
         places = ticket.encoder_of(model).places
         self._held = [_HeldParameter(places[name], Mask(mask)) for name, mask in ticket.masks_on(model).items()]
@@ -113,9 +114,9 @@ class Held:
 
 
 def after_each_step(optimizer: Any, call: Callable[[], None]) -> RemovableHandle:
-    """Call a function after each step of an optimizer, which may be wrapped, as accelerate's `prepare` does."""
+    """Call a function after each step of an optimizer, which may be wrapped, for example by accelerate's `prepare`."""
     for one in _unwrapped(optimizer):
-        # Wrappers that are optimizers by name only have no list of hooks.
+        # Some wrappers are instances of Optimizer but have no list of hooks.
         if isinstance(one, torch.optim.Optimizer) and hasattr(one, "_optimizer_step_post_hooks"):
             return one.register_step_post_hook(lambda *_: call())
     raise UsageError(
@@ -125,7 +126,7 @@ def after_each_step(optimizer: Any, call: Callable[[], None]) -> RemovableHandle
 
 
 def _unwrapped(optimizer: Any) -> Iterator[Any]:
-    """Yield an optimizer, and those that it wraps: accelerate calls it `optimizer`, schedule-free wrappers `base`."""
+    """Yield an optimizer and those it wraps, called `optimizer` by accelerate and `base` by schedule-free wrappers."""
     while optimizer is not None:
         yield optimizer
         optimizer = getattr(optimizer, "optimizer", None) or getattr(optimizer, "base", None)
@@ -150,8 +151,8 @@ def hold(
         ticket: the subnetwork, or its folder or hub id.
         optimizer: the optimizer of the loop, also one that accelerate has prepared; without it call `Held.zero_()`
             after each of its steps.
-        allow_other_weights: also onto weights that the ticket was not made for. Weights whose pruned entries are zero
-            already, as those of a resumed run, need no permission.
+        allow_other_weights: accept weights that the ticket was not made for. Weights whose pruned entries are already
+            zero, as in a resumed run, are always accepted.
         mask_adapters: mask the LoRA adapters that are on held matrices too, so that merging them keeps the zeros.
 
     Raises:
@@ -167,7 +168,7 @@ def hold(
 
 
 held = hold
-"""The same, by the name that reads well in a `with` block, after which the hooks are gone."""
+"""The same function under a name that reads well in a `with` block, at whose end the hooks are removed."""
 
 
 class TicketCallback(TrainerCallback):  # type: ignore[misc]
@@ -177,8 +178,8 @@ class TicketCallback(TrainerCallback):  # type: ignore[misc]
 
     Args:
         ticket: the subnetwork, or its folder or hub id.
-        allow_other_weights: also onto weights that the ticket was not made for. Weights whose pruned entries are zero
-            already, as those of a resumed run, need no permission.
+        allow_other_weights: accept weights that the ticket was not made for. Weights whose pruned entries are already
+            zero, as in a resumed run, are always accepted.
         mask_adapters: as in `hold`.
     """
 
@@ -205,12 +206,12 @@ class TicketCallback(TrainerCallback):  # type: ignore[misc]
         self._model = model
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Zero the pruned weights again after the optimizer moved them."""
+        """Zero the pruned weights again after the optimizer has updated them."""
         if self._held is not None:
             self._held.zero_()
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Refuse to measure a model without the ticket: the callback was added after the Trainer was made."""
+        """Refuse to evaluate a model without the ticket, as after the callback was added to an existing Trainer."""
         if model is not self._model and not self.ticket.is_applied_to(model):
             raise UsageError(
                 "This evaluation would measure the model without the ticket, as the callback was added after the "

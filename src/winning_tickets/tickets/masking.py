@@ -1,6 +1,6 @@
 """Apply masks to parameter data; the model stays a plain Hugging Face model.
 
-`MaskedWeights` stores the dense weights of a model, so that masks can be written.
+`MaskedWeights` stores the dense weights of a model, so that one mask after the other can be applied to it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def is_sharded(tensor: Any) -> bool:
 
 
 def own_rows(whole: Tensor, parameter: Any) -> Tensor:
-    """Return a copy of this rank's rows of a whole matrix where its parameter is a DTensor; else the matrix itself."""
-    # As `fully_shard` cuts parameters. A view would keep the whole matrix in memory.
+    """Return a copy of this rank's rows of a whole matrix if its parameter is a DTensor, else the matrix itself."""
+    # The rows are split as `fully_shard` splits parameters. A view would keep the whole matrix in memory.
     if not is_sharded(parameter) or whole.shape == parameter.to_local().shape:
         return whole
     mesh = parameter.device_mesh
@@ -42,10 +42,10 @@ def own_rows(whole: Tensor, parameter: Any) -> Tensor:
 class MaskedWeights:
     """The dense weights W of some matrices (parameters, or parts of fused ones) and the parameters that hold W * M.
 
-    The dense weights lie in one flat buffer, those of the matrices `first` in front. Data of parameters is always
-    written in place: rebinding `p.data` is silently ignored by sharded models. Slices of a fused parameter are
-    neighbors in the buffer, as the parameter of a twin needs them (`models.twin`). `source` is a model with the dense
-    weights, such as a sharded twin, where the encoder has others.
+    The dense weights are stored in one flat buffer, with the matrices `first` at its start. Parameters are always
+    written in place, because sharded models silently ignore a rebound `p.data`. Slices of a fused parameter are
+    adjacent in the buffer, as the parameters of a twin need them (`models.twin`). `source` is a model to copy the dense
+    weights from, such as a sharded twin, if the encoder does not hold them.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class MaskedWeights:
         self.dense_weights: dict[str, Tensor] = self.split(self.flat, views)
         for name, view in (views if source is None else prunable_views(source, self.names)).items():
             self.dense_weights[name].copy_(rows_here(view))
-        self.kept = {name: view.numel() for name, view in views.items()}  # entries, by the masks of the last `write`
+        self.kept = {name: view.numel() for name, view in views.items()}  # entries kept here since the last `write`
 
     def split(self, flat: Tensor, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return views, by name and in the shape of the matrices, of a buffer over the first matrices."""
+        """Return views of a flat buffer that covers the first matrices, by name and in the shapes of the matrices."""
         views, start = {}, 0
         for name in self.names:
             shape = (like or self.dense_weights)[name].shape
@@ -79,7 +79,7 @@ class MaskedWeights:
         return views
 
     def part(self, names: Sequence[str]) -> MaskedWeights:
-        """Return the weights of some matrices, which have to be neighbors in the buffer, in the same memory."""
+        """Return the `MaskedWeights` of some matrices, which must be adjacent in the buffer; they share its memory."""
         part, chosen = copy.copy(self), set(names)
         part.names = tuple(name for name in self.names if name in chosen)
         part.dense_weights = {name: self.dense_weights[name] for name in part.names}
@@ -93,13 +93,13 @@ class MaskedWeights:
         return list(dict.fromkeys(self.parameters[name] for name in names))
 
     def gradient(self, name: str) -> Tensor | None:
-        """Return the gradient of a matrix: that of its parameter, or a view of its part of it."""
+        """Return the gradient of a matrix, a view of its parameter's gradient; None if there is none."""
         gradient = self.parameters[name].grad
         return None if gradient is None else self._parts[name].of(rows_here(gradient))
 
     @torch.no_grad()
     def write(self, masks: Mapping[str, Tensor]) -> None:
-        """Write W * M of some whole matrices into their parameters, and note how many entries they keep here."""
+        """Write W * M of some whole matrices into their parameters, and record how many entries this rank keeps."""
         for name, mask in masks.items():
             mask = own_rows(mask, self.parameters[name])
             self.kept[name] = count_true(mask)
@@ -112,7 +112,7 @@ class MaskedWeights:
         if mask.device.type == "cpu":
             for name, one in masks.items():
                 write_masked_(self._here(name), self.dense_weights[name], one)
-        else:  # a few launches, however many matrices there are
+        else:  # a few kernel launches, however many matrices there are
             product = torch.where(mask, self.flat[: mask.numel()], 0.0)
             torch._foreach_copy_([self._here(name) for name in masks], list(self.split(product).values()))
 

@@ -27,7 +27,7 @@ class Overlap:
     first: int
     second: int
     total: int
-    chance_both: float  # expected, were the masks independent with the same density in each matrix
+    chance_both: float  # expected value of `both` if the masks were independent, with the same density in each matrix
 
     @property
     def kept(self) -> float:
@@ -84,7 +84,7 @@ def averaged(overlaps: dict[str, Overlap], value: str, average: Average = "poole
 
 
 def all_overlaps(tickets: Sequence[Ticket]) -> dict[tuple[int, int], dict[str, Overlap]]:
-    """Return the overlaps of every pair (i, j) with i <= j, by matrix; all tickets have one scope."""
+    """Return the overlaps of every pair (i, j) with i <= j, by matrix; all tickets must have the same scope."""
     # On a CPU numpy counts the True of an array some 50 times faster than torch, with one thread.
     masks = [{name: mask.cpu().numpy() for name, mask in ticket.masks.items()} for ticket in tickets]
     kept = [{name: int(np.count_nonzero(mask)) for name, mask in one.items()} for one in masks]
@@ -126,12 +126,12 @@ def compare(targets: Sequence[Ticket | str | Path], average: str = "pooled") -> 
 
     Args:
         targets: two or more tickets, folders or hub ids.
-        average: `pooled` over all weights, or the mean over `matrix` by matrix (the similarity of the released code).
+        average: `pooled` over all weights, or `matrix`: the mean over matrices (the similarity of the released code).
 
     Returns:
         `names`, `sparsity`, the matrices `kept_jaccard`, `pruned_jaccard`, `chance_kept` and `chance_pruned`, averaged
-        as configured, `by_matrix` (kept), `distance_to_first` (1 - kept Jaccard) and whether all belong to the
-        `same_base` weights.
+        according to `average`, `by_matrix` (the kept Jaccard of each matrix), `distance_to_first` (1 - kept Jaccard)
+        and `same_base`, whether all belong to the same weights.
 
     Raises:
         UsageError: fewer than two tickets, one is missing, or an unknown average.

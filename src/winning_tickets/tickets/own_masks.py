@@ -1,4 +1,4 @@
-"""Masks of a method of one's own: names, shapes and types checked against the model that they are for."""
+"""Masks that a user's own method found: checks of their names, shapes and types against the model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from winning_tickets.models.loading import PLM, load_plm, prunable_names
 from winning_tickets.runs.errors import ContentError, UsageError, closest, unknown
 
 PARTIAL = "partial"
-"""Scope of masks of some matrices only."""
+"""Scope of masks whose matrices are not exactly those of a scope in `SCOPES`."""
 
 
 def check_own_method(method: str) -> None:
-    """Refuse the name of a method of the library, whose settings analyses would look for."""
+    """Refuse an empty name, and that of a method of the library, whose settings analyses would expect."""
     if method in METHOD_NEEDS or not method.strip():
         raise UsageError(f"The method {method!r} is empty or one of the library; give yours a name of its own.")
 
 
 def plm_of(model: Any, revision: str | None = None) -> PLM:
-    """Return a model that was given by name, or itself, then without tokenizer and not to be changed."""
+    """Load a model by its name, or wrap a given model, which has no tokenizer here and must not be changed."""
     if isinstance(model, str) or not isinstance(model, torch.nn.Module):
         return load_plm(str(model), revision=revision)
     given = GivenModel.of(model)

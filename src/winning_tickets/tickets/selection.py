@@ -1,7 +1,7 @@
 """Select masks by scores: exact counts, deterministic ties, per matrix, row, N:M group, or global.
 
-Everything that prunes by a score goes through one `Selector`: `keep_top` once, a mask search at every step. Methods
-differ in their scores alone. The order is always the same: higher score, then larger absolute weight, then lower index.
+Everything that prunes by a score uses a `Selector`: `keep_top` once, mask training at every step. Methods differ only
+in their scores. The order is always the same: higher score, then larger absolute weight, then lower index.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def write_masked_(target: Tensor, dense: Tensor, mask: Tensor) -> None:
 
 
 def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Refuse tensors that hold NaN or infinity, which have no rank, with the name of the first; one read-back."""
-    # A sum is the fastest pass that shows them; it may also overflow, which a second pass tells apart.
+    """Refuse tensors with NaN or infinity, which cannot be ranked; finite tensors cost one device-to-host read."""
+    # A sum is the fastest check. The sum of finite values can overflow too, so a second pass decides.
     sums = [
         tensor.detach().sum(dtype=torch.float32 if tensor.element_size() < 4 else None) for tensor in tensors.values()
     ]
@@ -65,7 +65,7 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 class Computed(Mapping[str, Tensor]):
-    """Tensors by name that are computed whenever they are read: as large as a model, and never all in memory."""
+    """Tensors by name that are computed whenever they are read, so that they are never all in memory at once."""
 
     def __init__(self, names: Iterable[str], compute: Callable[[str], Tensor]) -> None:
         self._names, self._compute = tuple(names), compute
@@ -98,7 +98,7 @@ def pruned_count(entries: int, sparsity: float, rounding: Rounding = "floor") ->
 
 
 def groups_of(names: Sequence[str], ranking: Ranking) -> list[tuple[str, ...]]:
-    """Return the groups of matrices between which weights compete: each alone (or its rows), or all together."""
+    """Return the groups of matrices that are ranked together: each matrix alone (also for `row`), or all of them."""
     return [tuple(names)] if ranking == "global" else [(name,) for name in names]
 
 
@@ -116,8 +116,8 @@ def keep_top(
         scores: one float tensor of any shape for each name.
         sparsity: fraction removed of each group, in [0, 1).
         ranking: `matrix` ranks inside each tensor, `row` inside each row of it, `global` over all of them together.
-        weights: of entries with equal scores the one with the larger absolute weight survives, then the one with the
-            lower index (in the order of `scores` for `global`). On the device of the scores.
+        weights: tensors that break ties, on the device of the scores: of entries with equal scores, the one with the
+            larger absolute weight survives, then the one with the lower index (in the order of `scores` for `global`).
         rounding: how a fractional count is rounded.
         pattern: N:M; keeps N of every M consecutive entries of the last dimension, whatever the other settings are.
 
@@ -151,7 +151,7 @@ def keep_top(
 def keep_counts(
     scores: Mapping[str, Tensor], counts: Mapping[str, int], weights: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Keep the given number of highest scores of each tensor; of equal scores those survive that `keep_top` keeps."""
+    """Keep the given number of highest scores of each tensor; ties are broken as in `keep_top`."""
     check_finite(scores, "scores")
     masks = {}
     for name, count in counts.items():
@@ -162,14 +162,14 @@ def keep_counts(
 
 
 def _join(tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Tensor, list[torch.Size]]:
-    """Return the entries of tensors in one flat tensor of at least 32 bits, and their shapes; one is not copied."""
+    """Return tensors joined into one flat tensor of at least 32 bits per entry, and their shapes."""
     parts = [tensors[name].detach() for name in names]
     joined = parts[0].reshape(-1) if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
     return wide(joined), [part.shape for part in parts]
 
 
 def wide(values: Tensor) -> Tensor:
-    """Return values of at least 32 bits each, as the selection compares them."""
+    """Return values with at least 32 bits each, as the selection needs them."""
     return values.float() if values.element_size() < 4 else values  # numpy has no bfloat16
 
 
@@ -179,11 +179,11 @@ class Block:
 
     groups: int
     size: int  # entries of each group
-    kept: int | tuple[int, ...]  # of every group, or of each
+    kept: int | tuple[int, ...]  # entries to keep: one number for all groups, or one for each
 
 
 class Ranks:
-    """The processes that share every group: here one alone, with all entries."""
+    """The processes among which the entries of every group are divided; this class is for one process with all."""
 
     def totals(self, counts: Tensor) -> Tensor:
         """Return counts `(n,)` summed over the processes."""
@@ -196,17 +196,18 @@ class Ranks:
     def gather(
         self, places: Tensor, scores: Tensor, ties: Tensor | None
     ) -> tuple[tuple[Tensor, Tensor | None], Tensor | None]:
-        """Return entries of all processes in the order of the groups and indices, and which are this process's.
+        """Return the entries of all processes, ordered by group and index, and the positions of this process's entries.
 
-        `places` are the indices of the given entries in this process's buffer; None is all of them, in the order given.
+        `places` are the indices of the given entries in this process's buffer. Positions of None mean that all entries
+        are this process's, in the order given.
         """
         return (scores, ties), None
 
 
-_SAMPLE = 1 << 16  # entries of a group that are looked at first; smaller groups are looked at whole
-_ONE_OF = 64  # entries of larger groups
-_NARROW, _WIDE = 0.0005, 0.004  # shares of a group that a band should hold: enough to hit, few enough to be cheap
-_SMALL = 32  # entries of a group up to which comparing each with each costs less than finding a threshold
+_SAMPLE = 1 << 16  # largest group whose scores are all looked at; larger groups are sampled
+_ONE_OF = 64  # at least one of so many scores of a group is in its sample
+_NARROW, _WIDE = 0.0005, 0.004  # share of a group that its band should hold: wide enough to hit, cheap to sort
+_SMALL = 32  # largest group in which comparing all pairs costs less than finding a threshold
 
 Array = np.ndarray[Any, Any]
 
@@ -227,13 +228,15 @@ class _Part:
 class Selector:
     """Keeps the entries with the highest scores of each of many groups: all groups at once, on any device.
 
-    A band around the last threshold of a group, or around the one that a sample suggests, decides for nearly all of its
-    entries; those inside the band are put into order. To select again costs one pass over the scores if they have moved
-    little, and on a GPU a few dozen launches and one read-back, however many groups there are.
+    Each group has a band of scores around its last threshold, or around one that is estimated from a sample. Entries
+    above the band are kept and entries below it are pruned; only those inside it are ranked. If the scores have changed
+    little since the last selection, the next one takes a single pass over them; on a GPU it takes a few dozen kernel
+    launches and one device-to-host read, however many groups there are.
 
     Args:
         blocks: the groups, in the order of the buffer.
-        ranks: the processes that share every group; the counts of `blocks` are then those over all processes.
+        ranks: the processes among which the entries of every group are divided; `kept` of the blocks then counts the
+            entries of all processes, and `size` those of this one.
     """
 
     def __init__(self, blocks: Sequence[Block], ranks: Ranks | None = None) -> None:
@@ -259,7 +262,7 @@ class Selector:
 
     @torch.no_grad()
     def select(self, scores: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the mask `(n,)` of a buffer of scores; of equal scores the larger absolute weight survives."""
+        """Return the mask `(n,)` of a buffer of scores; ties go to the larger absolute weight."""
         mask = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
         for part in self._small:
             _keep_by_wins(part, scores, weights, mask)
@@ -277,7 +280,7 @@ class Selector:
         (near, ties), here = self._ranks.gather(places, scores[places], ties)
         survivors, borders = _survivors(near, ties, inside, self._kept - above)
         mask[places] = survivors if here is None else survivors[here]
-        # The next bands are around the borders, narrower or wider by the share of entries inside the present ones.
+        # The next bands are centered on the thresholds; the share of entries inside the present ones sets the width.
         if (self._sizes > _SAMPLE).any():
             if not inside.all():
                 borders = torch.where(_to(inside > 0, low), borders, low)
@@ -289,7 +292,7 @@ class Selector:
             self._bands = borders - half_widths, borders + half_widths
 
     def _sample(self, scores: Tensor, chosen: Array, low: Tensor, high: Tensor) -> None:
-        """Set the bands of the chosen groups by a sample of their scores; by all of them where a group is small."""
+        """Set the bands of the chosen groups from a sample of their scores, or from all scores of a small group."""
         for part in self._large:
             rows = np.flatnonzero(chosen[part.span])
             if not len(rows):
@@ -300,7 +303,7 @@ class Selector:
             if len(rows) < part.block.groups:
                 values, to = values[_to(rows, low)], _to(groups, low)
             values = self._ranks.join(values.t()).t()
-            # All scores of a group tell which of them is the lowest that is kept; a sample tells about where it is.
+            # All scores of a group give its threshold, the lowest score that is kept; a sample gives an estimate of it.
             count = values.shape[1]
             center = (1 - self._kept[groups] / self._sizes[groups]) * count
             margin = 2.5 * count**0.5 if step > 1 else 0.0  # at least five standard deviations of that rank
@@ -308,7 +311,7 @@ class Selector:
             low[to], high[to] = _order_statistics(values, ranks)
 
     def _divide(self, scores: Tensor, mask: Tensor, low: Tensor, high: Tensor) -> tuple[Array, Array, Tensor]:
-        """Keep what is above the bands; return the counts above and inside, and the places inside, ascending."""
+        """Write which entries are above the bands; return the counts above and inside, and the sorted places inside."""
         above, inside, here = np.zeros((3, len(self._sizes)), np.int64)
         found: dict[_Part, Tensor] = {}
         pending = self._large
@@ -328,7 +331,7 @@ class Selector:
             missed = (above > self._kept) | (above + inside < self._kept)
             if not missed.any():
                 break
-            # Where a band missed the border a sample gives a new one; should that miss too, all scores are looked at.
+            # If a band missed the threshold, a sample gives a new band; if that misses too, a band covers all scores.
             if attempt == 0:
                 self._sample(scores, missed, low, high)
             elif attempt == 1:
@@ -346,12 +349,12 @@ def _to(array: Array, like: Tensor) -> Tensor:
 
 
 def _order_statistics(values: Tensor, ranks: Array) -> Tensor:
-    """Return of each row of `(groups, n)` the values of ranks `(k, groups)`, which count from 0 for the lowest."""
+    """Return from each row of `values` `(groups, n)` those of `ranks` `(k, groups)`; rank 0 is the lowest value."""
     wanted = np.unique(ranks)
     columns = np.searchsorted(wanted, ranks)
     if values.device.type != "cpu":
         found = [values.kthvalue(int(rank) + 1, dim=1).values for rank in wanted]
-        if (columns == columns[:, :1]).all():  # of all groups the same ranks, which saves an upload
+        if (columns == columns[:, :1]).all():  # all groups have the same ranks, which saves an upload
             return torch.stack([found[column] for column in columns[:, 0]])
         return torch.stack(found).gather(0, _to(columns, values))
     # numpy's partition is 12 times faster than `kthvalue` on a CPU.
@@ -364,7 +367,7 @@ def _order_statistics(values: Tensor, ranks: Array) -> Tensor:
 def _compare(values: Tensor, low: Tensor, high: Tensor, above: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Write which values `(groups, n)` are above the bands; return counts above, counts not below, and those inside.
 
-    Those inside are a mask on a GPU, where counting comes first, and flat indices on a CPU.
+    The values inside are given as a mask on a GPU, where they have to be counted first, and as flat indices on a CPU.
     """
     if values.device.type != "cpu":
         torch.gt(values, high[:, None], out=above)
@@ -392,18 +395,18 @@ def _compare(values: Tensor, low: Tensor, high: Tensor, above: Tensor) -> tuple[
 
 
 def _locate(found: Tensor, count: int) -> Tensor:
-    """Return the flat indices of what `_compare` found inside the bands, whose number is known."""
+    """Return the flat indices of the `count` values that `_compare` found inside the bands."""
     return found if found.dtype != torch.bool else torch.nonzero_static(found.view(-1), size=count).view(-1)
 
 
 def _survivors(scores: Tensor, ties: Tensor | None, inside: Array, missing: Array) -> tuple[Tensor, Tensor]:
-    """Return which entries survive, and about where the border of each group is.
+    """Return which entries inside the bands survive, and the approximate threshold of each group.
 
-    The entries lie group after group, `inside` of each, in the order of their indices; `missing` of each survive.
+    The entries are ordered by group and index: `inside` of each group, of which `missing` survive.
     """
     if scores.device.type != "cpu":
         return _sort_out(scores, ties, inside, missing)
-    # On a CPU numpy's partitions are faster, and only groups where a choice is left need them.
+    # On a CPU numpy's partitions are faster, and only groups that keep some but not all of their entries need them.
     ends = np.cumsum(inside)
     survivors = np.repeat(missing == inside, inside)
     borders = scores.numpy()[(ends - inside).clip(max=len(scores) - 1)]
@@ -415,7 +418,7 @@ def _survivors(scores: Tensor, ties: Tensor | None, inside: Array, missing: Arra
 
 
 def _sort_out(scores: Tensor, ties: Tensor | None, inside: Array, missing: Array) -> tuple[Tensor, Tensor]:
-    """`_survivors` by sorting the entries of all groups together: no read-back, whatever ties there are."""
+    """Compute `_survivors` by sorting the entries of all groups together; ties cause no device-to-host read."""
     ends = np.cumsum(inside)
     limits = ends - inside + missing
     edges = np.stack([ends, limits, np.minimum(limits, ends - 1).clip(0)])
@@ -436,14 +439,14 @@ def _sort_out(scores: Tensor, ties: Tensor | None, inside: Array, missing: Array
 
 
 def _part_out(keys: Sequence[Array], missing: int) -> tuple[Array, float]:
-    """`_survivors` for one group, by partitions: the keys, the most important one first, decide one after the other."""
+    """Compute `_survivors` for one group by partitions: each key breaks the ties of the keys before it."""
     survivors, left = np.zeros(len(keys[0]), np.bool_), np.arange(len(keys[0]))
     borders: list[float] = []
     for key in keys:
         if missing in (0, len(left)):
             break
         values = key[left]
-        lowest = np.partition(values, len(values) - missing)[len(values) - missing]  # that is kept
+        lowest = np.partition(values, len(values) - missing)[len(values) - missing]  # lowest value that is kept
         borders.append(float(lowest))
         above = left[values > lowest]
         survivors[above] = True
@@ -477,7 +480,7 @@ def _keep_by_wins(block: _Part, flat: Tensor, flat_weights: Tensor | None, mask:
             wins = one >= others
             if weights is not None:
                 tied = one == others
-                if not on_cpu or tied.any():  # to ask costs a read-back on a GPU
+                if not on_cpu or tied.any():  # on a GPU the check costs a read-back
                     if sizes is None:
                         sizes = weights[part].t().abs()
                         sizes = sizes.numpy() if on_cpu else sizes

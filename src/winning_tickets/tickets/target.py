@@ -24,8 +24,8 @@ class Target:
 
     @classmethod
     def find(cls, name: str, base: str | None = None, revision: str | None = None, layers: int | None = None) -> Target:
-        """Open a ticket (`base`: its base model, where that moved), or take the name as that of a model."""
-        # Of a ticket on the hub, the revision is that of its base model.
+        """Open a ticket, or take the name as that of a model; `base` names a base model that has moved."""
+        # `revision` is always that of the (base) model, not that of a ticket on the hub.
         where = local(name)
         if not is_ticket(where):
             if base is not None:
@@ -39,7 +39,7 @@ class Target:
         return cls(name, ticket, base or ticket.base.name, revision or ticket.base.revision, ticket.base.layers)
 
     def load(self, head: Head = "none", advice: str = "Say where it is now with --base.", **options: Any) -> PLM:
-        """Load the (base) model, dense; `advice` is for the message where a ticket's base is not found."""
+        """Load the dense (base) model; `advice` is added to the error message if a ticket's base model is not found."""
         try:
             return load_plm(self.model, head=head, revision=self.revision, layers=self.layers, **options)
         except ModelNotFound as error:

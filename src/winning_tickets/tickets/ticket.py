@@ -52,7 +52,7 @@ class Ticket:
 
     Raises:
         UsageError: `info` is not a `TicketInfo`.
-        ContentError: a mask is not a bool tensor, a gate does not fit, or there is neither.
+        ContentError: a mask is not a bool tensor, a gate does not fit, or there are neither masks nor gates.
 
     Example:
         >>> ticket = Ticket.from_pretrained("runs/kd60")
@@ -143,9 +143,9 @@ class Ticket:
         return find_encoder(model, [split_name(name).parameter for name in (*self.masks, *self.bias_masks)])
 
     def all_masks(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the masks of all matrices and biases, parts of fused ones apart."""
+        """Return the masks of all matrices and biases, one for each part of a fused parameter."""
         present = self.encoder_of(model).places
-        # Many head classes do not load the pooler, and then its mask is left out.
+        # Many head classes do not load the pooler; its mask is then left out.
         return {
             name: mask
             for name, mask in (self.masks | self.bias_masks).items()
@@ -178,7 +178,7 @@ class Ticket:
 
     @property
     def id(self) -> str:
-        """A hash of the masks and of the weights they belong to."""
+        """A hash of the masks, the gates and the weights they belong to."""
         state = hashlib.sha256(self.base.hash.encode())
         for kind in (self._own, self.gates):
             for name in sorted(kind):
@@ -190,15 +190,15 @@ class Ticket:
         return iter(self.masks)
 
     def masks_on(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return one mask for each parameter of a model's encoder: `all_masks`, parts of fused ones joined."""
+        """Return `all_masks` by parameter of a model's encoder: the parts of fused parameters are joined."""
         return join_parts(self.all_masks(model))
 
     def check(self, model: Any, allow_other_weights: bool = False) -> None:
         """Check that the ticket fits a model's encoder: names, shapes and, without `allow_other_weights`, the weights.
 
         Raises:
-            ContentError: a matrix is missing, has another shape, other values, or is quantized; or several encoders in
-                the model fit.
+            ContentError: a matrix is missing, is quantized, or has another shape or other values; the number of heads
+                differs; or several encoders in the model fit.
         """
         encoder = self.encoder_of(model)
         # The same matrices can be cut into more or fewer heads, so the shapes do not tell.
@@ -258,7 +258,7 @@ class Ticket:
             model: any model with this encoder somewhere inside (AutoModel, ForSequenceClassification, a
                 SentenceTransformer, a module of your own), also wrapped by DataParallel, DDP, `fully_shard`,
                 `torch.compile` or PEFT.
-            allow_other_weights: also onto weights that the ticket was not made for.
+            allow_other_weights: accept weights that the ticket was not made for.
 
         Raises:
             ContentError: see `check`.
@@ -271,9 +271,10 @@ class Ticket:
         return model
 
     def remove_units_(self, encoder: nn.Module) -> Removed | None:
-        """Remove the pruned units from a checked encoder, in place; None, and no change, if single weights are pruned.
+        """Remove the pruned units from a checked encoder in place; return None, without a change, for other tickets.
 
-        For a fine-tuning that takes less time: `Removed.write_back_` brings the units back as zeros.
+        Other tickets prune single weights. Fine-tuning is faster without the units; `Removed.write_back_` then restores
+        them as zeros.
         """
         if self.structure is None or not self.prunes_only_units:
             return None
@@ -286,7 +287,7 @@ class Ticket:
 
         Raises:
             UsageError: another process works in the directory for longer than two minutes.
-            TrainingError: the file system refused; no incomplete ticket is left.
+            TrainingError: the file system refused to write; no incomplete ticket is left.
         """
         with hold(directory, patience=_SAVE_SECONDS):
             self._save(Path(directory))
@@ -321,11 +322,11 @@ class Ticket:
         """Save the ticket in a repository of the Hugging Face hub, with a model card, and return its address.
 
         Args:
-            repo: such as `me/ticket`; created if needed.
+            repo: a repository such as `me/ticket`, which is created if needed.
             options: `results`, `private`, `token`, `revision` and `message`, see `push`.
 
         Raises:
-            UsageError: no token, no network, or a repository of somebody else.
+            UsageError: no token, no network, or a repository that belongs to somebody else.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -343,16 +344,16 @@ class Ticket:
         seed: int | None = None,
         revision: str | None = None,
     ) -> Self:
-        """Make a ticket of masks that a method of your own found.
+        """Make a ticket from masks that a method of your own found.
 
         Args:
-            masks: bool tensors, True = kept, by the names of the model's parameters or of its encoder's; those of some
-                matrices suffice. The sparsity counts the weights of these matrices.
+            masks: bool tensors, True = kept, by the parameter names of the model or of its encoder. Masks of only some
+                matrices are enough; the sparsity then counts the weights of these matrices.
             model: the weights that the masks are for: a model, a module with one inside, such as a SentenceTransformer,
-                or the name of a model. It is only read.
+                or the name of a model. It is not changed.
             method: the method's name, which tables and figures show.
-            settings: of the method, such as `{"temperature": 0.5}`; they tell variants of it apart in analyses.
-            seed: of the method.
+            settings: settings of the method, such as `{"temperature": 0.5}`; they distinguish its variants in analyses.
+            seed: seed of the method.
             revision: hub revision of a model that is given by name.
 
         Raises:
@@ -384,11 +385,11 @@ class Ticket:
         Args:
             name: a folder, or a repository such as `me/ticket`.
             revision: branch, tag or commit of the repository.
-            token: of the hub, for private repositories; by default that of `hf auth login` or `HF_TOKEN`.
-            cache_dir: folder of downloads; by default that of `HF_HOME`.
+            token: access token of the hub, for private repositories; by default that of `hf auth login` or `HF_TOKEN`.
+            cache_dir: folder for downloads; by default that of `HF_HOME`.
 
         Raises:
-            UsageError: there is no ticket there; a folder that holds several is answered with their list.
+            UsageError: there is no ticket there, or the folder holds several, which the message lists.
             ContentError: the ticket was cut off or edited.
         """
         if (given := memory.find(name)) is not None:
@@ -412,12 +413,12 @@ class Ticket:
 
 
 def open_ticket(target: Ticket | Path | str) -> Ticket:
-    """Return a ticket that was given itself, or by its folder or hub id."""
+    """Return a given ticket, or load the one in a folder or of a hub id."""
     return target if isinstance(target, Ticket) else Ticket.from_pretrained(target)
 
 
 def names_of(targets: Iterable[Ticket | Path | str]) -> list[str]:
-    """Return the paths of tickets, or for tickets in memory method and sparsity, with the id where these are equal."""
+    """Return a name for each ticket: its path, or for one in memory its method, sparsity and, if needed, its id."""
     targets = list(targets)
     short = [f"{one.info.method} {one.sparsity:.0%}" if isinstance(one, Ticket) else str(one) for one in targets]
     return [
@@ -427,7 +428,7 @@ def names_of(targets: Iterable[Ticket | Path | str]) -> list[str]:
 
 
 def describe(ticket: Ticket) -> dict[str, Any]:
-    """Return the facts that `tickets inspect` prints: exact sparsity, counts, by matrix, provenance."""
+    """Return the facts that `tickets inspect` prints: exact sparsity, counts, sparsity by matrix and provenance."""
     info = ticket.info
     architecture = ARCHITECTURES.get(ticket.base.model_type)
     # Neurons are too many to list; their counts are among the units.
@@ -459,14 +460,15 @@ def describe(ticket: Ticket) -> dict[str, Any]:
 
 _NO_KIND = {"method", "model", "revision", "layers", "sparsity", "seed", "data_dir", "save_at", "file_sha256"}
 _NO_KIND |= {"level", *COUNT_FIELDS.values()}
-"""Settings that make no other kind of ticket: paths, and what varies over a grid."""
+"""Settings that do not distinguish kinds of tickets: paths, and settings that vary over a grid."""
 
 
 def search_settings_of(ticket: Ticket | None) -> dict[str, Any]:
-    """Return how a ticket was found, as far as tickets of several sparsities and seeds share it; None for no ticket.
+    """Return how a ticket was found: `method`, `search`, `search_seed` and `asked`; all are None for no ticket.
 
-    `search` has the objective and the settings that differ from the profile's, without sparsity, seed and paths;
-    `asked` has the level or the counts of pruned units of a structured ticket.
+    `search` has the objective and the settings that differ from those of the profile, without sparsity, seed and paths,
+    so that it is the same for tickets of several sparsities and seeds. `asked` has the level or the counts of pruned
+    units of a structured ticket.
     """
     if ticket is None:
         return {"method": None, "search": None, "search_seed": None, "asked": None}
@@ -485,6 +487,6 @@ def search_settings_of(ticket: Ticket | None) -> dict[str, Any]:
     if info.method in METHOD_NEEDS and METHOD_NEEDS[info.method].objective:
         search["objective"] = info.config["objective"]
     if "like" in search:
-        search["like"] = True  # which ticket was matched differs with the sparsity
+        search["like"] = True  # the ticket that was matched differs between sparsities
     asked = {name: info.config[name] for name in ("level", *COUNT_FIELDS.values()) if info.config.get(name)}
     return {"method": info.method, "search": search, "search_seed": info.seed, "asked": asked or None}
