@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import Runtime, TransferConfig, predict, transfer
 from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.training import predict_files
 
 QUIET = Runtime(quiet=True)
 MOODS = ("bad", "good", "neutral")
@@ -123,3 +124,10 @@ def test_a_damaged_model_is_refused(trained):
     (model / "task.json").write_text(json.dumps({"task": "local"}))
     with pytest.raises(ContentError, match=r"task.json is not a task description \('text_columns'\); it was edited"):
         predict(run, [("x",)])
+
+
+def test_the_labels_of_a_cell_have_one_separator(tmp_path):
+    labels = [["O", "B-PET"], ["O", "B-PET", None], [None, "O"], ["O"]]  # None: words that were cut off
+    rows = iter([{"number": number, "prediction": row} for number, row in enumerate(labels)])
+    predict_files._write(tmp_path / "p.csv", ".csv", rows)
+    assert (tmp_path / "p.csv").read_text().split() == ["number,prediction", "0,O|B-PET", "1,O|B-PET|", "2,|O", "3,O"]

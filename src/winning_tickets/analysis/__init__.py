@@ -1,4 +1,4 @@
-"""Evaluation without fine-tuning, statistics, and analyses of tickets and results, public by the names of `__all__`."""
+"""Evaluation without fine-tuning, statistics, and analyses of tickets and results; `__all__` has the public names."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _seed_metrics(runs: dict[str, dict[str, Any]], kind: str, seed: int) -> dict[str, dict[str, float | None]]:
-    """The metrics of each task for one seed."""
+    """Return the metrics of each task for one seed."""
     return {
         task: {name: kinds[kind]["values"][run["seeds"].index(seed)] for name, kinds in run["metrics"].items()}
         for task, run in runs.items()
@@ -104,7 +104,7 @@ def _task(run: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
 
 def _summary(values: Sequence[float | None]) -> dict[str, Any]:
     measured = [value for value in values if value is not None]
-    if not measured:  # the data lack the split
+    if not measured:  # the data lack a split
         return {"mean": None, "std": None, "n": 0, "values": values}
     summary = summarize(measured)
     return {"mean": summary.mean, "std": summary.std, "n": summary.n, "values": values}

@@ -31,7 +31,7 @@ def cards(
     task_file: str | None = None,
     files: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Count the data of tasks, of a task file, or of files of one's own."""
+    """Count the data of known tasks, of the tasks in a task file, or of the user's own files."""
     if files is not None and (tasks or task_file):
         raise UsageError("Give --tasks or files of your own, not both.")
     if not tasks and task_file is None and files is None:
@@ -48,7 +48,7 @@ def cards(
 
 
 def card(data: TaskData, test: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The numbers of one task; `test` are the sizes of its test sets."""
+    """Return the counts of one task; `test` has the sizes of its test sets."""
     task, splits = data.task, {"train": data.train, **data.validation}
     return {
         "task": task.name,
@@ -100,20 +100,20 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def _label_counts(task: Task, split: Split) -> dict[str, int] | None:
-    """Count each class: its examples, or its words where each word has a label; None without classes."""
+    """Return the number of examples of each class, or of words if each word has a label; None without classes."""
     if not task.labels:
         return None
     counts: Counter[int] = Counter()
     for label in split.labels:
         if task.kind == "classification":
             counts[int(label)] += 1
-        else:  # the label of each word, or for each class whether the text is of it
+        else:  # a label for each word, or for each class whether the text belongs to it
             counts.update(label if task.kind == "tokens" else [index for index, one in enumerate(label) if one])
     return {name: counts[index] for index, name in enumerate(task.labels)}
 
 
 def _majority(data: TaskData) -> dict[str, Any] | None:
-    """Scores of always predicting the most frequent class of the training set (the first one of several)."""
+    """Return the scores of always predicting the most frequent training class (the first of equally frequent ones)."""
     task = data.task
     if task.kind != "classification":
         return None
@@ -127,14 +127,14 @@ def _majority(data: TaskData) -> dict[str, Any] | None:
 
 
 def _keys(split: Split) -> list[Key]:
-    """The texts of each example without differences of case and spaces."""
+    """Return the texts of each example, normalized in case and spaces."""
     return [
         tuple(" ".join(_split_words(text)).casefold() for text in texts) for texts in zip(*split.texts, strict=True)
     ]
 
 
 def _in_train(train: Split, other: Split) -> dict[str, int]:
-    """Count examples whose texts are in the training set, and those that never have this label there."""
+    """Count the examples whose texts are in the training set, and those of them that never have their label there."""
     seen: dict[Key, list[Any]] = {}
     for key, label in zip(_keys(train), train.labels, strict=True):
         seen.setdefault(key, []).append(label)

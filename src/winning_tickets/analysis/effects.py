@@ -1,4 +1,4 @@
-"""Effects over runs that share tasks, masks and seeds: an estimate, its 95 % interval, and what these runs can show.
+"""Effects over runs that share tasks, masks and seeds: an estimate, its 95 % interval, and the detectable effect.
 
 docs/explanation/claims.md compares these intervals with others on simulated runs.
 """
@@ -19,7 +19,7 @@ from winning_tickets.runs.statistics import TIE, t_quantile
 Word = Literal["holds", "contradicted", "inconclusive"]
 
 POWER = 0.8
-"""Probability with which a study shows an effect of the size that is called detectable."""
+"""Probability with which a study shows an effect that is called detectable (statistical power)."""
 
 
 @dataclass(frozen=True)
@@ -28,26 +28,26 @@ class Effect:
 
     estimate: float
     interval: tuple[float, float]
-    p: float | None  # two-sided, that the true value is zero; None if the runs do not vary
-    detectable: float  # distance from zero that such runs show with a probability of 80 %
+    p: float | None  # two-sided p-value of a true value of zero; None if the runs do not vary
+    detectable: float  # smallest distance from zero that such runs show with a probability of 80 %
     levels: Mapping[str, int] = field(default_factory=dict)  # number of tasks, seeds ... by the name of the factor
 
     def on_scale(self, function: Callable[[float], float]) -> Effect:
-        """The effect on another scale, such as `math.exp` of the logarithm of a ratio."""
+        """Return the effect on another scale, for example a ratio by `math.exp` of its logarithm."""
         low, high = map(function, self.interval)
         return Effect(function(self.estimate), (low, high), self.p, function(self.detectable), self.levels)
 
 
 @dataclass(frozen=True)
 class Region:
-    """The values that a claim allows, without the ends."""
+    """The open interval of values that a claim allows."""
 
     low: float = -math.inf
     high: float = math.inf
 
     def judge(self, interval: tuple[float, float]) -> Word:
-        """Tell whether an interval lies in the region, outside it, or on both sides of an end."""
-        # An interval of no width at an end, such as [0, 0] of equal scores, shows nothing.
+        """Return whether an interval lies inside the region (`holds`), outside it, or on both sides of an end."""
+        # An interval of zero width at an end, such as [0, 0] for equal scores, shows nothing.
         low, high = interval
         if low > self.low + TIE and high < self.high - TIE:
             return "holds"
@@ -60,13 +60,13 @@ def crossed_effect(
     """Estimate the mean of values whose runs share tasks, masks and seeds, all of which are samples.
 
     The model is a mean, an independent effect of each level of each factor, and a residual. The variance of the mean is
-    the sum of the components that the mean squares of the factors show (analysis of variance, method of moments), and
-    the degrees of freedom are those of Satterthwaite. With one factor this is Student's t of its levels.
+    the sum of variance components estimated from the mean squares of the factors (analysis of variance, method of
+    moments), with Satterthwaite's degrees of freedom. With one factor this is Student's t over its levels.
 
     Args:
         values: one number for each combination of levels, such as a difference of scores `(n,)`.
-        factors: by name the level of each value; a factor with one level is left out.
-        confidence: of the interval.
+        factors: by name of the factor, the level of each value; a factor with one level is left out.
+        confidence: level of the interval.
 
     Raises:
         ContentError: fewer than two values, or no factor with two levels.
@@ -94,7 +94,7 @@ def _codes(levels: Sequence[Hashable]) -> Array:
 
 
 def _crossing(codes: list[Array]) -> list[Array]:
-    """Factors with two levels or more, without those that only divide the levels of another one."""
+    """Return the factors with two or more levels, without factors whose levels only subdivide those of another one."""
     kept: list[Array] = []
     for code in sorted((code for code in codes if code.size and code.max() > 0), key=lambda code: int(code.max())):
         pairs = [len(set(zip(code.tolist(), other.tolist(), strict=True))) for other in kept]
@@ -104,9 +104,9 @@ def _crossing(codes: list[Array]) -> list[Array]:
 
 
 def _variance_of_mean(residuals: Array, crossing: list[Array]) -> tuple[float, float]:
-    """Variance and degrees of freedom of the mean of `(n,)` values, from the residuals and the codes of the factors."""
+    """Return variance and degrees of freedom of the mean of `(n,)` values, from residuals and codes of the factors."""
     n = len(residuals)
-    # The square of a factor divided by n is its mean square: it holds its own variance and that of the residual.
+    # Each factor's mean square, divided by n, contains its own variance and that of the residual.
     squares = []
     for code in crossing:
         groups = int(code.max()) + 1
@@ -114,7 +114,7 @@ def _variance_of_mean(residuals: Array, crossing: list[Array]) -> tuple[float, f
         squares.append((groups / (groups - 1) * float(sums @ sums) / n**2, groups - 1))
     if len(squares) == 1:
         return squares[0]
-    # What is left of a fit of all factors is the residual.
+    # The residual is what a fit of all factors leaves unexplained.
     design = np.column_stack([np.ones(n), *(np.equal.outer(code, np.arange(1, code.max() + 1)) for code in crossing)])
     fitted, _, rank, _ = np.linalg.lstsq(design.astype(float), residuals, rcond=None)
     left, free = residuals - design @ fitted, n - int(rank)
@@ -142,11 +142,11 @@ def variance_ratio(groups: Sequence[tuple[Sequence[float], Sequence[float]]], co
     """Estimate the ratio of two variances, as the geometric mean over groups such as tasks.
 
     Args:
-        groups: the values of both sides over repetitions, two or more of each.
-        confidence: of the interval.
+        groups: for each group, the values of both sides over repetitions, two or more of each.
+        confidence: level of the interval.
 
     Raises:
-        ContentError: no group, or one without variance.
+        ContentError: no group, or values without variance.
     """
     from scipy.special import ndtr, polygamma, psi
 
@@ -174,7 +174,7 @@ def variance_ratio(groups: Sequence[tuple[Sequence[float], Sequence[float]]], co
 
 
 def _heavy_quantile(probability: float, excess: float) -> float:
-    """A quantile of a symmetric distribution with an excess kurtosis, by the expansion of Cornish and Fisher."""
+    """Return a quantile of a symmetric distribution with an excess kurtosis, by the Cornish-Fisher expansion."""
     from scipy.special import ndtri
 
     z = float(ndtri(probability))
@@ -182,18 +182,18 @@ def _heavy_quantile(probability: float, excess: float) -> float:
 
 
 FEWEST_CLUSTERS = 5
-"""Smallest number of clusters that a correlation has an interval for."""
+"""Smallest number of clusters for which a correlation has an interval."""
 
 
 def clustered_correlation(x: Sequence[float], y: Sequence[float], clusters: Sequence[Hashable]) -> Effect | None:
-    """Estimate Pearson's r of points of which some belong to one training, by leaving out one training after the other.
+    """Estimate Pearson's r of points of which some share a training, by leaving out one training at a time (jackknife).
 
     Args:
         x, y: the points `(n,)`.
         clusters: the training of each point.
 
     Returns:
-        The effect; None with fewer than five trainings, or if a side is constant once one of them is left out.
+        The effect; None with fewer than five trainings, or if a side is constant without one of the trainings.
     """
     first, second = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     codes = _codes(clusters)
@@ -213,7 +213,7 @@ def _leave_out(codes: Array, count: int) -> list[Any]:
 
 
 def _fisher(x: Array, y: Array) -> float:
-    """Fisher's z of a correlation, finite also for points on a line; NaN for constant values."""
+    """Return Fisher's z of a correlation, finite also for points on a line; NaN for constant values."""
     if len(x) < 3:
         return math.nan
     return float(np.arctanh(np.clip(pearson(x, y), -1 + TIE, 1 - TIE)))

@@ -60,17 +60,17 @@ _SCORES = (
     *("similarity_pearson", "similarity_spearman"),
 )
 
-_WINDOW = 2048  # tokens, of the perplexity that papers on pruning of decoders report
+_WINDOW = 2048  # tokens per window, as for the perplexity in papers on pruning of decoders
 
 _SAME_COSINE = 1e-6
-"""Cosines in float32 that differ by less differ by rounding, and so would their correlation."""
+"""Float32 cosines that differ by no more differ only by rounding, so their correlation would be noise."""
 
 
 def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str, Any]:
     """Measure the losses of a model or a ticket, or its zero-shot similarity.
 
-    KD loss: 1 - cosine of hidden states, averaged over layers and unpadded tokens (TAMT eq. 6), or as the fields of
-    the configuration that begin with `kd_` set it. MLM loss: cross entropy at masked positions with the dense decoder.
+    KD loss: 1 - cosine of hidden states, averaged over layers and unpadded tokens (TAMT eq. 6), unless the fields that
+    begin with `kd_` say otherwise. MLM loss: cross entropy at masked positions with the dense decoder.
     Attention, contrastive and logits losses: see docs/explanation/objectives.md. Similarity: cosine of mean-pooled
     states against gold scores. Tasks of the EleutherAI evaluation harness: `tasks` has their scores.
 
@@ -90,14 +90,14 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     """
     runtime = runtime or Runtime()
     check_evaluate(config)
-    # Load the model, and put its ticket on, or find what it is compared with.
+    # Load the model and apply its ticket, or find the dense model to compare with.
     device = choose_device(runtime.device)
     target, origin = _find(config)
     terms = _terms(config)
     plm = load_onnx(target.model) if is_onnx(target.model) else _load(target, config)
     if "last_hidden_state" not in getattr(plm.model, "outputs", ("last_hidden_state",)):
         raise UsageError(f"{plm.name} is an ONNX export with a head; similarity needs the states of an encoder.")
-    # Of the dense weights, before a ticket is put on.
+    # The hash is of the dense weights, before a ticket is applied.
     base = None if is_onnx(target.model) else base_hash(weight_hashes(plm.encoder))
     zeros = 0.0 if target.ticket is not None or is_onnx(target.model) else share_of_zeros(plm)
     head, teacher = _put_on(target, plm, config, device)
@@ -137,7 +137,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
 
 
 def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
-    """The target, and of a model without a ticket what it was made from."""
+    """Return the target, and for a model without a ticket, the model that it was made from."""
     name, here = config.target, local(config.target)
     if is_ticket(here):
         return Target.find(name, config.base, config.revision, config.layers), Origin()
@@ -182,7 +182,7 @@ def _predicts(config: EvaluateConfig) -> bool:
 
 
 def _dense_of(plm: PLM, origin: Origin, config: EvaluateConfig, zeros: float) -> PLM | None:
-    """The model that weights without a ticket were made from; None for a dense model, which is its own teacher."""
+    """Return the dense model that weights without a ticket were made from; None for a dense model, its own teacher."""
     if origin.model is not None:
         dense = _load(Target(config.target, None, origin.model, origin.revision, origin.layers), config)
         _check_same_shape(plm, dense)
@@ -208,7 +208,7 @@ def _check_same_shape(plm: PLM, dense: PLM) -> None:
 
 
 def _terms(config: EvaluateConfig) -> list[str]:
-    """The objectives that are measured on a corpus."""
+    """Return the objectives that are measured on a corpus."""
     return [name for name in ALL_TERMS if name in config.objectives]
 
 
@@ -233,15 +233,15 @@ def check_evaluate(config: EvaluateConfig) -> None:
 
 
 class Windows:
-    """Batches of windows over a text `(n,)`, whose last tokens are predicted, each token once.
+    """Batches of windows over a text `(n,)`; the last tokens of each window are predicted, each token of the text once.
 
-    All windows have `length` tokens, except for the last one, and begin `stride` tokens after the one before.
+    All windows have `length` tokens, except for the last window, and each begins `stride` tokens after the one before.
     """
 
     def __init__(self, tokens: Tensor, length: int, stride: int, batch_tokens: int) -> None:
         self._tokens = tokens
         rows, done = max(1, batch_tokens // length), 0
-        # Begin, first predicted token and end of each window; those of one form share a batch.
+        # Begin, first predicted token and end of each window; windows of the same form share a batch.
         self._batches: list[list[tuple[int, int, int]]] = []
         for start in range(0, max(1, len(tokens) - length + stride), stride):
             end = min(start + length, len(tokens))
@@ -267,7 +267,7 @@ class Windows:
 
 
 def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime: Runtime) -> dict[str, Any]:
-    """Perplexity of a text per token, and per word: the mean loss of all tokens, divided among its words."""
+    """Return the perplexity of a text per token and per word; per word, the total loss is divided by the words."""
     text = load_text(str(config.corpus), config.split, config.data_dir)
     tokens = plm.tokenizer(text, return_tensors="pt", truncation=False)["input_ids"][0]
     longest = plm.model.config.max_position_embeddings
@@ -296,7 +296,7 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
 
 
 def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[str, Any]:
-    """Put the ticket on the model; return the origin of the MLM head, and the dense model where a term needs it."""
+    """Apply the ticket to the model; return the origin of the MLM head, and the dense model if a term needs it."""
     ticket, terms = target.ticket, _terms(config)
     predicts = _predicts(config)
     if ticket is not None:
@@ -306,7 +306,7 @@ def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.devi
     masked = MaskedWeights(plm.encoder, list(masks))
     if predicts:
         untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
-    # The dense model keeps the base's own head, whichever the ticket brings.
+    # The dense model keeps the base's own head, whatever head the ticket has.
     teacher = None
     if needs_teacher(terms):
         copied = head_without_decoder(plm) if predicts else ()
@@ -363,7 +363,7 @@ def average_terms(
     dtype = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
     totals = {name: torch.zeros((), dtype=dtype, device=device) for name in measured}
     counts = dict.fromkeys(measured, 0)
-    # What predicts masked tokens is measured on the corrupted text, all else on the clean text, in a forward pass each.
+    # Terms that predict masked tokens are measured on masked text, all others on clean text, in one forward pass each.
     objectives = {
         corrupted: PretrainingObjective(dict.fromkeys(chosen, 1.0), plm.architecture, teacher, settings)
         for corrupted in (False, True)
@@ -391,7 +391,7 @@ def average_terms(
 
 
 def similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime: Runtime) -> dict[str, Any]:
-    """Correlations of cosines of mean-pooled states with the gold scores of a task or of a file of pairs."""
+    """Correlate cosines of mean-pooled states with the gold scores of a task or of a file of pairs."""
     from scipy.stats import pearsonr, spearmanr
 
     pairs, gold, source = scored_pairs(config)
@@ -405,7 +405,7 @@ def similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime: 
 
 
 def scored_pairs(config: EvaluateConfig) -> tuple[tuple[list[str], list[str]], np.ndarray[Any, Any], str]:
-    """Text pairs with gold scores: the validation split of a regression task, or a csv/tsv/jsonl file."""
+    """Return text pairs with gold scores: the validation split of a regression task, or a csv/tsv/jsonl file."""
     from winning_tickets.data.loading import load_task
     from winning_tickets.data.user_files import load_files
 
@@ -422,7 +422,7 @@ def scored_pairs(config: EvaluateConfig) -> tuple[tuple[list[str], list[str]], n
 
 
 def embed(plm: PLM, texts: list[str], device: torch.device, batch_tokens: int, runtime: Runtime) -> Tensor:
-    """Mean-pooled last hidden states of texts, `(len(texts), hidden)` in float32 on the CPU."""
+    """Return mean-pooled last hidden states of texts, `(len(texts), hidden)` in float32 on the CPU."""
     ensure_padding(plm)
     longest = min(256, plm.tokenizer.model_max_length)
     encoded = plm.tokenizer(texts, truncation=True, max_length=longest)["input_ids"]

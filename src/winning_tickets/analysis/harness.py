@@ -17,7 +17,7 @@ PACKAGE = "lm_eval"
 
 
 def check_tasks(config: EvaluateConfig) -> None:
-    """Refuse tasks where the harness is not installed, a folder of tasks that does not exist, settings of no task."""
+    """Refuse tasks without an installed harness, a missing folder of tasks, and settings of tasks without a task."""
     if not config.harness_tasks:
         about = [field for field in ("tasks_dir", "num_fewshot", "limit") if getattr(config, field) is not None]
         if about:
@@ -64,5 +64,5 @@ def run_tasks(config: EvaluateConfig, plm: PLM) -> dict[str, Any]:
 
 
 def _scores(values: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a task, under names without the filter `none`."""
+    """Return the numbers of a task, under names without the filter `none`."""
     return {key.removesuffix(",none"): value for key, value in values.items() if isinstance(value, int | float)}

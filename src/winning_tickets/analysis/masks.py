@@ -27,8 +27,8 @@ from winning_tickets.tickets.ticket import Ticket, names_of, open_ticket
 
 
 def base_model_of(ticket: Ticket, name: str, base: Any, why: str) -> PLM:
-    """Load the pre-trained model of a ticket; `why` says in messages what it is needed for, and what to do."""
-    # `base` is its name or the model itself, where that is not what the ticket says.
+    """Load the pre-trained model of a ticket; `why` tells, in error messages, why it is needed and what to do."""
+    # `base` is a name or the model itself, and replaces the base model that the ticket names.
     about = ticket.base
     given = GivenModel.of(base) if isinstance(base, nn.Module) else None
     model = str(base or about.name) if given is None else given.name
@@ -44,7 +44,7 @@ Tickets = AnyTicket | Sequence[AnyTicket]
 
 
 def labels_of(paths: Sequence[AnyTicket], given: Sequence[str] | None = None, option: str = "--labels") -> list[str]:
-    """Short names: those given, else the names of the folders, with parents where the names are equal."""
+    """Return short names: the given ones, or else the names of the folders, with parents if names are equal."""
     if given is not None:
         if len(given) != len(paths) or len(set(given)) < len(given):
             raise UsageError(f"{option} must name each of the {len(paths)} paths differently, found: {','.join(given)}")
@@ -67,7 +67,7 @@ OF: tuple[Of, ...] = ("kept", "pruned")
 def similarity(
     paths: Tickets, *, of: Of = "kept", average: Average = "pooled", labels: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Jaccard similarity of every pair of tickets, with that of independent random masks as `chance`."""
+    """Return the Jaccard similarity of every pair of tickets; `chance` is that of independent random masks."""
     if of not in OF:
         raise unknown("kind of weights", of, OF)
     paths = as_list(paths)
@@ -93,17 +93,17 @@ Place = tuple[int | None, str]
 
 
 def places(ticket: Ticket) -> dict[str, Place]:
-    """Layer (from 0; None outside the layers) and kind of each matrix of a ticket; `other` for unknown ones."""
+    """Return layer (from 0; None outside the layers) and kind of each matrix of a ticket; `other` for unknown kinds."""
     architecture = ARCHITECTURES.get(ticket.base.model_type)
     if architecture is None:
         return dict.fromkeys(ticket.masks, (None, OTHER))
     layers = re.compile(re.escape(architecture.layers).replace(r"\*", r"\d+") + r"(?=\.)")
     exact = {name: role for role, matrices in architecture.matrices.items() for name in matrices}
-    roles: dict[str, list[str]] = {}  # of the parts of a parameter in their order, where sizes vary with the model
+    roles: dict[str, list[str]] = {}  # roles of the parts of a parameter, in order, as part sizes vary with the model
     for name, role in exact.items():
         roles.setdefault(name.partition("[")[0], []).append(role)
     outside = {architecture.word_embeddings: EMBEDDINGS, architecture.pooler: POOLER}
-    numbers: dict[str, int] = {}  # a path may hold several indices, so layers are numbered in their order
+    numbers: dict[str, int] = {}  # layers are numbered in order, because a path may have several indices
     found: dict[str, Place] = {}
     starts: dict[str, list[int]] = {}
     for name in ticket.masks:
@@ -122,7 +122,7 @@ def places(ticket: Ticket) -> dict[str, Place]:
 
 @resulting()
 def densities(paths: Tickets, *, labels: Sequence[str] | None = None) -> dict[str, Any]:
-    """Kept fraction of each matrix, and fractions of its output rows and input columns without a kept weight."""
+    """Return, for each matrix, the kept fraction and the fractions of rows and columns without a kept weight."""
     paths = as_list(paths)
     if not paths:
         raise UsageError("No ticket was given; give one or more folders made by tickets search.")
@@ -150,7 +150,7 @@ def _describe(label: str, path: Ticket | str | Path, ticket: Ticket) -> dict[str
                 "empty_columns": 1 - int(np.count_nonzero(columns)) / columns.size,
             }
         )
-        # Ranking within each matrix keeps the same fraction of all; rounding moves a count by less than one weight.
+        # Ranking within each matrix keeps the same fraction of each; rounding changes a count by less than one weight.
         lowest, highest = max(lowest, fraction - 1 / kept.size), min(highest, fraction + 1 / kept.size)
     return {
         "label": label,
@@ -171,10 +171,10 @@ def distance(
     base: Any = None,
     labels: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Distance (1 - Jaccard similarity of kept weights) of the tickets saved along searches.
+    """Return distances (1 - Jaccard similarity of kept weights) of the tickets saved along searches.
 
-    It is taken to `reference` (None: the OMP ticket of the same weights and settings), and to the first and the
-    previous ticket of the search that has the same sparsity. `base` is the base model, by name or in memory.
+    Distances are to `reference` (None: the OMP ticket of the same weights and settings), and to the first and the
+    previous ticket of the search with the same sparsity. `base` is the base model, by name or in memory.
     """
     paths = as_list(paths)
     if not paths:
@@ -205,7 +205,7 @@ def distance(
 
 
 def _by_sparsity(given: AnyTicket) -> dict[float, list[AnyTicket]]:
-    """The tickets of a search by sparsity, in the order of their steps, one per step; a ticket itself is alone."""
+    """Return the tickets of a search by sparsity, one per step in order; a ticket in memory is the only one."""
     if isinstance(given, Ticket):
         return {round(given.sparsity, 3): [given]}
     path = Path(given)
@@ -215,7 +215,7 @@ def _by_sparsity(given: AnyTicket) -> dict[float, list[AnyTicket]]:
             f"{path} holds no ticket; give folders made by tickets search (--save-at saves tickets along the way)."
         )
     found: dict[float, dict[int, Path]] = {}
-    for folder in reversed(folders):  # the final ticket replaces another one of its step
+    for folder in reversed(folders):  # the final ticket replaces another ticket of the same step
         ticket = Ticket.from_pretrained(folder)
         found.setdefault(round(ticket.sparsity, 3), {})[ticket.info.step or 0] = folder
     return {sparsity: [steps[step] for step in sorted(steps)] for sparsity, steps in sorted(found.items())}
@@ -264,7 +264,7 @@ def _search(
 
 
 def _pruning_settings(ticket: Ticket, folder: AnyTicket) -> tuple[Any, Any, Any, str | None]:
-    """Sparsity, ranking, rounding and N:M pattern of a ticket's search."""
+    """Return sparsity, ranking, rounding and N:M pattern of a ticket's search."""
     config = ticket.info.config
     sparsity = config.get("sparsity")
     if not isinstance(sparsity, float | int) or isinstance(sparsity, bool) or "ranking" not in config:
@@ -274,7 +274,7 @@ def _pruning_settings(ticket: Ticket, folder: AnyTicket) -> tuple[Any, Any, Any,
 
 
 def omp_ticket(ticket: Ticket, folder: AnyTicket, base: Any = None) -> Ticket:
-    """The one-shot magnitude ticket of the same weights, matrices, sparsity, ranking, rounding and pattern."""
+    """Return the one-shot magnitude ticket with the same weights, matrices, sparsity, ranking, rounding and pattern."""
     sparsity, ranking, rounding, pattern = _pruning_settings(ticket, folder)
     why = "The OMP ticket needs the base model; give its place with --base, or the OMP ticket with --reference."
     plm = base_model_of(ticket, names_of([folder])[0], base, why)

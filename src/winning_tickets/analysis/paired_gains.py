@@ -37,7 +37,7 @@ def gain(
 ) -> dict[str, Any]:
     """Compare two groups of transfers over the same tasks and seeds; a cell is one task with one seed.
 
-    A transfer is its folder, or what `transfer` returned.
+    A transfer is given as its folder or as the result that `transfer` returned.
     """
     given = {"target": runs, "baseline": baseline} | ({"dense": dense} if dense else {})
     groups = {
@@ -123,7 +123,7 @@ def _task(task: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _weights(cells: Sequence[Mapping[str, Any]]) -> Array:
-    """Weights `(cells,)` of 1 / (tasks * seeds of the task): the weighted sum of cells is the mean over tasks."""
+    """Return weights `(cells,)`, 1 / (tasks * seeds of the task): the weighted sum of cells is the mean over tasks."""
     names = [cell["task"] for cell in cells]
     return np.array([1 / (len(set(names)) * names.count(name)) for name in names])
 
@@ -143,7 +143,7 @@ def _mean(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         "target": float(weights @ _column(cells, "target")),
         "baseline": float(weights @ _column(cells, "baseline")),
         "gain": float(weights @ gains),
-        # Cells are drawn from all tasks together, then inside each task: that interval is about these tasks alone.
+        # Cells are drawn from all tasks together, then within each task; the second interval is about these tasks only.
         "interval": interval(drawn_mean, len(cells), seed),
         "interval_within_tasks": interval(drawn_mean, len(cells), seed, strata=[cell["task"] for cell in cells]),
         "tasks": len(tasks),
@@ -153,7 +153,7 @@ def _mean(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
 
 
 def _dense_share(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any] | None:
-    """Average of target and baseline as a share of the dense model's, over the cells that it has too."""
+    """Return the averages of target and baseline as shares of the dense model's, over cells that it has, too."""
     cells = [cell for cell in cells if cell["dense"] is not None]
     if not cells:
         return None
@@ -173,7 +173,7 @@ def _dense_share(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any
 
 
 def _describe(group: Mapping[Key, RunScore]) -> dict[str, Any]:
-    """Tickets and files of a group; the id None is the dense model."""
+    """Return tickets and files of a group; the id None is the dense model."""
     found = {cell.ticket_id: cell for cell in group.values()}
     return {
         "tickets": [{"ticket_id": one, "sparsity": cell.sparsity, "model": cell.model} for one, cell in found.items()],

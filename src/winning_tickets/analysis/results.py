@@ -22,32 +22,32 @@ Score = Literal["final", "best"]
 SCORES: tuple[Score, ...] = ("final", "best")
 
 SETTINGS = ("steps", "train_examples", "max_length", "batch_size", "learning_rate", "dropout", "data_hash")
-"""Settings that comparable runs share; the result of one seed has the first three only."""
+"""Settings that comparable runs share; the result of one seed has only the first three."""
 
 _ORIGIN = ("method", "search", "search_seed", "asked", "start_from")
 
 
 @dataclass(frozen=True)
 class RunScore:
-    """The score of one fine-tuning run; files of earlier versions lack `method`, `search` and what follows."""
+    """The score of one fine-tuning run; files of earlier versions lack `method` and the fields after it."""
 
     task: str
-    seed: int  # of the fine-tuning
+    seed: int  # seed of the fine-tuning
     metric: str
     value: float  # 0-1 (correlations may be below 0)
     ticket_id: str | None  # None for a dense model
     sparsity: Annotated[float, Field(ge=0, le=1)]
     model: str | None
     base_hash: str | None
-    settings: dict[str, Any]  # those of SETTINGS that the files hold
+    settings: dict[str, Any]  # the SETTINGS that the files have
     path: str
     method: str | None = None
     search: dict[str, Any] | None = None
     search_seed: int | None = None
-    asked: dict[str, Any] | None = None  # sparsity level or counts of units to prune, where units were pruned
+    asked: dict[str, Any] | None = None  # if units were pruned: the level or the numbers of units to prune
     start_from: str = "pretrained"
-    degenerate: bool = False  # predictions were constant, in some run of a summary
-    majority: float | None = None  # accuracy of the most frequent class, where `metric` is that accuracy
+    degenerate: bool = False  # the model was no better than a constant answer; for a summary, in any of its runs
+    majority: float | None = None  # accuracy of the most frequent class, if `metric` is that accuracy
 
     @property
     def key(self) -> tuple[str, int]:
@@ -68,12 +68,12 @@ def as_list(given: Any) -> list[Any]:
 
 
 def name_in_memory(result: Mapping[str, Any]) -> str:
-    """Return what messages and tables call a result that was given itself."""
+    """Return the name, in messages and tables, of a result that was given in memory."""
     return f"{result.get('run_id') or memory.shown(str(result.get('target', 'result')))} (in memory)"
 
 
 def read_runs(runs: Runs, score: Score = "final", metric: str | None = None, kind: str = "transfer") -> list[RunScore]:
-    """All finished seeds of transfer runs, in the order of the runs and of the seeds; `kind` is for messages."""
+    """Return all finished seeds of transfer runs, in the order of runs and seeds; `kind` is for error messages."""
     if not as_list(runs):
         raise UsageError(f"No {kind} run was given; give one or more folders made by tickets transfer --out.")
     if score not in SCORES:
@@ -82,7 +82,7 @@ def read_runs(runs: Runs, score: Score = "final", metric: str | None = None, kin
 
 
 def index_once(cells: Iterable[RunScore], key: Callable[[RunScore], K], owner: str) -> dict[K, RunScore]:
-    """Cells by a key; refuse two cells with one key."""
+    """Return cells by a key; refuse two cells with the same key."""
     found: dict[K, RunScore] = {}
     for cell in cells:
         other = found.setdefault(key(cell), cell)
@@ -145,7 +145,7 @@ def _read_file(path: Path, score: Score, wanted: str | None, common: Mapping[str
 
 
 def _cells(content: Any, path: str, score: Score, wanted: str | None, common: Mapping[str, Any]) -> list[RunScore]:
-    """The scores in the result of a seed (what it lacks is taken from the summary `common`) or in a summary."""
+    """Return the scores in a summary, or in a seed's result, whose missing fields come from the summary `common`."""
     if not is_transfer(content):
         found = content.get("verb") if isinstance(content, Mapping) else None
         what = f"a result of tickets {found}" if found else "something else"
@@ -205,25 +205,25 @@ def _setting(name: str, value: Any) -> Any:
 
 
 def _majority(content: dict[str, Any], metric: str) -> float | None:
-    """Accuracy of the most frequent class, if `metric` is an accuracy on the examples where it was counted."""
+    """Return the accuracy of the most frequent class, if `metric` is an accuracy on the same examples; else None."""
     counted = metric == "accuracy" or (metric.startswith("accuracy") and metric == content["primary_metric"])
     return content.get("majority") if counted else None
 
 
 UNKNOWN = "tickets"
-"""Method of tickets whose runs, of earlier versions, do not name it."""
+"""Name for the method of tickets whose runs, from earlier versions, do not state the method."""
 COMPARED = (*SETTINGS, "start_from")
 """Settings that should be the same in runs that are compared or averaged."""
 
 
 def group_key(cell: RunScore) -> str:
-    """A key of tickets that were found in the same way and fine-tuned from the same weights."""
+    """Return a key that is the same for tickets found in the same way and fine-tuned from the same weights."""
     return canonical_json([cell.method, cell.search, _start(cell)])
 
 
 def grid_sparsities(cells: Sequence[RunScore]) -> list[float]:
-    """Round the sparsity of each cell to three decimals, as exact counts differ a little."""
-    # Tickets of one level differ in sparsity, as units overlap (a head in a pruned layer); they get their mean.
+    """Return the sparsity of each cell, rounded to three decimals because exact counts differ a little."""
+    # Tickets of one level differ in sparsity, because units overlap (a head in a pruned layer); all get their mean.
     places = [(group_key(cell), canonical_json(cell.asked or round(cell.sparsity, 3))) for cell in cells]
     tickets: dict[tuple[str, str], dict[str | None, float]] = {}
     for place, cell in zip(places, cells, strict=True):
@@ -232,7 +232,7 @@ def grid_sparsities(cells: Sequence[RunScore]) -> list[float]:
 
 
 def group_labels(cells: Sequence[RunScore]) -> dict[str, str]:
-    """A short name for each group of tickets, by `group_key`: method and objective, and settings where those differ."""
+    """Return a short name for each group of tickets, by `group_key`: method, objective, and settings that differ."""
     first: dict[str, RunScore] = {}
     for cell in cells:
         first.setdefault(group_key(cell), cell)
@@ -250,7 +250,7 @@ def group_labels(cells: Sequence[RunScore]) -> dict[str, str]:
 
 
 def objective_of(cell: RunScore) -> str | None:
-    """The objective of a search, such as `kd`, `mlm` or `task:mrpc,rte`; None without one."""
+    """Return the objective of a search, such as `kd`, `mlm` or `task:mrpc,rte`; None without one."""
     search = cell.search or {}
     objective = search.get("objective")
     tasks = search.get("tasks")
@@ -260,7 +260,7 @@ def objective_of(cell: RunScore) -> str | None:
 def find_differences(
     groups: Mapping[str, Sequence[RunScore]], settings: Sequence[str] = COMPARED
 ) -> Iterator[tuple[str, dict[str, list[Any]]]]:
-    """Settings that are not the same in all cells, with the values of each group as far as its files hold them."""
+    """Yield the settings that differ between cells, with the values of each group that its files have."""
     for setting in settings:
         values: dict[str, list[Any]] = {}
         for name, cells in groups.items():
@@ -278,5 +278,5 @@ def _search_settings(cell: RunScore) -> Mapping[str, Any]:
 
 
 def _start(cell: RunScore) -> str:
-    """The weights that fine-tuning started from; a file by its name, as each sparsity has one in its own folder."""
+    """Return the weights that fine-tuning started from; only the file name, as each sparsity has its own folder."""
     return Path(cell.start_from).name

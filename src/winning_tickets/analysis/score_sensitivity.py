@@ -15,7 +15,7 @@ from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.statistics import deviation
 
 VARIED = ("learning_rate", "batch_size", "steps")
-"""The parts of a setting; runs that differ in other settings cannot be compared."""
+"""The fields that make up a setting; runs that differ in other fields cannot be compared."""
 _SAME = ("train_examples", "max_length", "data_hash")
 
 Setting = tuple[Any, ...]
@@ -24,16 +24,16 @@ Group = dict[Setting, dict[int, RunScore]]
 
 @resulting()
 def sensitivity(runs: Runs, *, score: Score = "final", metric: str | None = None) -> dict[str, Any]:
-    """The scores of one task over seeds, learning rates and batch sizes, for tickets and dense models.
+    """Return the scores of one task over seeds, learning rates and batch sizes, for tickets and dense models.
 
-    A transfer is its folder, or what `transfer` returned.
+    A transfer is given as its folder or as the result that `transfer` returned.
 
     All deviations have ddof=1 and are None for a single value.
     """
     cells = results.read_runs(runs, score, metric)
     _check(cells)
     groups = _groups(cells)
-    # Tickets are compared with the dense model of the pre-trained weights, else with the only dense one.
+    # Tickets are compared with the dense model of the pre-trained weights, or else with the only dense model.
     dense = [name for name in groups if name == "dense" or name.startswith("dense from ")]
     baseline = "dense" if "dense" in dense else dense[0] if len(dense) == 1 else None
     return {
@@ -82,7 +82,7 @@ def _check(cells: Sequence[RunScore]) -> None:
 
 
 def _groups(cells: Sequence[RunScore]) -> dict[str, Group]:
-    """Cells by group, setting and seed; groups and seeds in the order of the runs, settings sorted."""
+    """Return cells by group, setting and seed; groups and seeds are in the order of the runs, settings are sorted."""
     labels = _labels(cells)
     found: dict[str, dict[Setting, list[RunScore]]] = {}
     for cell, label in zip(cells, labels, strict=True):
@@ -98,7 +98,7 @@ def _groups(cells: Sequence[RunScore]) -> dict[str, Group]:
 
 
 def _labels(cells: Sequence[RunScore]) -> list[str]:
-    """The group of each run: `dense`, or the search of the tickets (with any seed) and their sparsity."""
+    """Return the group of each run: `dense`, or the search of the tickets (with any seed) and their sparsity."""
     tickets = results.group_labels([cell for cell in cells if cell.ticket_id is not None])
     found = []
     for cell, sparsity in zip(cells, results.grid_sparsities(cells), strict=True):
@@ -148,7 +148,7 @@ def _group(name: str, group: Group) -> dict[str, Any]:
 
 
 def _difference(own: Mapping[int, RunScore], dense: Mapping[int, RunScore]) -> dict[str, Any]:
-    """Mean difference of runs with one seed, and its two-sided 95 % interval by Student's t."""
+    """Return the mean difference of runs paired by seed, and its two-sided 95 % interval by Student's t."""
     first, second = ({seed: cell.value for seed, cell in one.items()} for one in (own, dense))
     below, above = non_inferior(first, second, 0.0, 0.975), non_inferior(second, first, 0.0, 0.975)
     interval = None if below.value is None or above.value is None else (below.value, -above.value)

@@ -25,11 +25,11 @@ from winning_tickets.training.shared_model import SharedModel, find_shared, is_s
 Array = np.ndarray[Any, Any]
 
 UNITS = ("heads", "ffns")
-"""Structures that are listed one by one; neurons are too many."""
+"""Structures that are listed one by one; there are too many neurons for that."""
 
 
 def find_importance(ticket: AnyTicket) -> Path | None:
-    """The folder with the importance of a search: that of the ticket, or its parent for one of several levels."""
+    """Return the folder with the importance of a search: the ticket's folder, or its parent with several levels."""
     if isinstance(ticket, Ticket):
         return None
     path = Path(ticket)
@@ -37,7 +37,7 @@ def find_importance(ticket: AnyTicket) -> Path | None:
 
 
 def open_importances(folders: Sequence[str | Path], names: Sequence[str], ticket: Ticket) -> list[Importance]:
-    """Open one importance per task, all of the encoder of a ticket."""
+    """Open one importance per task; all must belong to the encoder of a ticket."""
     if len(folders) != len(names):
         raise UsageError(f"--importances needs a folder for each of {', '.join(names)}, found {len(folders)}.")
     opened = []
@@ -60,12 +60,12 @@ def open_importances(folders: Sequence[str | Path], names: Sequence[str], ticket
 
 
 def task_shares(importances: Sequence[Importance], definition: str = "sample") -> dict[str, tuple[Array, Array]]:
-    """By unit: importance for each task `(tasks, layers, n)`, and the tasks' shares of it, NaN where none has any."""
+    """Return, by unit, the importance for each task `(tasks, layers, n)`, and the tasks' shares (NaN if all are 0)."""
     if definition not in DEFINITIONS:
         raise unknown("definition", definition, DEFINITIONS)
     found = {}
     for unit in UNITS:
-        # Tasks are put on one scale: heads by the l2 norm of their layer, FFNs (one per layer) by that of all layers.
+        # Tasks are put on one scale: heads by the l2 norm of their layer, FFNs (one per layer) by the l2 norm of all.
         scores: list[Array] = [one.scores(definition, unit).numpy() for one in importances]
         if unit == "ffns":
             norms = [np.linalg.norm(own) for own in scores]
@@ -82,9 +82,9 @@ class Member:
 
     name: str
     path: str
-    ticket: Ticket  # of heads, FFNs or neurons; one that prunes nothing for a task without a ticket
-    whole: bool = False  # the task has no ticket of its own
-    importance: Path | None = None  # folder of its importance
+    ticket: Ticket  # of heads, FFNs or neurons; for a task without a ticket, one that prunes nothing
+    whole: bool = False  # true if the task has no ticket of its own
+    importance: Path | None = None  # folder with the importance for the task
 
     @property
     def structure(self) -> Structure:
@@ -106,7 +106,7 @@ def open_members(paths: Sequence[AnyTicket], names: Sequence[str] | None, base: 
     where = names_of(paths)
     _check(where, tickets)
     if names is None:
-        # A task's name is in `rte, fine-tuned with seed 0`; folders name tickets whose tasks do not differ.
+        # `scores_from` begins with the task, as in `rte, fine-tuned with seed 0`; equal tasks are named by folders.
         tasks = [(ticket.info.scores_from or "").partition(", fine-tuned")[0] for ticket in tickets]
         found = tasks if all(tasks) and len(set(tasks)) == len(tasks) else labels_of(paths)
     else:
@@ -137,7 +137,7 @@ def _of_shared_model(folder: Path, names: Sequence[str] | None, base: Any) -> tu
 
 
 def _check(paths: Sequence[str], tickets: Sequence[Ticket]) -> None:
-    """Refuse tickets of single weights, and those of several encoders."""
+    """Refuse tickets of single weights, and tickets of different encoders."""
     first = tickets[0]
     for path, ticket in zip(paths, tickets, strict=True):
         if ticket.structure is None:
@@ -161,13 +161,13 @@ def sharing(
     definition: str = "sample",
     base: Any = None,
 ) -> dict[str, Any]:
-    """Heads and FFNs that each task keeps, what tasks have in common, and the importance of each structure.
+    """Return the heads and FFNs that each task keeps, their overlap between tasks, and each structure's importance.
 
-    Tickets in memory have no importances beside them; `importances` are folders of their searches. `base` is the base
-    model, by name or in memory.
+    `importances` are folders of the tickets' searches, needed for tickets in memory. `base` is the base model, by name
+    or in memory.
     """
     members, plm = open_members(as_list(paths), names, base)
-    # Neurons count where some ticket prunes them one by one.
+    # Neurons are counted only if some ticket prunes single neurons.
     neurons = any(name.endswith(".neurons") for member in members for name in member.ticket.gates)
     units = [*UNITS, *(["neurons"] if neurons else [])]
     kept = {unit: np.stack([_kept(member, unit) for member in members]) for unit in units}
@@ -198,7 +198,7 @@ def sharing(
 
 
 def _kept(member: Member, unit: str) -> Array:
-    """Heads, FFNs or neurons that are kept, bool `(layers, n)`; a pruned layer keeps none."""
+    """Return which heads, FFNs or neurons are kept, bool `(layers, n)`; a pruned layer keeps none."""
     structure = member.structure
     layers = [open_units(member.ticket.gates, structure, layer) for layer in range(len(structure.layers))]
     if unit == "ffns":
@@ -207,7 +207,7 @@ def _kept(member: Member, unit: str) -> Array:
 
 
 def _remaining(kept: int, total: int, encoder: Mapping[str, Any]) -> dict[str, float]:
-    """Kept weights as a share of all parameters of the encoder (as in the paper), and of the matrices of its layers."""
+    """Return kept weights as a share of all encoder parameters (as in the paper) and of the matrices of the layers."""
     return {"weight_remaining": 1 - (total - kept) / encoder["parameters"], "kept_of_matrices": kept / total}
 
 
@@ -226,7 +226,7 @@ def _task(member: Member, index: int, kept: Mapping[str, Array], encoder: Mappin
 def _together(
     members: Sequence[Member], kept: Mapping[str, Array], encoder: Mapping[str, Any], every: bool
 ) -> dict[str, Any]:
-    """Structures and weights that some task keeps, or `every` task."""
+    """Count the structures and weights that at least one task keeps, or that `every` task keeps."""
     combine = torch.logical_and if every else torch.logical_or
     weights = 0
     for name, mask in members[0].ticket.masks.items():
@@ -243,7 +243,7 @@ def _used_by(kept: Array) -> list[int]:
 
 
 def _overlap(members: Sequence[Member], kept: Mapping[str, Array]) -> list[dict[str, Any]]:
-    """Jaccard similarity of every pair of tasks: of structures, with that of random tickets, and of weights."""
+    """Return the Jaccard similarity of every pair of tasks, of structures (and by chance) and of weights."""
     weights = all_overlaps([member.ticket for member in members])
     found = []
     for i, j in itertools.combinations(range(len(members)), 2):
@@ -260,7 +260,7 @@ Shares = tuple[dict[str, Any], Mapping[str, tuple[Array, Array]]]
 
 
 def _shares(members: Sequence[Member], given: Sequence[str | Path] | None, definition: str) -> Shares | None:
-    """Sources of the importance of structures, and its values by unit; None where a task has no importance."""
+    """Return the sources of the importances, and their values by unit; None if a task has no importance."""
     own = [member.importance for member in members if member.importance is not None]
     if given is None and len(own) < len(members):
         return None
@@ -273,7 +273,7 @@ def _shares(members: Sequence[Member], given: Sequence[str | Path] | None, defin
 
 
 def _structures(members: Sequence[Member], kept: Mapping[str, Array], shares: Shares | None) -> list[dict[str, Any]]:
-    """One record per head and FFN, by layers."""
+    """Return one record per head and FFN, layer by layer."""
     names = [member.name for member in members]
     found = []
     for layer in range(kept["heads"].shape[1]):

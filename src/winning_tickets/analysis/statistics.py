@@ -1,7 +1,7 @@
 """Criteria of winning tickets over scores of several seeds, bootstrap intervals and correlations.
 
-The BERT tickets paper takes the standard deviation of the subnetwork (caption of Table 5) or of the full BERT (Figure
-6), so `StdOf` chooses. All deviations have ddof=1. A criterion that needs a second seed and has none gives no
+The BERT tickets paper uses the standard deviation of the subnetwork (caption of Table 5) or of the full BERT (Figure
+6), so `StdOf` selects one. All deviations have ddof=1. A criterion that needs a second seed and has none gives no
 verdict, which counts as not won.
 """
 
@@ -38,11 +38,11 @@ class CriterionOutcome:
 
     criterion: Criterion
     wins: bool | None  # None for no verdict
-    subnetwork: float  # statistic of its scores, or the mean paired difference of `non-inferior`
+    subnetwork: float  # statistic of its scores; for `non-inferior`, the mean paired difference
     full: float | None  # None for `non-inferior`
-    value: float | None  # number compared with the threshold: `subnetwork`, or the lower bound of `non-inferior`
+    value: float | None  # number compared with the threshold: `subnetwork`; for `non-inferior`, the lower bound
     threshold: float | None
-    n: int  # scores of the subnetwork, or pairs
+    n: int  # number of scores of the subnetwork, or of pairs
     n_full: int
     reason: str = ""  # why there is no verdict
 
@@ -100,7 +100,7 @@ class Highest:
     """Highest winning sparsities of a grid; None if no ticket wins."""
 
     largest: float | None
-    unbroken: float | None  # largest sparsity below which all tickets win too
+    unbroken: float | None  # largest winning sparsity below which all tickets win, too
     undecided: tuple[float, ...]  # sparsities without a verdict, which count as not won
 
 
@@ -179,12 +179,12 @@ def describe_bootstrap(seed: int, units: str) -> dict[str, Any]:
 
 
 SMALLEST = 3
-"""Smallest number of pairs that a correlation is computed for."""
+"""Smallest number of pairs for which a correlation is computed."""
 CORRELATION_RESAMPLES = 2_000
 
 
 def pearson(x: Array, y: Array) -> Array:
-    """Pearson's r along the last axis, `(..., n)` and `(..., n)` -> `(...)`; NaN where either is constant."""
+    """Return Pearson's r along the last axis, `(..., n)` and `(..., n)` -> `(...)`; NaN where either is constant."""
     dx, dy = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     # The deviations of a constant row are rounding errors, and its correlation would be noise.
     constant = (np.ptp(x, axis=-1) <= TIE) | (np.ptp(y, axis=-1) <= TIE)
@@ -194,7 +194,7 @@ def pearson(x: Array, y: Array) -> Array:
 
 
 def spearman(x: Array, y: Array) -> Array:
-    """Spearman's rho along the last axis: Pearson's r of the ranks, equal values sharing their mean rank."""
+    """Return Spearman's rho along the last axis: Pearson's r of the ranks, where equal values share their mean rank."""
     from scipy.stats import rankdata
 
     return pearson(np.asarray(rankdata(x, axis=-1)), np.asarray(rankdata(y, axis=-1)))
@@ -240,7 +240,7 @@ def correlate_within(x: Sequence[float], y: Sequence[float], groups: Sequence[fl
 
 
 def _tied(values: Array, tie: float) -> Array:
-    """Return values `(n,)` in which those that differ by at most `tie` are equal, so that they share a rank."""
+    """Return values `(n,)` in which sorted neighbors within `tie` are made equal, so that they share a rank."""
     order = np.argsort(values)
     begins = np.diff(values[order], prepend=-np.inf) > tie
     result = np.empty_like(values)

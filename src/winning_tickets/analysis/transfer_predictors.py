@@ -53,7 +53,7 @@ _SETTINGS = ("segments", "split", "kd_distance", "kd_padding", "kd_masked_tokens
 """Settings in which two measurements on the same text may differ, in the order in which they are shown."""
 
 _DEFAULTS = {"kd_distance": "cosine", "kd_padding": "ignored", "kd_masked_tokens": "0"}
-"""Values of settings that the files of older versions lack."""
+"""Values of settings that are missing in files of older versions."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Measurement:
     model: str | None
     base_hash: str | None
     name: str  # such as `kd[wikitext-2]`
-    settings: tuple[tuple[str, str], ...]  # become part of the column's name where they differ
+    settings: tuple[tuple[str, str], ...]  # part of the column's name if they differ between measurements
     value: float
     sparsity: float
-    target: str  # as the user named it
+    target: str  # name of the target as the user gave it
     path: str
     method: str | None = None
 
@@ -133,7 +133,7 @@ def method_name(method: str, objective: str | None) -> str:
 
 
 def score_columns(found: Sequence[Measurement]) -> dict[Measurement, str]:
-    """Return the column of each measurement: its name, and the settings that differ between measurements of it."""
+    """Return the column of each measurement: its name, and the settings that differ between those of the same name."""
     names: dict[Measurement, str] = {}
     for name in dict.fromkeys(one.name for one in found):
         same = [one for one in found if one.name == name]
@@ -176,7 +176,7 @@ def _by_subject(found: Sequence[Measurement], hashes: Mapping[str, str]) -> dict
 def predictors(paths: Runs, *, score: Score = "final", seed: int = 0) -> dict[str, Any]:
     """Join evaluations with transfer results by ticket, and correlate them over tickets.
 
-    Both are given as files and folders, or as what `evaluate`, `transfer` and `distance` returned.
+    Both are given as files and folders, or as results that `evaluate`, `transfer` and `distance` returned.
 
     The dense model is shown in the table, but left out of the correlations.
     """
@@ -262,7 +262,7 @@ def _distances(content: Mapping[str, Any], path: str) -> list[Measurement]:
 
 
 def _key(one: Measurement | RunScore, hashes: Mapping[str, str]) -> Key:
-    """Return the key that evaluations and transfers are joined by: the ticket, or the dense weights (or their name)."""
+    """Return the key that joins evaluations and transfers: the ticket, or the dense weights (or their name)."""
     if one.ticket_id is not None:
         return "ticket", one.ticket_id
     model = one.model or ""

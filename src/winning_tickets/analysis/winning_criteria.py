@@ -23,9 +23,9 @@ class Rule:
     """A criterion of winning and its settings."""
 
     criterion: Criterion
-    std_of: StdOf  # of `within-std`
-    margin: float  # of `non-inferior`
-    statistic: Statistic  # of several seeds
+    std_of: StdOf  # setting of `within-std`
+    margin: float  # setting of `non-inferior`
+    statistic: Statistic  # statistic of the scores of several seeds
 
     def check(self) -> None:
         """Refuse unknown names, and a statistic that the paired test does not have."""
@@ -42,7 +42,7 @@ class Rule:
             )
 
     def judge(self, subnetwork: Sequence[RunScore], full: Sequence[RunScore]) -> CriterionOutcome:
-        """Apply the criterion to runs of tickets of one kind and those of the full model."""
+        """Apply the criterion to the runs of tickets of one kind and the runs of the full model."""
         own, other = [cell.value for cell in subnetwork], [cell.value for cell in full]
         if self.criterion == "exceeds":
             return criteria.exceeds(own, other, self.statistic)
@@ -83,7 +83,7 @@ def winning(
 ) -> dict[str, Any]:
     """Judge tickets by the full model's scores; find the highest winning sparsity of each task and kind of ticket.
 
-    A transfer is its folder, or what `transfer` returned.
+    A transfer is given as its folder or as the result that `transfer` returned.
     """
     rule = Rule(criterion, std_of, margin, statistic)
     rule.check()
@@ -147,7 +147,7 @@ def _read(kind: str, runs: Runs, score: Score, metric: str | None) -> list[RunSc
 
 
 def _dense_of(task: str, full: Sequence[RunScore]) -> list[RunScore]:
-    """The full model's runs of a task, each seed once."""
+    """Return the full model's runs of a task, each seed once."""
     found = index_once((cell for cell in full if cell.task == task), lambda cell: cell.seed, "The dense runs")
     if not found:
         raise ContentError(f"There is no dense run of {task}; fine-tune the base model on it and add it to --dense.")
@@ -155,7 +155,7 @@ def _dense_of(task: str, full: Sequence[RunScore]) -> list[RunScore]:
 
 
 def _points(tickets: Sequence[RunScore], labels: Mapping[str, str]) -> list[LevelPoint]:
-    """Runs by task, group and rising sparsity."""
+    """Return the runs by task, group and increasing sparsity."""
     found: dict[tuple[str, str, float], LevelPoint] = {}
     for cell, sparsity in zip(tickets, results.grid_sparsities(tickets), strict=True):
         place = (cell.task, labels[group_key(cell)], sparsity)
@@ -168,7 +168,7 @@ def _points(tickets: Sequence[RunScore], labels: Mapping[str, str]) -> list[Leve
 
 
 def _chosen(point: LevelPoint, full: Sequence[RunScore], seeds: Seeds) -> tuple[list[RunScore], list[RunScore]]:
-    """The runs of the ticket and of the full model with the seeds, or all of them."""
+    """Return the runs of the ticket and of the full model with the given seeds, or all runs if `seeds` is None."""
     own = point.cells
     if seeds is None:
         return own, list(full)
@@ -235,7 +235,7 @@ def _highest(
     rule: Rule,
     report: Seeds,
 ) -> dict[str, Any]:
-    """The highest winning sparsity of a task and group, and its scores on the seeds to report."""
+    """Return the highest winning sparsity of a task and group, and its scores on the seeds to report."""
     own = {point.sparsity: (point, outcome) for point, outcome in judged if (point.task, point.group) == pair}
     found = criteria.highest_winning({sparsity: outcome.wins for sparsity, (_, outcome) in own.items()})
     result: dict[str, Any] = {
@@ -258,7 +258,7 @@ def _highest(
 
 
 def _fine_tuned_on(task: str, full: Sequence[RunScore], points: Sequence[LevelPoint]) -> dict[str, list[RunScore]]:
-    """All runs on a task by group; that of the full model is called `dense`."""
+    """Return all runs on a task by group; the group of the full model is called `dense`."""
     groups = {"dense": list(full)}
     for point in points:
         if point.task == task:

@@ -29,30 +29,30 @@ from winning_tickets.runs.provenance import machine, versions
 
 Counted = Literal["latency", "flops", "size"]
 GRID = 12
-"""Sizes of an FFN that are measured; multiples of 32 neurons where there are enough."""
+"""About how many sizes of an FFN are measured; multiples of 32 neurons if there are enough."""
 _TOGETHER = 3  # variants that are timed next to the same passes of the dense model
 _REPEATS = 10
 _STEP = 32  # neurons
-_MORE_ROUNDS = 2  # of passes, where times contradict each other
+_MORE_ROUNDS = 2  # of passes, if times contradict each other
 _Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-_MOST_SCATTER = 0.05  # of a layer's time; below 0.01 on a quiet machine
+_MOST_SCATTER = 0.05  # as a share of a layer's time; below 0.01 on a quiet machine
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """Costs as shares of those of the dense encoder; they add up: `base` + for each layer `layer` + heads + neurons."""
+    """Costs as shares of the dense encoder's cost; they add up: `base`, and per layer `layer` + heads + neurons."""
 
     counted: Counted
     base: float  # of embeddings and pooler
-    layer: float  # of the rest of a layer without heads and neurons; a layer without both is removed
+    layer: float  # of a layer without its heads and neurons; a layer that keeps neither is removed
     heads: tuple[float, ...]  # of 0, 1, ... heads in a layer
     sizes: tuple[int, ...]  # numbers of neurons that a layer may have, from 0
-    neurons: tuple[float, ...]  # of so many
+    neurons: tuple[float, ...]  # of each of the `sizes`
     layers: int
     about: dict[str, Any]
 
     def of(self, structure: Sequence[tuple[int, int]]) -> float:
-        """Return the cost of an encoder whose layers have so many heads and neurons."""
+        """Return the cost of an encoder, given the numbers of heads and neurons of each layer."""
         return self.base + sum(
             self.layer + self.heads[heads] + self.neurons[self.sizes.index(neurons)]
             for heads, neurons in structure
@@ -66,7 +66,7 @@ class CostTable:
 
 
 def cost_table(plm: PLM, counted: Counted, batch: int, length: int, runtime: Runtime) -> CostTable:
-    """Measure an encoder of the same shape as `plm`; times are kept in the cache of this machine."""
+    """Measure or count the costs of an encoder of the shape of `plm`; times are cached on this machine."""
     structure = structure_of(plm)
     step = _neuron_step(structure.intermediate_size)
     sizes = (*range(0, structure.intermediate_size, step), structure.intermediate_size)
@@ -106,7 +106,7 @@ def cost_table(plm: PLM, counted: Counted, batch: int, length: int, runtime: Run
 
 
 def _neuron_step(neurons: int) -> int:
-    """Return the neurons between two sizes of an FFN."""
+    """Return the number of neurons from one size of an FFN to the next."""
     step = max(1, round(neurons / GRID))
     return step if step < _STEP else round(step / _STEP) * _STEP
 
@@ -119,20 +119,20 @@ def _table(
     layers: int,
     about: dict[str, Any],
 ) -> CostTable:
-    """Split the costs of encoders whose layers are alike into those of their parts."""
+    """Split the costs of encoders whose layers are all alike into the costs of their parts."""
     from scipy.optimize import isotonic_regression
 
     one, empty, *others = shares
     layer = max(0.0, (empty - one) / max(1, layers - 1))
     base = max(0.0, one - layer)
-    # More heads or neurons never cost less; what says so is noise.
+    # More heads or neurons never cost less; measurements that say otherwise are noise.
     rows, moved = [], 0.0
     for part in (others[:heads], others[heads:]):
         measured = np.maximum(0.0, (np.array(part) - empty) / layers)
         rising = isotonic_regression(measured).x
         rows.append(np.array([0.0, *rising]))
         moved = max(moved, float(np.abs(measured - rising).max()))
-    # The parts are measured apart; together they are the dense encoder.
+    # The parts are measured separately, and are scaled to cost as much together as the dense encoder.
     whole = layers * sum(float(row[-1]) for row in rows)
     if not (whole > 0 and base + layers * layer < 1):
         raise TrainingError(
@@ -146,7 +146,7 @@ def _table(
 
 
 Variant = tuple[int, int] | None
-"""Heads and neurons of every layer; None for an encoder of one layer without any, as some need a layer."""
+"""Heads and neurons of every layer; None for an encoder with a single empty layer, as some models need a layer."""
 
 
 def _variant(twin: PLM, variant: Variant) -> PLM:
@@ -160,7 +160,7 @@ def _variant(twin: PLM, variant: Variant) -> PLM:
 
 
 def time_share(plm: PLM, structure: Sequence[tuple[int, int]], batch: int, length: int, runtime: Runtime) -> float:
-    """Return the time of an encoder whose layers have so many heads and neurons, as a share of the dense one's."""
+    """Return the time of an encoder with these heads and neurons in its layers, as a share of the dense encoder's."""
     device, twin = choose_device(runtime.device), measure.dense_twin(plm)
     small = dataclasses.replace(twin, model=copy.deepcopy(twin.model))
     places = structure_of(twin)

@@ -1,4 +1,4 @@
-"""Exporting a ticket or a fine-tuned model, as a folder that any Hugging Face program loads."""
+"""Exporting a ticket or a fine-tuned model as a folder, in one of several formats."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def export(
         write_json(staging / EXPORT_FILE, body)
         if not (staging / CARD).is_file():  # else it came with the fine-tuned model
             write_card(staging, wanted.card | {"kind": format})
-        _find_stored(out, identity, force)  # refuse what another command has begun there meanwhile
+        _find_stored(out, identity, force)  # refuse if another command has begun to write there meanwhile
         if out.exists():  # what --force replaces goes only when its successor is complete
             shutil.rmtree(out)
 

@@ -133,7 +133,7 @@ def _fine_tuned(source: ExportSource) -> PrunedModel:
 
 
 def masked(source: ExportSource) -> Export:
-    """An ordinary Hugging Face folder whose pruned weights are zero."""
+    """Prepare an ordinary Hugging Face folder whose pruned weights are zero."""
     found = find_pruned(source)
     model = found.fine_tuned
 
@@ -161,7 +161,7 @@ def _mask(plm: PLM, ticket: Ticket, has_head: bool) -> None:
 
 
 def _pooler(plm: PLM, encoder: PLM, ticket: Ticket) -> dict[str, Tensor]:
-    """The checkpoint's pooler, which a ForMaskedLM model lacks, under the names of such a model."""
+    """Return the checkpoint's pooler, which a ForMaskedLM model lacks, under the names of such a model."""
     if not encoder.has_pooler:
         return {}
     ticket.apply_(encoder.model, allow_other_weights=True)
@@ -188,7 +188,7 @@ def sentence_modules(name: str, revision: str | None) -> Iterator[Path | None]:
 
 
 def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None:
-    """Copy the list of modules, the pooling and so on of a sentence-transformers model; other models have none."""
+    """Copy the list of modules, the pooling and so on of a sentence-transformers model; for other models nothing."""
     with sentence_modules(name, revision) as where:
         if where is None:
             return
@@ -200,7 +200,7 @@ def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None
 
 
 def _modules(file: Path) -> list[str]:
-    """Folders of the modules of a sentence-transformers model."""
+    """Return the folders of the modules of a sentence-transformers model."""
     found = read_json(file, "list of modules")
     modules = found if isinstance(found, list) else [found]
     paths = [module.get("path") if isinstance(module, dict) else None for module in modules]
@@ -234,7 +234,7 @@ PLAIN_LOADING = "All layers are alike: it is an ordinary model, which AutoModel.
 
 
 def compact(source: ExportSource) -> Export:
-    """A folder with smaller matrices and the code that builds its uneven layers."""
+    """Prepare a folder with smaller matrices, and the code that builds its uneven layers if it needs any."""
     found = find_pruned(source)
     plm, extra = found.load()
     before = sum(parameter.numel() for parameter in plm.encoder.parameters())
@@ -260,7 +260,7 @@ ENCODER_NOTE = (
 
 
 def encoder(source: ExportSource) -> Export:
-    """The encoder alone; of a shared model the weights that all tasks share."""
+    """Prepare a folder of the encoder alone; for a shared model, of the weights that all tasks share."""
     if not is_fine_tuned(source.name):
         raise UsageError(
             f"--format encoder takes the encoder out of a transfer or share with its model, and {source.name} is not "

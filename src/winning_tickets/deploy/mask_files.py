@@ -34,8 +34,8 @@ from winning_tickets.tickets.ticket import Ticket
 
 MASK_PT = "mask.pt"
 IMPORTED = "imported"
-"""Method of masks whose own is not said."""
-# torch's reader has no error of its own for a damaged file.
+"""Method of masks for which no method is given."""
+# torch has no error of its own for a damaged file; reading one may raise any of these.
 _DAMAGED = (
     *(OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError),
     struct.error,
@@ -48,8 +48,8 @@ SHOWN = 3
 class Convention:
     """Names and type of the masks of a code base."""
 
-    ending: str  # of a mask's name, where its weight's has `.weight`
-    dtype: torch.dtype  # that is written; any type with the values 0 and 1 is read
+    ending: str  # of a mask's name, in place of the `.weight` of its weight's name
+    dtype: torch.dtype  # type of written masks; masks of any type with the values 0 and 1 are read
 
 
 CONVENTIONS = {"bert-tickets": Convention(".weight_mask", torch.float32), "tamt": Convention(".weight", torch.bool)}
@@ -74,7 +74,7 @@ def import_mask(
     revision: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Make a ticket of a `mask.pt`, and return its `result.json`; see `api.deploy_verbs.import_mask`."""
+    """Make a ticket from a `mask.pt`, and return its `result.json`; see `api.deploy_verbs.import_mask`."""
     if isinstance(file, Mapping):
         raise UsageError("import_mask reads a file; masks in memory become a ticket with Ticket.from_masks.")
     file = Path(file)
@@ -123,7 +123,7 @@ def read_masks(file: Path, plm: PLM) -> MaskFile:
     convention = _find_convention(file, stored)
     ending = CONVENTIONS[convention].ending
     shapes = {name: value.shape for name, value in plm.encoder.named_parameters()}
-    # A file may have the masks of the widest scope that a family of models has.
+    # A file may have masks of all matrices in the widest scope of a family of models.
     pooler = plm.architecture.pooler
     prunable = [*prunable_names(plm, "encoder+embeddings"), *([] if pooler is None else [pooler])]
     possible = {split_name(name).parameter for name in prunable}
@@ -241,7 +241,7 @@ def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
 
 
 def mask_pt(source: ExportSource) -> Export:
-    """The masks of a ticket as one of the code bases stores them."""
+    """Prepare a `mask.pt` with the masks of a ticket, as one of the code bases stores them."""
     from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
     convention = source.convention or next(iter(CONVENTIONS))

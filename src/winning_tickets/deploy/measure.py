@@ -182,7 +182,7 @@ def _weights_folder(name: str, revision: str | None) -> Path | None:
 
 
 def _stored(folder: Path | None) -> tuple[int | None, int | None]:
-    """Count numbers and bytes in the weight files of a folder; None without safetensors files."""
+    """Count the parameters and bytes in the weight files of a folder; None for what cannot be counted."""
     if folder is not None and is_onnx(folder):
         return None, sum(file.stat().st_size for file in folder.glob(f"{ONNX_FILE}*"))
     files = [] if folder is None else sorted(folder.glob("*.safetensors"))
@@ -196,7 +196,7 @@ def _stored(folder: Path | None) -> tuple[int | None, int | None]:
 
 
 def _quality(folder: Path | None, kind: str) -> dict[str, Any]:
-    """What an export of int8 lost: cosines of its outputs with the float model's."""
+    """Return what an int8 export lost: cosines of its outputs with those of the float model."""
     file = None if folder is None else folder / EXPORT_FILE
     if kind != "onnx" or file is None or not file.is_file():
         return {}
@@ -205,7 +205,7 @@ def _quality(folder: Path | None, kind: str) -> dict[str, Any]:
 
 
 def _sizes(target: str, kind: str, plm: PLM, folder: Path | None) -> dict[str, Any]:
-    """Parameters of the weight files and of the encoder, and bytes of the weights and of a ticket."""
+    """Return the parameters of the weight files and of the encoder, and the bytes of the weights and of a ticket."""
     numbers, size = _stored(folder)
     saved = kind == "ticket" and memory.find(target) is None
     ticket_files = [path for path in Path(local(target)).iterdir() if path.is_file()] if saved else []
@@ -317,11 +317,11 @@ def _summary(models: Sequence[PLM], batch: int, length: int, seconds: np.ndarray
 
 
 DISAGREEMENT = 1.25
-"""Ratio of the upper to the lower quartile from which the turns of a measurement disagree."""
+"""Ratio of the upper to the lower quartile above which the turns of a measurement disagree."""
 
 
 def _disagreements(shapes: Sequence[dict[str, Any]], threads: int) -> list[str]:
-    """A sentence on the shapes whose turns took different times."""
+    """Return a warning about the shapes whose turns took different times, if there are any."""
     wide = [
         f"{shape['batch']} x {shape['length']}"
         for shape in shapes
@@ -337,7 +337,7 @@ def _disagreements(shapes: Sequence[dict[str, Any]], threads: int) -> list[str]:
 
 
 def _compare_with_one_thread(plm: PLM, shape: dict[str, Any], threads: int) -> list[str]:
-    """A sentence if one thread is faster than several, which wait for each other on a busy machine."""
+    """Return a warning if one thread is faster than several, which wait for each other on a busy machine."""
     inputs = random_inputs(plm, shape["batch"], shape["length"], plm.model.device)
     with _set_threads(1):
         alone = float(np.median(take_turns([partial(plm.encoder, **inputs)], 3, plm.model.device, False)))

@@ -23,7 +23,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 
 OPSET = 18
 TOLERANCE = 1e-4
-"""Largest difference to PyTorch's outputs that an export may have."""
+"""Largest difference from PyTorch's outputs that an export may have."""
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_FILE = 2**31 - 2**24
 """Bytes of weights above which they go into a separate file, as protobuf ends at two gigabytes."""
@@ -43,7 +43,7 @@ class WithNames(nn.Module):
         self.outputs = tuple(outputs)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The named outputs for the named inputs, each `(batch, length)`."""
+        """Return the named outputs for the named inputs; each input is `(batch, length)`."""
         result = self.model(**dict(zip(self.inputs, tensors, strict=True)))
         return tuple(result[name] for name in self.outputs)
 
@@ -62,12 +62,12 @@ def check_installed(option: str) -> None:
 
 
 def onnx_int8(source: ExportSource) -> Export:
-    """The same as `onnx`, with dynamic quantization of the matrices to int8."""
+    """Prepare the same as `onnx`, with dynamic quantization of the matrices to int8."""
     return onnx(source, int8=True)
 
 
 def onnx(source: ExportSource, int8: bool = False) -> Export:
-    """The encoder of a ticket, or a fine-tuned model with its head, as ONNX."""
+    """Prepare the encoder of a ticket, or a fine-tuned model with its head, as ONNX."""
     check_installed("--format onnx")
     found = find_pruned(source, with_head=False)
     if found.causal:
@@ -118,16 +118,16 @@ def _quantize(plm: PLM, model: WithNames, file: Path) -> dict[str, Any]:
 
 
 def write_int8(folder: Path) -> None:
-    """Store the matrices of `model.onnx` in one byte a weight; inputs are rounded as they come."""
+    """Store the matrices of `model.onnx` in one byte per weight; inputs are rounded at run time."""
     quantization = importlib.import_module("onnxruntime.quantization")
     file, whole = folder / ONNX_FILE, folder / "float.onnx"
     file.rename(whole)
     graph = importlib.import_module("onnx").load(whole).graph
-    empty = {one.name for one in graph.initializer if 0 in one.dims}  # of layers without neurons, which it cannot take
+    empty = {one.name for one in graph.initializer if 0 in one.dims}  # of layers without neurons; not quantizable
     left_out = [node.name for node in graph.node if empty & set(node.input)]
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it advises to run a step that the exporter has done
+    root.setLevel(logging.ERROR)  # it recommends a step that the exporter has done
     try:
         quantization.quantize_dynamic(
             whole,
@@ -143,7 +143,7 @@ def write_int8(folder: Path) -> None:
 
 
 def _texts(plm: PLM, batch: int, length: int) -> dict[str, Tensor]:
-    """Random tokens; the last text is padded from its middle on."""
+    """Return random tokens; the last text is padded from its middle on."""
     config = plm.model.config
     generator = torch.Generator().manual_seed(batch * length)
     mask = torch.ones(batch, length, dtype=torch.long)

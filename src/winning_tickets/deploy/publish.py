@@ -30,7 +30,7 @@ def push(target: Path | str, repo: str, *, seed: int | None = None, **options: A
         repo: such as `me/ticket`; created if needed.
         seed: seed of the model in a run; None takes the first one saved.
         options: `results`: folders of transfers of this ticket, or files with what `tickets evaluate --json` printed,
-            for the card; `private`: whether a new repository is; `token`: by default that of `hf auth login` or
+            for the card; `private`: make a new repository private; `token`: by default that of `hf auth login` or
             `HF_TOKEN`; `revision`: branch, by default `main`; `message` of the commit.
 
     Returns:

@@ -29,11 +29,11 @@ class _Report:
     bytes_hashed: int = 0
     runs: int = 0
     running: list[str] = field(default_factory=list)  # ids of runs that were not compared
-    unsealed: list[str] = field(default_factory=list)  # and of those that are done and have no hashes yet
+    unsealed: list[str] = field(default_factory=list)  # ids of runs that are done and have no hashes yet
 
 
 def verify(paths: Sequence[Path | str]) -> dict[str, Any]:
-    """Check files against the hashes that were taken of them; nothing is changed.
+    """Check files against their stored hashes, without changing anything.
 
     Files without a hash are opened, which shows whether they were cut off.
     """
@@ -93,7 +93,7 @@ def _look_inside(folder: Path, report: _Report) -> None:
         report.hashed += len(files)
         report.bytes_hashed += sum(one.stat().st_size for one in files)
 
-    # Files with hashes of their own and of files next to them, and the function that checks them.
+    # Files that have hashes of themselves and of files next to them, and the functions that check them.
     carriers: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
         "ticket.json": (("ticket.safetensors", "mlm_head.safetensors"), Ticket.from_pretrained),
         "importance.json": (("importance.safetensors",), Importance.load),
@@ -116,7 +116,7 @@ def _look_inside(folder: Path, report: _Report) -> None:
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    """Files in a folder except those of checkpoints and of writes that were cut off."""
+    """Return the files in a folder, except those of checkpoints and of writes that were cut off."""
 
     def is_temporary_in(path: Path) -> bool:
         return any(part == SCRATCH or is_temporary(Path(part)) for part in path.relative_to(folder).parts)

@@ -1,4 +1,4 @@
-"""Fine-tuning from a fine-tuned model: the part of its head that serves the new task, and the weights to start from.
+"""Fine-tuning from a fine-tuned model: which part of its head is kept for the new task, and the weights to start from.
 
 Super tickets, section 7: domain adaptation from a single-task, a multi-task or a ticket-shared model.
 """
@@ -34,7 +34,7 @@ class KeptHead:
 
 
 def kept_head(old: TaskInfo, task: Task, fresh: bool = False) -> KeptHead:
-    """Decide if a head is kept: it needs all labels of the new task, by their exact names and in any order."""
+    """Decide if a head is kept: it must have all labels of the new task, by their exact names and in any order."""
     if fresh:
         return KeptHead(None, "fresh (--fresh-head)")
     if old.kind != task.kind:
@@ -73,7 +73,7 @@ class Adaptation:
 
     @property
     def target(self) -> Target:
-        """The ticket whose mask is kept, and the pre-trained model that the fine-tuned one was made from."""
+        """The ticket whose mask is kept, and the pre-trained model that the fine-tuned model was made from."""
         return Target(str(self.source.folder), self.source.ticket, self.source.model, None, None)
 
     def load(self, task: Task) -> PLM:
@@ -97,7 +97,7 @@ class Adaptation:
 
 
 def adaptation_problems(config: TransferConfig) -> list[str]:
-    """Return a message for each setting that contradicts a fine-tuned target, or that needs one."""
+    """Return a message for each setting that contradicts a fine-tuned target, or that needs one and has none."""
     if not is_fine_tuned(config.target):
         given = {"--from-task": config.from_task, "--fresh-head": config.fresh_head}
         return [
@@ -120,7 +120,7 @@ def adaptation_problems(config: TransferConfig) -> list[str]:
 
 @torch.no_grad()
 def _copy_head_(old: PLM, new: PLM, rows: tuple[int, ...]) -> None:
-    """Copy a head of the same kind; of its output layer (the last linear layer) copy only these rows."""
+    """Copy a head of the same kind; of its output layer (the last linear layer), copy only the given rows."""
     encoder = set(new.encoder.modules())
     linear = [name for name, part in new.model.named_modules() if isinstance(part, nn.Linear) and part not in encoder]
     sources: dict[str, Tensor] = dict(outside_encoder(old.model))

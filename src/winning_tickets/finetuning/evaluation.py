@@ -46,7 +46,7 @@ class EvaluationPlan:
 
     @property
     def primary(self) -> str:
-        """The primary metric (TAMT Table 1: matched accuracy for MNLI; the released code takes the mismatched one)."""
+        """The primary metric (TAMT Table 1: matched accuracy for MNLI; the released code uses mismatched accuracy)."""
         if len(self.task.validation_splits) == 1:
             return primary_metric(self.task)
         return f"{self.task.metrics[0]}_{self.primary_split.removeprefix('validation_')}"
@@ -85,20 +85,20 @@ class EvaluationPlan:
         return math.ceil(self.config.warmup_ratio * self.steps)
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """The number that evaluations are ranked by."""
+        """Return the number by which evaluations are ranked."""
         if self.config.best_by == "accuracy-or-mean" and {"accuracy", "f1"} <= set(self.task.metrics):
             return max(metrics["accuracy"], (metrics["accuracy"] + metrics["f1"]) / 2)
         return metrics[self.primary]
 
     def rank(self, record: dict[str, Any]) -> float:
-        """The number that an evaluation is ranked by: the `average` of a sharing, or the score on its `selection`."""
+        """Return the rank of an evaluation: the `average` of a sharing, or the score (on its `selection`, if any)."""
         if "average" in record:
             return float(record["average"])
         return self.score(record.get("selection", record["evaluation"]))
 
     def best(self, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        """The first record of the highest rank among those that count."""
-        # Where only scores above 0 count and there is none, `step` is None and all metrics are 0.
+        """Return the first record of the highest rank among those that count."""
+        # If only scores above 0 count and there is none, `step` is None and all metrics are 0.
         records = list(records)
         measured = records[0]["evaluation"] if records else dict.fromkeys(metric_names(self.task), 0.0)
         zeros = {name: None if value is None else 0.0 for name, value in measured.items()}
@@ -121,23 +121,23 @@ class EvaluationPlan:
 
 
 class Evaluations(Callback):
-    """Evaluates where it is due, and keeps the records here and in the run's `metrics.jsonl`."""
+    """Evaluates when an evaluation is due, and keeps the records here and in the run's `metrics.jsonl`."""
 
-    # It happens at the end of a step, also at the end of an epoch: the checkpoint of that step is written after it, so
-    # that a resumed run neither lacks an evaluation nor has one twice.
+    # Evaluations happen at the end of a step, also at the end of an epoch. The checkpoint of that step is written after
+    # the evaluation, so that a resumed run neither lacks an evaluation nor has one twice.
 
     def __init__(self, run: RunDirectory, plan: EvaluationPlan, evaluate: Callable[[], dict[str, Any]]) -> None:
         self.records: list[dict[str, Any]] = []
-        self.confusion: dict[str, list[list[int]]] | None = None  # of the last evaluation, if it was made here
+        self.confusion: dict[str, list[list[int]]] | None = None  # of the last evaluation, if this process made it
         self._run, self._plan, self._evaluate = run, plan, evaluate
 
     def on_train_begin(self, trainer: TicketTrainer) -> None:
-        """Read the evaluations up to the checkpoint; later ones were dropped from the log just before."""
+        """Read the evaluations up to the checkpoint; later ones have just been removed from the log."""
         if (self._run.path / METRICS).exists():
             self.records = [record for record in read_log(self._run.path) if "evaluation" in record]
 
     def on_step_end(self, trainer: TicketTrainer) -> None:
-        """Evaluate where it is due, and stop the training once `patience` is exhausted."""
+        """Evaluate if it is due, and stop the training once `patience` is exhausted."""
         if not self._plan.is_due(trainer.step):
             return
         found = distributed.on_main(self._evaluate)
@@ -145,18 +145,21 @@ class Evaluations(Callback):
         self.records.append({"step": trainer.step} | found)
         self._run.log(self.records[-1])
         if self._plan.exhausted(self.records):
-            trainer.max_steps = trainer.step  # this was the last step, for checkpoints and signals too
+            trainer.max_steps = trainer.step  # this was the last step, also for checkpoints and signals
 
 
 def has_confusion(task: Task) -> bool:
-    """True for a task whose results have a confusion table."""
+    """Return whether the results of a task have a confusion table."""
     return task.kind == "classification" and len(task.labels) <= MOST_CLASSES
 
 
 def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) -> dict[str, Any]:
-    """Metrics on the validation splits (`evaluation`), on the part that chooses the best one and on the `rest`."""
-    # `degenerate` says whether the predictions are constant, or empty, or no better than that, on one of the splits.
-    # `confusion` is the table of each split, where the labels are not too many classes.
+    """Return the metrics on the validation splits (`evaluation`), and on their parts `selection` and `rest`, if any.
+
+    `selection` is the part on which the best evaluation is chosen.
+    """
+    # `degenerate` says whether, on any split, the predictions are constant, empty or no better than a constant answer.
+    # `confusion` is the table of each split, if the task does not have too many classes.
     task, degenerate = prepared.task, False
     confusion: dict[str, list[list[int]]] = {}
     parts: dict[str, dict[str, dict[str, float]]] = {}
@@ -171,7 +174,7 @@ def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) ->
             labels = prepared.data.validation[name].labels
             confusion[name] = confusion_table(np.stack(outputs).argmax(-1), np.asarray(labels), len(task.labels))
         degenerate = degenerate or constant or not beats_one_answer(task, whole, prepared.data.validation[name].labels)
-        # The examples of the selection come first, so its outputs are the first ones too.
+        # The examples of the selection come first, so their outputs do, too.
         if prepared.selection:
             chosen, rest = prepared.selection[name]
             border = len(chosen.encoded)

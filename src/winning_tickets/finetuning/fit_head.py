@@ -52,7 +52,7 @@ from winning_tickets.training.trainer import (
     trainer_arguments,
 )
 
-COUNTED_AT_ONCE = 2**22  # tokens of the corpus, which is on disk, that are in memory at a time
+COUNTED_AT_ONCE = 2**22  # number of tokens of the corpus on disk that are in memory at a time
 
 
 @distributed.together()
@@ -62,7 +62,7 @@ def fit_head(
     """Train an MLM head on an encoder that has none, and save both in `out`, which transformers loads as it is.
 
     A finished run of the same settings is skipped, an unfinished one resumes. Without `train_encoder` the encoder stays
-    the same bit for bit, so tickets of one model fit the other.
+    the same bit for bit, so tickets of the given model fit the saved model, and vice versa.
 
     Args:
         config: the model, the corpus and the settings.
@@ -85,7 +85,7 @@ def fit_head(
     """
     runtime = runtime or Runtime()
     check_fit_head(config)
-    # The saved model is measured. The trained one is freed when `_fit` returns, as two models need more memory.
+    # The saved model is measured. The trained model is freed when `_fit` returns, because two models need more memory.
     with ExitStack() as stack:
         run, result = _fit(config, Path(out), runtime, force, stack)
         if run.status != "done":
@@ -99,7 +99,7 @@ def fit_head(
 
 
 def check_fit_head(config: FitHeadConfig) -> None:
-    """Refuse settings that contradict each other before anything is loaded; all problems at once."""
+    """Refuse settings that contradict each other, with all problems at once, before anything is loaded."""
     problems = []
     if config.corpus is None:
         problems.append("fit-head needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder.")
@@ -109,8 +109,8 @@ def check_fit_head(config: FitHeadConfig) -> None:
 
 
 def _with_fresh_head(config: FitHeadConfig) -> PLM:
-    """The model with a head initialized from the seed; the global generators are left alone."""
-    with torch.random.fork_rng(devices=[]):  # a model is made on the CPU
+    """Return the model with a head initialized from the seed; the global random generators stay unchanged."""
+    with torch.random.fork_rng(devices=[]):  # the model is created on the CPU
         torch.default_generator.manual_seed(config.seed)
         plm = load_plm(config.model, head="mlm", revision=config.revision, layers=config.layers)
     if plm.has_mlm_head:
@@ -122,9 +122,9 @@ def _with_fresh_head(config: FitHeadConfig) -> PLM:
 def start_from_unigrams(plm: PLM, stream: TokenStream) -> None:
     """Set the decoder's bias to the log frequencies of the corpus, so that these need not be learned first."""
     bias = plm.model.get_submodule(plm.architecture.lm_decoder).bias
-    if bias is None:  # ModernBERT may be configured so
+    if bias is None:  # ModernBERT may be configured without it
         return
-    counts = np.ones(bias.numel())  # one more of each token: the logarithm of none would be infinite
+    counts = np.ones(bias.numel())  # add-one smoothing: the logarithm of zero would be infinite
     for start in range(0, stream.n_tokens, COUNTED_AT_ONCE):
         counts += np.bincount(stream.tokens[start : start + COUNTED_AT_ONCE], minlength=counts.size)
     with torch.no_grad():
@@ -134,11 +134,11 @@ def start_from_unigrams(plm: PLM, stream: TokenStream) -> None:
 def _fit(
     config: FitHeadConfig, out: Path, runtime: Runtime, force: bool, stack: ExitStack
 ) -> tuple[RunDirectory, dict[str, Any]]:
-    """Train and save the model; its run, entered in `stack`, and the result so far (all of it where it was done)."""
+    """Train and save the model; return its run, entered in `stack`, and the result so far (complete if it was done)."""
     device = choose_device(runtime.device)
     corpus = load_corpus(str(config.corpus), "train", config.data_dir)
     plm = _with_fresh_head(config)
-    # Both may refuse the settings, so they are made before --out is.
+    # Both kinds of batches may refuse the settings, so they are made before --out is created.
     batches = CorpusBatches.read(
         corpus,
         plm.tokenizer,
@@ -150,7 +150,7 @@ def _fit(
         mlm_probability=config.mlm_probability,
     )
     validation = _validation(config, plm)
-    # The run is known by the encoder's weights and the corpus.
+    # The run id contains the encoder's weights and the corpus.
     base = base_hash(weight_hashes(plm.encoder))
     identity = run_id(config, f"fit-head-{Path(config.model).name}", base=base, corpus=corpus.fingerprint)
     settings = config.model_dump(mode="json")
@@ -184,7 +184,7 @@ def _fit(
 
 
 class _Evaluations(Callback):
-    """Logs the quality on the validation part at regular steps; that of the last step is the run's result."""
+    """Logs the quality on the validation part at regular steps; the quality after the last step is the result."""
 
     def __init__(self, every: int, measure: Callable[[], dict[str, float]], run: RunDirectory) -> None:
         self._every, self._measure, self._run = every, measure, run
@@ -204,8 +204,8 @@ def _train(
     runtime: Runtime,
     measure: Callable[[], dict[str, float]],
 ) -> None:
-    # No dropout: a frozen encoder must give the states that it gives later, and a trained one sees too little text to
-    # overfit it.
+    # No dropout: a frozen encoder must give the hidden states that it gives later, and a trained encoder sees too
+    # little text to overfit.
     set_dropout(plm.model, 0.0)
     # The head and the encoder have learning rates of their own; without `train_encoder` the encoder is frozen.
     head = list(outside_encoder(plm.model).values())
@@ -249,7 +249,7 @@ def _evaluation(config: FitHeadConfig, target: str) -> EvaluateConfig:
 
 
 def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
-    """The text that `tickets evaluate` will measure the saved model on."""
+    """Return the text on which `tickets evaluate` will measure the saved model."""
     asked = _evaluation(config, config.model)
     corpus = load_corpus(str(asked.corpus), "validation", asked.data_dir)
     return CorpusBatches.read(
@@ -271,9 +271,9 @@ def _quality(measured: dict[str, Any]) -> dict[str, float]:
 
 
 def _save(plm: PLM, run: RunDirectory) -> None:
-    """Move the model into the run's folder once it has been read back; `config.json` marks a model and comes last."""
+    """Save the model, check it, and move it into the run's folder; `config.json`, which marks a model, comes last."""
     staging = run.scratch / "model"
-    shutil.rmtree(staging, ignore_errors=True)  # of an earlier run that was killed while it saved
+    shutil.rmtree(staging, ignore_errors=True)  # left by an earlier attempt that was killed while it saved
     build_directory(staging, lambda folder: save_folder(plm.model, plm.tokenizer, folder, _pooler(plm)))
     again = load_plm(str(staging), head="mlm", require_mlm_head=True).model.state_dict()
     lost = [name for name, value in plm.model.state_dict().items() if not torch.equal(value.cpu(), again[name])]
@@ -284,7 +284,7 @@ def _save(plm: PLM, run: RunDirectory) -> None:
 
 
 def _pooler(plm: PLM) -> dict[str, torch.Tensor]:
-    """The checkpoint's own pooler: ForMaskedLM has none, and a task head that uses one finds it in the file."""
+    """Return the checkpoint's own pooler, which ForMaskedLM lacks, so that a task head that uses it can load it."""
     if plm.architecture.pooler is None:
         return {}
     plain = load_plm(plm.name, revision=plm.revision, layers=plm.layers)

@@ -1,4 +1,4 @@
-"""Predictions for the test sets of GLUE, in the files that its server accepts."""
+"""Predictions for the test sets of GLUE, in the files that the GLUE server accepts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from winning_tickets.training.predict import TaskInfo, encode_split, find_model,
 ALL_FILES = (*(name for files in SERVER_FILES.values() for name in files), DIAGNOSTIC)
 WEIGHTS = "model.safetensors"
 _IN_WORDS = ("mnli", "qnli", "rte")
-"""Tasks whose classes the server expects by name; those of the others it expects by number."""
+"""Tasks whose classes the server expects by name; it expects the classes of other tasks by number."""
 _ALIASES = {"sst": "sst2"}
 _MAX_SCORE = 5.0
 
@@ -53,13 +53,13 @@ def glue_submission(
     runtime: Runtime | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write the files of the GLUE server: `index` and `prediction`, classes as it names them, scores from 0 to 5.
+    """Write files for the GLUE server with `index` and `prediction`: classes as the server names them, scores 0 to 5.
 
     Args:
         runs: one transfer per task, made with `--save-model`.
         data_dir: a GLUE download with the test files.
         out: a directory that is absent or empty, or has this same submission.
-        seed: of the model of each transfer; None takes the first one saved.
+        seed: seed of the model of each transfer; None takes the first model that was saved.
         runtime: device and precision.
         force: replace another submission in `out`.
 
@@ -67,8 +67,8 @@ def glue_submission(
         `files` by name (`run`, `task`, `rows`, `ticket_id`), `missing` names of files, `notes`, `out`.
 
     Raises:
-        UsageError: no saved model, a task that is not of GLUE or comes twice, missing test files, another run in `out`.
-        ContentError: a model's labels, or a test file, are not those of the task.
+        UsageError: no saved model, a task that is not in GLUE or comes twice, missing test files, another run in `out`.
+        ContentError: the labels of a model, or a test file, do not fit the task.
         TrainingError: a model's outputs are not finite.
 
     Example:
@@ -82,7 +82,7 @@ def glue_submission(
         others = [other.run for other in parts if other.task.name == part.task.name]
         if len(others) > 1:
             raise UsageError(f"{' and '.join(others)} are both runs of {part.task.name}; give one run per task.")
-    # The weights and the texts are the identity of a submission, so that it is done once.
+    # The run id contains the weights and the texts, so that the same submission is made once.
     marker = {"runs": [str(run) for run in runs], "data_dir": str(data_dir), "seed": seed}
     content = {part.task.name: _identity(part) for part in parts}
     identity = run_id(Settings(), "glue-submission", **content)
@@ -143,7 +143,7 @@ def _classes(run: Path | str, info: TaskInfo, task: Task) -> list[str]:
 
 
 def _identity(part: _Part) -> str:
-    """A hash of the model's weights and of the texts."""
+    """Return a hash of the model's weights and of the texts."""
     import xxhash
 
     weights = part.folder / WEIGHTS
@@ -158,7 +158,7 @@ def _identity(part: _Part) -> str:
 
 
 def _predictions(part: _Part, outputs: Array) -> list[str]:
-    """Predictions in the server's form, from outputs of shape `(examples, outputs)`."""
+    """Return predictions in the server's form, from outputs of shape `(examples, outputs)`."""
     if not np.isfinite(outputs).all():
         raise TrainingError(f"The outputs of {part.run} are not finite; fine-tune again with a lower --learning-rate.")
     if part.task.is_regression:

@@ -19,7 +19,7 @@ from winning_tickets.training.predict import TaskInfo, encode_split
 
 @dataclass(frozen=True)
 class DevPart:
-    """Some examples of a validation split, and the same tokenized."""
+    """Some examples of a validation split, plain and tokenized."""
 
     split: Split
     encoded: EncodedSplit
@@ -33,10 +33,10 @@ class PreparedTask:
     validation: dict[str, EncodedSplit]  # by name of the split
     selection: dict[str, tuple[DevPart, DevPart]]  # part of each split to choose the best evaluation on, and the rest
     train_examples: int  # size of the training set, or of the subset
-    train_windows: int | None  # of spans: windows over the examples of the first seed, which fill the batches
+    train_windows: int | None  # for spans: number of windows over the examples of the first seed; they fill the batches
     batch_size: int
     max_length: int  # tokens that an example or a window is cut to
-    doc_stride: int | None  # of spans: tokens from one window to the next
+    doc_stride: int | None  # for spans: tokens from one window to the next
     steps_per_epoch: int
 
     @property
@@ -47,7 +47,7 @@ class PreparedTask:
         return TaskInfo.of(self.task, self.max_length, self.doc_stride, *ticket_facts(ticket).values())
 
     def encode(self, plm: PLM, split: Split) -> EncodedSplit:
-        """Tokenize examples as the validation splits are."""
+        """Tokenize examples like the validation splits."""
         return encode_split(plm, split, self.max_length, self.task.kind, self.doc_stride)
 
 
@@ -61,12 +61,12 @@ def prepare_task(
     select_on: float = 0.0,
 ) -> PreparedTask:
     """Tokenize a task for a model."""
-    # `examples` are the training examples of the first seed. Sizes that are None are the task's own. With `select_on`
-    # the validation splits of `data` are in the order of that choice.
+    # `examples` are the training examples of the first seed. Sizes that are None are taken from the task. With
+    # `select_on`, the examples of the validation splits in `data` that are selected on come first.
     task = data.task
     length = choose_max_length(max_length, task, plm)
     stride = choose_doc_stride(doc_stride, task, length)
-    # Windows over long texts are what fills the batches of spans; their number is only known after tokenizing.
+    # Batches of spans are filled with windows over long texts; their number is only known after tokenizing.
     windows = len(encode_split(plm, examples, length, task.kind, stride)) if task.kind == "span" else None
     size = batch_size or task.batch_size
     validation = {name: encode_split(plm, split, length, task.kind, stride) for name, split in data.validation.items()}
@@ -101,13 +101,13 @@ def _selection(
 
 
 def ticket_facts(ticket: Ticket | None) -> dict[str, Any]:
-    """Id and sparsity of a ticket; None and 0 for a dense model."""
+    """Return the id and the sparsity of a ticket; None and 0 for a dense model."""
     if ticket is None:
         return {"ticket_id": None, "sparsity": 0.0}
     return {"ticket_id": ticket.id, "sparsity": ticket.sparsity}
 
 
 def task_digest(task: Task) -> str:
-    """A hash of a task's record; fields at their defaults are left out, so a new field changes no hash."""
+    """Return a hash of a task's record; fields at their defaults are left out, so a new field changes no hash."""
     values = {field.name: getattr(task, field.name) for field in fields(task)}
     return digest({field.name: values[field.name] for field in fields(task) if values[field.name] != field.default})

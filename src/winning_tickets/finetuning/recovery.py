@@ -1,4 +1,4 @@
-"""Recovery of a small model: distillation from the dense one, with early stopping on held-out text."""
+"""Recovery of a small model: distillation from the dense model, with early stopping on held-out text."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from winning_tickets.training.trainer import (
     trainer_arguments,
 )
 
-_UNLIMITED = 1_000_000  # steps, where minutes are the limit
+_UNLIMITED = 1_000_000  # number of steps if only minutes are limited
 _BEST = "best.pt"
 HELD_OUT = "held_out"
-"""Key of the held-out loss, and of its parts, in the records of an evaluation."""
+"""Key of the held-out loss and its parts in the records of an evaluation."""
 
 
 def held_out_losses(
@@ -53,7 +53,7 @@ def held_out_losses(
 
 
 class _Recovery(Callback):
-    """Evaluates on held-out text, keeps the best weights, and stops when time or patience are over."""
+    """Evaluates on held-out text, keeps the best weights, and stops when time or patience is exhausted."""
 
     def __init__(self, config: ShrinkConfig, run: RunDirectory, objective: Distillation, held_out: list[Batch]) -> None:
         self._config, self._run, self._objective, self._held_out = config, run, objective, held_out
@@ -62,7 +62,7 @@ class _Recovery(Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds of training, also those before an interruption."""
+        """Seconds of training, including the time before an interruption."""
         return self._before + time.monotonic() - self._began
 
     @property
@@ -77,7 +77,7 @@ class _Recovery(Callback):
         return max(0.0, min(*left, (step + 1) / (config.warmup_steps + 1)))
 
     def on_train_begin(self, trainer: TicketTrainer) -> None:
-        """Read the evaluations up to the checkpoint; a new training begins with one."""
+        """Read the evaluations up to the checkpoint; a new training begins with an evaluation."""
         log = read_log(self._run.path) if (self._run.path / METRICS).exists() else []
         self.records = [record for record in log if HELD_OUT in record]
         self._before, self._began = sum(record.get("seconds", 0.0) for record in log), time.monotonic()
@@ -114,7 +114,7 @@ def recover(
     run: RunDirectory,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Train a small model to follow the dense one; it ends with the weights of the best evaluation.
+    """Train a small model to follow the dense model; the small model ends with the weights of the best evaluation.
 
     Returns:
         `steps`, `best_step`, `seconds`, and the held-out losses `before` and `after`.
@@ -157,7 +157,7 @@ def recover(
 
 
 def _freeze_embeddings(plm: PLM) -> None:
-    """Leave the word embeddings as they are: a short training sees few of them, and they are most of the weights."""
+    """Freeze the word embeddings: a short training sees few of them, and they are a large part of the weights."""
     plm.encoder.get_parameter(plm.architecture.word_embeddings).requires_grad_(False)
 
 

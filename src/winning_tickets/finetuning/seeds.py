@@ -1,4 +1,4 @@
-"""One stored run for each seed, and the parts that results and summaries of transfers and sharings have in common."""
+"""One stored run for each seed, and the common parts of the results and summaries of transfers and sharings."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def run_seeds(
             results.append(run_seed(seed))
         except (TrainingError, torch.OutOfMemoryError) as error:
             if distributed.world_size() > 1 and not getattr(error, "of_all", False):
-                raise  # the other processes do not know of it, and would wait for this one in that seed
+                raise  # the other processes do not know of the error, and would wait for this process in that seed
             failures[seed] = str(error)
             if not (run.path / f"seed-{seed}" / MARKER).exists():
-                raise  # the disk refused the run's own folder; an error file alone would make it a foreign one
+                raise  # the folder could not be written; with an error file alone it would count as foreign
             content = {"seed": seed, "error": str(error)}
             distributed.on_main(partial(write_json, run.path / f"seed-{seed}" / ERROR, content))
     summary = summarize(results, list(failures))
@@ -62,7 +62,7 @@ def run_seeds(
 
 
 def claim_seed(parent: Path, verb: str, seed: int, run_id: str, config: Settings) -> RunDirectory:
-    """Take the folder of one seed; unless its run is done, forget its last error and seed all generators."""
+    """Claim the folder of one seed; unless its run is done, remove its last error and seed all random generators."""
     folder = parent / f"seed-{seed}"
     run = RunDirectory.claim(folder, verb, run_id, config.model_dump(mode="json"))
     if run.status != "done":
@@ -72,7 +72,7 @@ def claim_seed(parent: Path, verb: str, seed: int, run_id: str, config: Settings
 
 
 def task_result(plan: EvaluationPlan, records: Sequence[dict[str, Any]], ticket: Ticket | None) -> dict[str, Any]:
-    """The final and the best evaluation of one seed on one task."""
+    """Return the final and the best evaluation of one seed on one task."""
     best, last = plan.best(records), records[-1]
     return {
         "final": last["evaluation"],
@@ -86,7 +86,7 @@ def task_result(plan: EvaluationPlan, records: Sequence[dict[str, Any]], ticket:
 
 
 def seed_facts(run: RunDirectory, target: Target, base: str, saved: bool) -> dict[str, Any]:
-    """Time, model and software of one seed's run."""
+    """Return time, model and software of one seed's run."""
     return {
         "train_seconds": sum(record.get("seconds", 0.0) for record in read_log(run.path)),
         "model": target.model,
@@ -98,7 +98,7 @@ def seed_facts(run: RunDirectory, target: Target, base: str, saved: bool) -> dic
 
 
 def statistics_of(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean, standard deviation (ddof=1; None of one value) and the values of the seeds; None of no measured value."""
+    """Return the values of the seeds with their mean (None without measured values) and std (ddof=1; None for one)."""
     measured = [value for value in values if value is not None]
     return {"mean": statistics.fmean(measured) if measured else None, "std": deviation(measured), "values": values}
 
@@ -106,14 +106,14 @@ def statistics_of(values: Sequence[float | None]) -> dict[str, Any]:
 def summarize_metrics(
     names: Sequence[str], results: Sequence[Mapping[str, Any]], kinds: Sequence[str] = KINDS
 ) -> dict[str, Any]:
-    """Statistics over seeds of each metric, for each kind of evaluation (`final`, `best` ...)."""
+    """Return statistics over seeds of each metric, for each kind of evaluation (`final`, `best` ...)."""
     return {name: {kind: statistics_of([result[kind][name] for result in results]) for kind in kinds} for name in names}
 
 
 def summarize_task(
     task: PreparedTask, plan: EvaluationPlan, ticket: Ticket | None, results: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The summary of one task over the finished seeds."""
+    """Return the summary of one task over the finished seeds."""
     kinds = (*KINDS, "best_selection", "best_rest") if task.selection else KINDS
     return {
         "metrics": summarize_metrics(metric_names(task.task), results, kinds),
@@ -129,7 +129,7 @@ def summarize_task(
 
 
 def run_facts(results: Sequence[Mapping[str, Any]], failed: list[int], target: Target, base: str) -> dict[str, Any]:
-    """Seeds, model and software of a summary; failed seeds are named and give no number."""
+    """Return seeds, model and software of a summary; failed seeds are listed and contribute no number."""
     told = {key: {result[key] for result in results if key in result} for key in EXECUTION}
     execution = {key: values.pop() if len(values) == 1 else sorted(values) for key, values in told.items() if values}
     return {

@@ -1,4 +1,4 @@
-"""Preparation of a transfer: its settings checked, the task's data, the base weights, the number of steps."""
+"""Preparation of a transfer: checked settings, the task's data, the base weights, the number of steps."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from winning_tickets.training.task_data import load_data, train_split
 class PreparedTransfer(PreparedTask):
     """A transfer with everything that is the same for all seeds."""
 
-    # `config` is as given. `base` and `start_hash` are hashes of the base weights, and of the weights in a state, a
-    # folder or a fine-tuned model to start from; None for start weights that are made here.
+    # `config` is as given. `base` is the hash of the base weights. `start_hash` is the hash of the weights to start
+    # from in a state, a folder or a fine-tuned model; None for start weights that are made here.
 
     config: TransferConfig
     target: Target
     adaptation: Adaptation | None
-    text: TextTarget | None  # where it learns from text
+    text: TextTarget | None  # None unless the model learns from text
     teacher: Teacher | None
     base: str
     start_hash: str | None
@@ -58,7 +58,7 @@ class PreparedTransfer(PreparedTask):
         return self.config.resolved().dropout
 
     def identity(self, config: TransferConfig) -> str:
-        """The id of the transfer, or of one seed of it; the content of files counts, not their place."""
+        """Return the id of the transfer, or of one seed of it; the content of files counts, not their path."""
         ticket = self.target.ticket
         slug = f"transfer-{self.task.name}-{'dense' if ticket is None else 'ticket'}"
         content = {"base": self.base, "ticket": None if ticket is None else ticket.id, "data": self.data.fingerprint}
@@ -74,7 +74,7 @@ class PreparedTransfer(PreparedTask):
 
     @property
     def start_facts(self) -> dict[str, Any]:
-        """The weights that fine-tuning started from, for results."""
+        """Fields of results about the weights that fine-tuning started from."""
         adaptation = self.adaptation
         return {
             "start_from": self.config.start_from if adaptation is None else self.config.target,
@@ -84,7 +84,7 @@ class PreparedTransfer(PreparedTask):
         }
 
     def load(self, seed: int) -> PLM:
-        """The model of a seed before its first step; the ticket is not yet held."""
+        """Return the model of a seed before its first step; the ticket is not yet applied."""
         if self.adaptation is None:
             plm = load_base(self.target, self.task)
             self.start(plm, seed)
@@ -99,7 +99,7 @@ class PreparedTransfer(PreparedTask):
         return plm
 
     def start(self, plm: PLM, seed: int) -> None:
-        """Write the weights that fine-tuning starts from into a freshly loaded model; random ones are of the seed."""
+        """Write the weights that fine-tuning starts from into a newly loaded model; random ones depend on the seed."""
         if self.config.start_from == PRETRAINED:
             return
         weights = _start_weights(self.config, plm, seed, self.base)
@@ -116,7 +116,7 @@ def _changed(what: str, it: str) -> ContentError:
 
 
 def problems_of(check: Callable[[], object]) -> list[str]:
-    """The problems that a check raises."""
+    """Return the problems in the error that a check raises; none if it raises no error."""
     try:
         check()
     except UsageError as error:
@@ -125,19 +125,19 @@ def problems_of(check: Callable[[], object]) -> list[str]:
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raise one error with all problems, each once."""
+    """Raise one error with all problems, each listed once."""
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
 
 
 def check_transfer(config: TransferConfig) -> None:
-    """Refuse settings that contradict each other before anything is loaded; all problems at once."""
+    """Refuse settings that contradict each other, with all problems at once, before anything is loaded."""
     problems = _data_problems(config) + text_problems(config) + adaptation_problems(config)
     problems += teacher_problems(config)
     if config.mnli_dev is not None and config.task != "mnli":
         problems.append(f"--mnli-dev {config.mnli_dev} needs --task mnli.")
     if (problem := missing(config.target)) is not None:
-        problems.append(problem)  # here already, as data may have to be fetched first
+        problems.append(problem)  # checked already here, because the data may be fetched before the model is loaded
     problems += [f"--start-from: {line}" for line in problems_of(lambda: parse_start(config.start_from))]
     seeds = ",".join(map(str, config.seeds))
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
@@ -172,7 +172,7 @@ def _data_problems(config: TransferConfig) -> list[str]:
         return [f"--task {config.task} and files of your own contradict each other; give one of them."]
     if HubPart.splits_of(config.task) is not None and config.task_file is None:
         return ["--data-dir is for known tasks, not for data sets of the hub."] if config.data_dir else []
-    # With a task: it must be known, and what describes files has no meaning.
+    # With a task: the task must be known, and settings that describe files have no meaning.
     if config.task_file is not None:
         problems = problems_of(lambda: load_definitions(str(config.task_file), (str(config.task),)))
     else:
@@ -185,7 +185,7 @@ def _data_problems(config: TransferConfig) -> list[str]:
 
 
 def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransfer:
-    """Check everything, load the data and read the weights, before any work."""
+    """Check all settings, load the data and read the weights, before any training."""
     check_transfer(config)
     choose_device(runtime.device)
     check_compiler(runtime)
@@ -202,7 +202,7 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         target = adaptation.target
     if config.smart is not None:
         check_smart(task)
-    # The base weights are loaded once to check them and to name the run by their hash; each seed loads its own again.
+    # The base weights are loaded here to check them and to hash them for the run id; each seed loads them again.
     plm = load_base(target, task) if adaptation is None else adaptation.load(task)
     if config.smart is not None and plm.architecture.causal:
         raise UsageError(f"--smart is for encoders, and {plm.name} is a decoder; leave it out.")
@@ -245,7 +245,7 @@ def _start_weights(config: TransferConfig, plm: PLM, seed: int, base: str) -> di
 
 
 def _try_start(config: TransferConfig, plm: PLM, base: str) -> str | None:
-    """Write the start weights into a model, which refuses other shapes; the hash of those of a state or folder."""
+    """Write the start weights into a model, which refuses wrong shapes; return their hash if they are from a path."""
     if config.start_from == PRETRAINED:
         return None
     weights = _start_weights(config, plm, config.seeds[0], base)
@@ -254,5 +254,5 @@ def _try_start(config: TransferConfig, plm: PLM, base: str) -> str | None:
 
 
 def load_base(target: Target, task: Task) -> PLM:
-    """The dense base model with a fresh head for the task, which knows the names of the labels."""
+    """Return the dense base model with a fresh head for the task; its configuration has the names of the labels."""
     return load_for_task(target.load, task)

@@ -1,4 +1,4 @@
-"""Tickets sharing: several tasks on one encoder, each with its ticket; one stored run for each seed, and a summary."""
+"""Tickets sharing: several tasks on one encoder, each with its own ticket; a stored run per seed, and a summary."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FINE_TUNED = "fine-tuned"
 TICKET = "ticket"
 _SHOWN = {"mixing", "main_task", "ratio", "optimizer", "dropout"}
 _SHOWN |= {"warmup_ratio", "weight_decay", "strict", "best_by", "smart"}  # settings that a summary repeats
-_TASK = (  # keys of the summary of a task in their order, which the rows of `runs.csv` have too
+_TASK = (  # keys of the summary of a task, in the order that the rows of `runs.csv` have, too
     *("metrics", "primary_metric", "degenerate", "ticket_id", "sparsity", "weight_remaining", "train_examples"),
     *("validation_examples", "batch_size", "batches", "max_length", "dropout_p", "data_hash"),
 )
@@ -43,9 +43,9 @@ _TASK = (  # keys of the summary of a task in their order, which the rows of `ru
 
 @distributed.together()
 def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False) -> dict[str, Any]:
-    """Train one encoder for several tasks, each with its ticket (Super Tickets, section 4, Algorithm 1).
+    """Train one encoder for several tasks, each with its own ticket (Super Tickets, section 4, Algorithm 1).
 
-    A batch of a task computes with the ticket of the task, and its step moves only the weights that the ticket keeps.
+    A batch of a task computes with the task's ticket, and its step updates only the weights that the ticket keeps.
     Without tickets this is plain multi-task fine-tuning (MT-DNN). Finished stages and seeds are skipped, an unfinished
     one resumes from its checkpoint, failed seeds are tried again.
 
@@ -75,7 +75,7 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
     with RunDirectory.claim(Path(out), "share", identity, config.model_dump(mode="json"), force=force) as run:
         if run.status == "done":
             return run.result()
-        # The tickets of `auto` are runs of their own, so they are found once for all seeds.
+        # With `auto`, the tickets come from runs of their own, so they are found once for all seeds.
         if prepared.tickets is None:
             prepared = dataclasses.replace(prepared, tickets=_find_tickets(prepared, run.path, runtime))
 
@@ -90,7 +90,7 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
 
 def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
     """Train with one seed in `parent/seed-N`, or return the stored result of an earlier run."""
-    # Settings of later stages are no part of a seed's identity.
+    # Settings of later stages are not part of a seed's run id.
     one = {"seeds": (seed,), "fine_tune": False, "single_epochs": None, "single_learning_rate": None}
     config = prepared.config.model_copy(update=one)
     run = seeds.claim_seed(parent, "share-seed", seed, prepared.identity(config), config)
@@ -122,7 +122,7 @@ def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runt
 
 
 def _save_model(prepared: PreparedSharing, sharing: Sharing, folder: Path, results: dict[str, Any]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was stopped before its result was stored
+    shutil.rmtree(folder, ignore_errors=True)  # left by an earlier attempt that stopped before its result was stored
     infos = {name: task.info(prepared.ticket_of(name)) for name, task in prepared.tasks.items()}
     tokenizer = next(iter(sharing.plms.values())).tokenizer
     save_shared(folder, sharing.model, tokenizer, infos, prepared.tickets or {}, prepared.base)
@@ -130,7 +130,7 @@ def _save_model(prepared: PreparedSharing, sharing: Sharing, folder: Path, resul
 
 
 def weight_remaining(encoder: nn.Module, tickets: TaskTickets, tasks: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """The fraction of the encoder's parameters that at least one task keeps, and the fraction that each task keeps."""
+    """Return the fraction of the encoder's parameters that any task keeps, and the fraction that each task keeps."""
     # Embeddings, norms, biases and a pooler count; tasks without a ticket keep everything.
     total = sum(parameter.numel() for parameter in encoder.parameters())
     closed = {
@@ -171,8 +171,8 @@ def _summarize(
 
 
 def _average_scores(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """The averages over tasks by both rules of the paper, seed by seed, and the tasks that it has more or fewer of."""
-    # `averages` is None where a task lacks a metric that the paper averages: a task file may give it fewer.
+    """Return averages over tasks by both rules of the paper, and the tasks that are missing or not in the paper."""
+    # `averages` is None if a task lacks a metric that the paper averages: a task file may define fewer metrics.
     count = min(map(len, results.values()))
     try:
         by_kind = {
@@ -195,7 +195,7 @@ def _average_scores(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[
 
 
 def _find_tickets(prepared: PreparedSharing, path: Path, runtime: Runtime) -> dict[str, Ticket]:
-    """A ticket of heads and FFNs for each task, by their importance to the pre-trained model fine-tuned on it."""
+    """Return a ticket of heads and FFNs for each task, by importance to the pre-trained model fine-tuned on it."""
     # The stages are `stages/TASK/fine-tuned` and `stages/TASK/ticket`. Tasks at level 0 use the whole encoder.
     settings, target, tickets = prepared.settings, prepared.target, {}
     for name, task in prepared.tasks.items():
@@ -205,7 +205,7 @@ def _find_tickets(prepared: PreparedSharing, path: Path, runtime: Runtime) -> di
         alone = single(settings, target.model, name, task.task.head_dropout)
         base = {"revision": target.revision, "layers": target.layers, "seeds": settings.seeds[:1]}
         transfer(alone.model_copy(update=base), folder / FINE_TUNED, runtime)
-        # The importances are those of the fine-tuned model, the ticket is one of the pre-trained model.
+        # The importances come from the fine-tuned model, but the ticket is of the pre-trained model.
         wanted = SearchConfig(
             model=target.model,
             revision=target.revision,
@@ -221,7 +221,7 @@ def _find_tickets(prepared: PreparedSharing, path: Path, runtime: Runtime) -> di
 
 
 def _fine_tune(prepared: PreparedSharing, finished: Sequence[int], path: Path, runtime: Runtime) -> dict[str, Any]:
-    """Fine-tune the shared model of each finished seed on each task alone, with the task's ticket held."""
+    """Fine-tune the shared model of each finished seed on each task alone, with the task's ticket applied."""
     # The stages are `fine-tuned/seed-N/TASK`; the result has the metrics of each task and the averages over tasks.
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in prepared.tasks}
     for seed in finished:

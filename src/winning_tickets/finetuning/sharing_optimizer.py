@@ -1,10 +1,10 @@
-"""The optimizer of tickets sharing: a step on a batch of one task moves what the task's ticket keeps, and nothing else.
+"""The optimizer of tickets sharing: a step on a batch of one task updates only weights that the task's ticket keeps.
 
-Super tickets, section 4, Algorithm 1. Zero gradients are not enough for that: momentum and weight decay move weights
-without any. So every parameter is partitioned by the set of tasks whose ticket keeps each entry, and a step passes only
-the task's pieces on to an ordinary optimizer, which does not see the others at all: their weights, moments and step
-counts stay the same, to the bit. Each piece counts its own steps, so bias correction is right for pieces that are
-updated seldom. The arithmetic is at most that of a dense step, and less where much is pruned.
+Super tickets, section 4, Algorithm 1. Zero gradients are not enough for that: momentum and weight decay also change
+weights without a gradient. So every parameter is partitioned by the set of tasks whose ticket keeps each entry, and a
+step passes only the task's pieces on to an ordinary optimizer, which does not see the other pieces at all: their
+weights, moments and step counts stay the same, bit for bit. Each piece counts its own steps, so bias correction is
+right for pieces that are seldom updated. The cost is at most that of a dense step, and less where much is pruned.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.selection import write_masked_
 from winning_tickets.training.optimizers import make_optimizer
 
-_LONG = 4096  # entries of a run from which a view of its own is cheaper than gathering
-_MOST_TASKS = 63  # bits of an int64 that are free
+_LONG = 4096  # number of entries in a run of rows from which a view is cheaper than gathering
+_MOST_TASKS = 63  # number of usable bits of an int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +32,12 @@ class Piece:
     tasks: frozenset[str]  # the tasks that keep them; never empty
     shape: tuple[int, ...]  # the parameter's own shape, or flat for single entries
     dim: int  # the dimension that is cut
-    start: int  # of a run of rows
+    start: int  # first row of a run of rows
     length: int  # number of rows, columns or entries along `dim`
-    index: Tensor | None = None  # their places, int64; None for a run of rows, which can be updated in place
+    index: Tensor | None = None  # their positions, int64; None for a run of rows, which can be updated in place
 
     def of(self, tensor: Tensor) -> Tensor:
-        """These entries of a tensor of the parameter's shape: a view without an index, else a copy; contiguous."""
+        """Return these entries of a contiguous tensor of the parameter's shape: a view, or a copy with an `index`."""
         seen = tensor.reshape(self.shape)
         if self.index is None:
             return seen.narrow(self.dim, self.start, self.length)
@@ -51,9 +51,9 @@ class Piece:
 
 def partition(shape: Sequence[int], tasks: Sequence[str], kept: Mapping[str, Tensor]) -> list[Piece]:
     """Partition a parameter by the set of tasks whose ticket keeps each entry; entries that none keeps are left out."""
-    # Heads and neurons give whole rows or columns, so there are few pieces, and most are runs of rows in the
+    # Masks of heads and neurons give whole rows or columns, so there are few pieces, and most are runs of rows in the
     # parameter's own memory. Other masks give one piece of single entries for each set of tasks that occurs. `kept` has
-    # a bool mask of this parameter by task; a task without one keeps everything.
+    # a bool mask of this parameter by task; a task without a mask keeps everything.
     whole = tuple(shape)
     if all(bool(mask.all()) for mask in kept.values()):
         return [Piece(frozenset(tasks), whole, 0, 0, whole[0])]
@@ -66,7 +66,7 @@ def partition(shape: Sequence[int], tasks: Sequence[str], kept: Mapping[str, Ten
 
 
 def union_of(tasks: Sequence[str], kept: Mapping[str, Tensor]) -> Tensor | None:
-    """The entries of a parameter that at least one task keeps; None where these are all."""
+    """Return a mask of the entries of a parameter that at least one task keeps; None if these are all entries."""
     if any(task not in kept for task in tasks):
         return None
     union = torch.stack(list(kept.values())).any(0)
@@ -74,7 +74,7 @@ def union_of(tasks: Sequence[str], kept: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def _codes(tasks: Sequence[str], kept: Mapping[str, Tensor]) -> Tensor:
-    """One bit for each task that keeps an entry, int64 of the parameter's shape."""
+    """Return an int64 tensor of the parameter's shape, with one bit for each task that keeps an entry."""
     if len(tasks) > _MOST_TASKS:
         raise UsageError(f"{len(tasks)} tasks share one model; tickets of at most {_MOST_TASKS} can be told apart.")
     codes = torch.zeros_like(next(iter(kept.values())), dtype=torch.int64)
@@ -84,7 +84,7 @@ def _codes(tasks: Sequence[str], kept: Mapping[str, Tensor]) -> Tensor:
 
 
 def _along(codes: Tensor, tasks: Sequence[str], shape: tuple[int, ...], dim: int) -> list[Piece]:
-    """One piece for each code, or several where its rows come in runs long enough for views."""
+    """Return one piece for each code, or several if its rows form runs that are long enough for views."""
     pieces = []
     width = torch.Size(shape).numel() // len(codes)
     for code in codes.unique().tolist():  # type: ignore[no-untyped-call]
@@ -104,7 +104,7 @@ def _along(codes: Tensor, tasks: Sequence[str], shape: tuple[int, ...], dim: int
 
 @dataclass(frozen=True)
 class SharedUpdate:
-    """Optimizer of shared weights; biases and norms are never decayed."""
+    """Settings of the optimizer of shared weights; biases and norms have no weight decay."""
 
     kind: Literal["adamw", "adamax", "adamax-mtdnn"]
     learning_rate: float
@@ -115,26 +115,26 @@ class SharedUpdate:
 class Slice:
     """A piece of a parameter as a parameter of the inner optimizer."""
 
-    # `value` shares the parameter's memory where the piece is a run of rows; else it is a buffer.
+    # `value` shares the parameter's memory if the piece is a run of rows; otherwise it is a buffer.
 
     piece: Piece
     value: nn.Parameter
 
 
 class SharingOptimizer(torch.optim.Optimizer):
-    """Steps for one task at a time, over parameters that tasks share in part."""
+    """Optimizer whose steps are for one task at a time, over parameters that tasks share in part."""
 
     # Call `optimizer.select("rte")` before each step, with the task of its batch. Entries that no task keeps are set to
     # +0.0 at the start and stay so.
 
     def __init__(
         self,
-        parameters: Mapping[str, nn.Parameter],  # all that are trained, by name, on the device where they are trained
+        parameters: Mapping[str, nn.Parameter],  # all trained parameters, by name, on the device of the training
         tasks: Sequence[str],
-        selections: Mapping[str, Mapping[str, Tensor]],  # of each task, bool masks by name; without one all is kept
-        owners: Mapping[str, str],  # the one task that moves a parameter (its head), by parameter name
+        selections: Mapping[str, Mapping[str, Tensor]],  # by task, bool masks by name; without a mask all is kept
+        owners: Mapping[str, str],  # by name of a parameter of a head, the only task that updates it
         update: SharedUpdate,
-        strict: bool = True,  # False: every step also moves what has no gradient now, as the released code does
+        strict: bool = True,  # False: a step also moves weights without a gradient, as in the released code
     ) -> None:
         self.update, self.strict = update, strict
         self._tasks, self._task = tuple(tasks), ""
@@ -147,7 +147,7 @@ class SharingOptimizer(torch.optim.Optimizer):
                 write_masked_(parameter, parameter, union)
             self.slices[name] = self._cut(parameter, selected, owners.get(name))
         self._places = {name: parameter.data_ptr() for name, parameter in self._parameters.items()}
-        # Weight decay is for matrices alone, so these are a group of their own.
+        # Only matrices have weight decay, so they are a group of their own.
         matrices = [name for name, parameter in self._parameters.items() if parameter.dim() > 1]
         vectors = [name for name, parameter in self._parameters.items() if parameter.dim() <= 1]
         self._groups = [names for names in (matrices, vectors) if names]
@@ -168,7 +168,7 @@ class SharingOptimizer(torch.optim.Optimizer):
         # `view` refuses memory that is not in order, where views of rows would be copies.
         flat = parameter.detach().view(-1).view(parameter.shape or (1,))
         pieces = partition(flat.shape, tasks, selected if self.strict else {})
-        # Of a run of rows this is a view: a step on it moves the parameter.
+        # For a run of rows this is a view: a step on it updates the parameter.
         return [Slice(piece, nn.Parameter(piece.of(flat))) for piece in pieces]
 
     def select(self, task: str) -> None:
@@ -178,7 +178,7 @@ class SharingOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update the entries that the selected task keeps, where they have gradients."""
+        """Update the entries that the selected task keeps and that have gradients."""
         if closure is not None:
             raise ValueError("SharingOptimizer does not support closures.")
         if not self._task:
@@ -190,7 +190,7 @@ class SharingOptimizer(torch.optim.Optimizer):
         for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
             inner["lr"] = outer["lr"]
         self._inner.step()
-        # Gradients go, so that the next step starts without any; gathered entries go back to where they were.
+        # Gradients are cleared, so that the next step starts without any; gathered entries are written back.
         for parameter, part, _ in touched:
             part.value.grad = None
             if part.piece.index is not None:
@@ -198,9 +198,9 @@ class SharingOptimizer(torch.optim.Optimizer):
         self._task = ""
 
     def _touched(self) -> list[tuple[nn.Parameter, Slice, Tensor]]:
-        """The slices that this step moves, with their gradients; buffers of gathered pieces are filled."""
+        """Return the slices that this step updates, with their gradients; fill the buffers of gathered pieces."""
         found = []
-        # A step that is skipped because it was not finite has no gradient at all, and moves nothing.
+        # A step that is skipped because its loss was not finite has no gradient at all, and changes nothing.
         any_gradient = any(parameter.grad is not None for parameter in self._parameters.values())
         for name, parameter in self._parameters.items():
             if parameter.data_ptr() != self._places[name]:
@@ -220,18 +220,18 @@ class SharingOptimizer(torch.optim.Optimizer):
         return found
 
     def _order(self) -> list[tuple[str, int]]:
-        """The slices as the inner optimizer numbers them."""
+        """Return the slices, as name and number, in the order in which the inner optimizer numbers them."""
         return [(name, place) for names in self._groups for name in names for place in range(len(self.slices[name]))]
 
     def _layout(self) -> dict[str, list[list[Any]]]:
-        """Number of entries and tasks of each slice, by parameter."""
+        """Return the number of entries and the tasks of each slice, by parameter."""
         return {
             name: [[part.value.numel(), *sorted(part.piece.tasks)] for part in parts]
             for name, parts in self.slices.items()
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments and steps of each slice by parameter name; names survive where Parameters are replaced."""
+        """Return moments and steps of each slice by parameter name; names stay valid if Parameters are replaced."""
         moments: dict[str, dict[int, Any]] = {}
         order = self._order()
         for number, state in self._inner.state_dict()["state"].items():

@@ -35,8 +35,8 @@ _LOGGED = ("step", "seconds", "learning_rate", "evaluation", "degenerate", "aver
 class PreparedSharing:
     """A sharing with everything that is the same for all seeds."""
 
-    # `config` is as given, `base` a hash of the base weights. `tickets` are those of the tasks that have one; None
-    # while those of `auto` are not found.
+    # `config` is as given, `base` is a hash of the base weights. `tickets` has the tasks with a ticket; with `auto`, it
+    # is None until the tickets are found.
 
     config: ShareConfig
     target: Target
@@ -55,7 +55,7 @@ class PreparedSharing:
         return (self.tickets or {}).get(task)
 
     def identity(self, config: ShareConfig) -> str:
-        """The id of the sharing, or of one seed of it; the content of files counts, not their place."""
+        """Return the id of the sharing, or of one seed of it; the content of files counts, not their path."""
         content: dict[str, str | None] = {"base": self.base}
         content |= {f"data of {name}": task.data.fingerprint for name, task in self.tasks.items()}
         update = dict.fromkeys(("data_dir", "task_file", "train_file", "validation_file"))
@@ -68,7 +68,7 @@ class PreparedSharing:
         return run_id(config.model_copy(update=update), slug, **content)
 
     def plan(self, task: str) -> EvaluationPlan:
-        """The plan of a task's evaluations: one at the end of every epoch and of the training."""
+        """Return the plan of a task's evaluations: one at the end of every epoch and of the training."""
         patience, warmup = self.settings.patience, self.settings.warmup_ratio
         config = TransferConfig(target=self.target.name, patience=patience, warmup_ratio=warmup).resolved()
         return EvaluationPlan(config, self.tasks[task].task, self.steps_per_epoch, self.steps_per_epoch, self.steps)
@@ -76,11 +76,11 @@ class PreparedSharing:
 
 _SAME: tuple[str, ...] = ("seeds", "train_size", "batch_size", "optimizer", "warmup_ratio")
 _SAME += ("weight_decay", "dropout", "max_length", "smart", "allow_other_weights")
-"""Settings that the fine-tuning on one task has from the sharing."""
+"""Settings that the fine-tuning on a single task takes over from the sharing."""
 
 
 def single(config: ResolvedShare, target: str, task: str, head_dropout: float | None) -> TransferConfig:
-    """The fine-tuning on one task alone that belongs to a sharing, from the model or from the shared model."""
+    """Return the settings of fine-tuning on one task alone for a sharing, from the base model or the shared model."""
     if task in (config.train_file or {}):
         data: dict[str, Any] = {field: (getattr(config, field) or {}).get(task) for field in OWN_FILES}
         data |= {"task_name": task, "text_columns": config.text_columns, "drop_unlabelled": config.drop_unlabelled}
@@ -99,7 +99,7 @@ def single(config: ResolvedShare, target: str, task: str, head_dropout: float | 
 
 
 def check_sharing(config: ShareConfig) -> None:
-    """Refuse settings that contradict each other before anything is loaded; all problems at once."""
+    """Refuse settings that contradict each other, with all problems at once, before anything is loaded."""
     with suppress(UsageError):  # a bad task file is reported with each task
         config = _with_tickets_of_the_file(config)
     problems: list[str] = []
@@ -108,7 +108,7 @@ def check_sharing(config: ShareConfig) -> None:
     if config.model is None and config.tickets in (None, {}, AUTO):
         problems.append("No model was given: use --model, or --tickets with folders, whose base model it is then.")
     problems += [f"The task name {name} is a key of the log; rename it." for name in config.tasks if name in _LOGGED]
-    # Each task must be one that can be fine-tuned alone, whatever the model.
+    # Each task must be valid for fine-tuning alone, whatever the model.
     for task in config.tasks:
         alone = single(config.resolved(), config.model or "builtin:minilm", task, None)
         alone = alone.model_copy(update={"epochs": config.epochs, "steps": config.steps})
@@ -170,7 +170,7 @@ def _mixing_problems(config: ShareConfig) -> list[str]:
 
 
 def prepare_sharing(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
-    """Check everything, load the data and read the weights and tickets, before any work."""
+    """Check all settings, load the data, and read the weights and tickets, before any training."""
     check_sharing(config)
     choose_device(runtime.device)
     if runtime.torch_compile:
@@ -211,7 +211,7 @@ def prepare_sharing(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
 
 
 def _open(config: ShareConfig) -> tuple[dict[str, Ticket] | None, Target]:
-    """The tickets, and the model that they belong to."""
+    """Return the tickets, and the model that they belong to."""
     folders = config.tickets if isinstance(config.tickets, dict) else {}
     if not folders:
         target = Target(str(config.model), None, str(config.model), config.revision, config.layers)
@@ -236,5 +236,5 @@ def _data(config: ResolvedShare, task: str) -> TaskData:
 
 
 def train_examples(config: ShareConfig, data: TaskData, seed: int) -> Split:
-    """The training examples of one seed."""
+    """Return the training examples of one seed."""
     return train_subset(data.train, config.train_size or data.task.train_size, seed)

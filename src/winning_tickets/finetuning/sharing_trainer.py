@@ -38,14 +38,14 @@ class TaskTickets:
         self._buffers: dict[str, Tensor] = {}
         self._gates: dict[str, tuple[Structure, dict[str, Tensor]]] = {}
         self._masks: dict[str, dict[str, Tensor]] = {}
-        # Of each task, bool masks by parameter name of the encoder, True = kept, where not everything is.
+        # By task, bool masks by parameter name of the encoder (True = kept), for parameters that are not kept entirely.
         self.selections: dict[str, dict[str, Tensor]] = {}
         at = next(iter(self._parameters.values()))
         for task, ticket in tickets.items():
             ticket.check(encoder, allow_other_weights)
             self.selections[task] = {n: mask for n, mask in ticket.masks_on(encoder).items() if not bool(mask.all())}
             if ticket.structure is not None and ticket.prunes_only_units:
-                # On the device and in the type of the hidden states, so that no forward pass has to convert them.
+                # Gates have the device and type of the hidden states, so that no forward pass has to convert them.
                 closing = {n: gate.to(at.device, at.dtype) for n, gate in ticket.gates.items() if not bool(gate.all())}
                 self._gates[task] = ticket.structure, closing
             else:
@@ -53,8 +53,8 @@ class TaskTickets:
 
     @contextmanager
     def acting(self, task: str) -> Iterator[None]:
-        """Inside this block forward passes compute with the task's ticket, and gradients outside it are zero."""
-        # For training the block holds the forward and the backward pass; the optimizer's step comes after it.
+        """Compute with the task's ticket in forward passes inside the block; gradients of pruned weights are zero."""
+        # In training, the block contains the forward and the backward pass; the optimizer's step comes after the block.
         if task in self._gates:
             with gated(self._encoder, *self._gates[task]):
                 yield
@@ -83,7 +83,7 @@ class TaskTickets:
 def sharing_optimizer(
     model: SharedEncoder, tasks: Sequence[str], tickets: TaskTickets, update: SharedUpdate, strict: bool = True
 ) -> SharingOptimizer:
-    """The optimizer of an encoder on its device, shared by tickets, and of the heads on it."""
+    """Return the optimizer of an encoder that tickets share, already on its device, and of its task heads."""
     encoder, heads = dict(model.base_model.named_parameters()), model.heads
     owners = {name: name.split(".")[1] for name in heads}  # models.rte.classifier.weight
     return SharingOptimizer({**encoder, **heads}, tasks, tickets.selections, owners, update, strict)
@@ -92,8 +92,8 @@ def sharing_optimizer(
 class Sharing:
     """A model that tasks share, on its device, before the first step of one seed."""
 
-    # `plms` are ordinary models by task, on one encoder. Each head is initialized from the seed, the same whatever
-    # other tasks there are. Weights that no ticket keeps are zero.
+    # `plms` are ordinary models by task, on one shared encoder. Each head is initialized from the seed, independently
+    # of the other tasks. Weights that no ticket keeps are zero.
 
     def __init__(self, prepared: PreparedSharing, seed: int, runtime: Runtime) -> None:
         settings, names = prepared.settings, list(prepared.tasks)
@@ -103,13 +103,13 @@ class Sharing:
         if settings.dropout != "model":
             set_dropout(self.model.base_model, settings.dropout)
         self.model.to(choose_device(runtime.device))  # before the optimizer cuts parameters into pieces of their memory
-        # The tickets were checked against the base weights before; the weights of a checkpoint are others.
+        # The tickets were checked against the base weights before; the weights of a checkpoint differ from these.
         self.tickets = TaskTickets(self.model.base_model, prepared.tickets or {}, allow_other_weights=True)
         update = SharedUpdate(settings.optimizer, prepared.learning_rate, settings.weight_decay)
         self.optimizer = sharing_optimizer(self.model, names, self.tickets, update, settings.strict)
 
     def acting(self, batch: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """The block of a batch of one task: it computes with the task's ticket, and its step moves what that keeps."""
+        """Return the context of one task's batch: it uses the task's ticket, and its step updates the kept weights."""
         (task,) = batch
         self.optimizer.select(task)
         return self.tickets.acting(task)
@@ -124,7 +124,7 @@ def make_sharing_trainer(
     evaluations: Callback,
     advance: Callable[[int, str], None],
 ) -> TicketTrainer:
-    """The trainer of one seed, with the tasks' batches in the order of the mixing."""
+    """Return the trainer of one seed, with the tasks' batches in the order of the mixing."""
     settings = prepared.settings
     batches = {}
     for name, task in prepared.tasks.items():
@@ -165,8 +165,8 @@ def make_sharing_trainer(
 class SharedEvaluations(Evaluations):
     """Evaluates every task with its own ticket at the end of each epoch and of the training."""
 
-    # Each record has the `step`; by task the metrics (`evaluation`) and whether they are those of a model that learned
-    # nothing (`degenerate`); and the `average` of the primary metrics, which decides on early stopping.
+    # Each record has the `step`; by task, the metrics (`evaluation`) and whether the model learned nothing
+    # (`degenerate`); and the `average` of the primary metrics, which decides on early stopping.
 
     def __init__(self, run: RunDirectory, prepared: PreparedSharing, sharing: Sharing, runtime: Runtime) -> None:
         def evaluate() -> dict[str, Any]:
@@ -182,8 +182,8 @@ class SharedEvaluations(Evaluations):
         self._kept = ("step", "average") if prepared.settings.best_by == "average" else ("step",)
 
     def of(self, task: str) -> list[dict[str, Any]]:
-        """The records of one task, as an `EvaluationPlan` reads them."""
-        # With the average all tasks have their best evaluation at the same step, that of one model.
+        """Return the records of one task, as an `EvaluationPlan` reads them."""
+        # With the average, all tasks have their best evaluation at the same step, so it is one and the same model.
         return [
             {key: record[key] for key in self._kept} | {key: record[key][task] for key in _KEYS}
             for record in self.records

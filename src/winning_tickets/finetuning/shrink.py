@@ -1,7 +1,7 @@
-"""A model made faster: units are chosen under a budget, removed for real, and the rest recovers by distillation.
+"""Make a model faster: choose units under a budget, remove them physically, and recover the rest by distillation.
 
-Each small model is a part of the run of its own: the chosen ticket, then the recovered model, then its exports; a
-stopped run resumes after the last complete one.
+Each small model has parts that are stored one by one: the chosen ticket, then the recovered model, then its exports; a
+stopped run resumes after the last complete part.
 """
 
 from __future__ import annotations
@@ -59,24 +59,24 @@ from winning_tickets.training.objectives.distillation import Distillation
 from winning_tickets.training.predict import save_folder
 
 MODEL, TICKET, RECOVERY, COSTS, LOSSES = "model", "ticket", "recovery.json", "costs.json", "removal_losses.json"
-_CORRECTIONS = 4  # of a budget of time
+_CORRECTIONS = 4  # maximum number of corrections of a time budget
 _TOLERANCE = 1.01
-_BINS_OF_A_STEP = 500  # of the budget, while gates are trained
+_BINS_OF_A_STEP = 500  # number of bins of the budget while gates are trained
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the structures of all budgets are chosen by."""
+    """Everything that decides which structure is chosen for a budget."""
 
     config: ShrinkConfig
     structure: Structure
-    values: dict[str, Tensor]  # of heads and neurons, `(layers, n)`: a layer keeps those with the highest
-    losses: Losses  # of the layers by what they keep
+    values: dict[str, Tensor]  # of heads and neurons, `(layers, n)`: a layer keeps the units with the highest values
+    losses: Losses  # losses of the layers by the number of units that they keep
     costs: CostTable
     keep_first: bool
 
     def sizes(self, budget: float, values: Mapping[str, Tensor] | None = None, **options: Any) -> Sizes | None:
-        """Return heads and neurons of each layer under a budget; None where it cannot be kept."""
+        """Return the numbers of heads and neurons of each layer under a budget; None if no structure keeps it."""
         config = self.config
         losses = self.losses if values is None else Losses.of(values, self.costs.sizes)
         if config.uniform or config.choice in ("even", "depth"):
@@ -91,8 +91,8 @@ class Choice:
                 raise UsageError(self._unreachable(name, budget))
 
     def corrected(self, name: str, plm: PLM, runtime: Runtime) -> float:
-        """Return the budget at which the structure keeps the asked one when it is timed as a whole."""
-        # Layers of different sizes take a few percent more than the sum of their parts.
+        """Return the budget whose structure keeps the requested budget when the whole model is timed."""
+        # Layers of different sizes take a few percent more time than the sum of their parts.
         asked = allowed = self.config.budgets[name]
         for _ in range(_CORRECTIONS if self.config.counts == "latency" else 0):
             sizes = self.sizes(allowed)
@@ -105,7 +105,7 @@ class Choice:
         return allowed if self.sizes(allowed) is not None else asked
 
     def _unreachable(self, name: str, budget: float) -> str:
-        # Bisect for the smallest budget that has a structure: that of one thin layer, or of a shape that was asked for.
+        # Bisect for the smallest budget that has a structure, such as one thin layer.
         low, high = 0.0, 1.0
         for _ in range(20):
             middle = (low + high) / 2
@@ -124,7 +124,7 @@ class Choice:
 
 
 def check_shrink(config: ShrinkConfig) -> None:
-    """Refuse settings that contradict each other before anything is loaded; all problems at once."""
+    """Refuse settings that contradict each other, with all problems at once, before anything is loaded."""
     refuse(
         [
             *config.problems(),
@@ -136,14 +136,14 @@ def check_shrink(config: ShrinkConfig) -> None:
 
 
 def plan_shrink(config: ShrinkConfig) -> tuple[ShrinkConfig, dict[str, Any]]:
-    """Return the arithmetic of the budget for `--dry-run`: operations of the dense model, and those that may stay."""
+    """Return the arithmetic of the budget for `--dry-run`: operations of the dense model, and how many may stay."""
     shape = dense_shape(config)
     if shape is None:
         return config, {"arithmetic": f"{config.model} is not on this machine, so its size is not known before the run"}
     batch, length = config.shape
     neurons = getattr(shape, "intermediate_size", None) or shape.hidden_dim
     heads, layers, hidden = shape.num_attention_heads, shape.num_hidden_layers, shape.hidden_size
-    # Products of a token: four matrices and attention for a head, two matrices for a neuron, three in a gated FFN.
+    # Operations per token: four matrices and attention for a head; two matrices for a neuron, three in a gated FFN.
     of_head = 2 * (hidden // heads) * (4 * hidden + 2 * length)
     of_neuron = 2 * hidden * (3 if shape.model_type == "modernbert" else 2)
     dense = layers * (heads * of_head + neurons * of_neuron) * batch * length / 1e9
@@ -202,7 +202,7 @@ def shrink(
 
 
 def _without_words(config: ShrinkConfig, costs: CostTable, source: ShrinkSource) -> CostTable:
-    """Return costs in parameters without those of words that are left out; they take no time and no operations."""
+    """Return the costs without the parameters of words that are left out; words cost no time and no operations."""
     if not config.vocabulary or config.counts != "size":
         return costs
     plm = source.plm
@@ -223,7 +223,7 @@ def _structure(plm: PLM) -> Structure:
 def prepare(
     config: ShrinkConfig, source: ShrinkSource, base: BaseModelInfo, identity: str, runtime: Runtime
 ) -> PreparedSearch:
-    """Return what searches for tickets read, so that a ticket comes out as for every search."""
+    """Return the preparation that searches for tickets use, so that the ticket is like that of any other search."""
     gates = config.choice == "gates"
     settings = SearchConfig(
         model=config.model,
@@ -250,7 +250,7 @@ def unit_values(
     """Return values of heads and neurons, `(layers, n)`, by which the units of a layer are ranked."""
     if config.choice == "magnitude":
         return unit_magnitudes(source.plm.encoder, structure)
-    # To second order a loss grows with the square of what is removed.
+    # To second order, the loss grows with the square of the removed importance.
     found = _importance(config, source, structure, folder, runtime).values["sample"]
     return {unit: found[unit].square() for unit in ("heads", "neurons")}
 
@@ -264,14 +264,14 @@ def removal_losses(
     folder: Path,
     runtime: Runtime,
 ) -> Losses:
-    """Return the losses of layers by what they keep: measured, or read where the run was stopped."""
+    """Return the losses of layers by the number of units that they keep; a resumed run reads the stored losses."""
     if config.choice not in ("importance", "gates"):
         return Losses.of(values, sizes)
     file = folder / LOSSES
     if not file.is_file():
         last = source.plm.model.config.num_hidden_layers - 1
         objective = objective_of(config, source, [last])
-        if "logits" in objective.weights:  # what the model is for
+        if "logits" in objective.weights:  # the logits are the purpose of the model, so they alone count
             objective.weights = {"logits": 1.0}
         source.plm.model.to(choose_device(runtime.device))
         batches = [source.batches[index] for index in range(config.removal_batches)]
@@ -284,7 +284,7 @@ def removal_losses(
 def _importance(
     config: ShrinkConfig, source: ShrinkSource, structure: Structure, folder: Path, runtime: Runtime
 ) -> Importance:
-    """Read the importances of heads and neurons where the run was stopped, or compute and save them."""
+    """Compute and save the importances of heads and neurons; a resumed run reads the stored importances."""
     if (folder / IMPORTANCE_FILE).is_file():
         return Importance.load(folder)
     source.plm.model.to(choose_device(runtime.device))
@@ -300,14 +300,14 @@ def _importance(
 
 
 def _folder(config: ShrinkConfig, name: str, run: Path) -> Path:
-    """Return the folder of a small model: the run itself, or one such as `speedup-2` inside it."""
+    """Return the folder of a small model: the run's, or with several budgets one inside it such as `speedup-2`."""
     return run if len(config.budgets) == 1 else run / name
 
 
 def _make(
     name: str, choice: Choice, prepared: PreparedSearch, source: ShrinkSource, run: RunDirectory, runtime: Runtime
 ) -> dict[str, Any]:
-    """Choose, remove, recover and export one small model, as far as this was not done before."""
+    """Choose, remove, recover and export one small model; skip parts that are already done."""
     config, folder = choice.config, _folder(choice.config, name, run.path)
     if not is_ticket(folder / TICKET):
         budget = choice.corrected(name, source.plm, runtime)
@@ -372,14 +372,14 @@ def train_gates(
     folder: Path,
     runtime: Runtime,
 ) -> dict[str, Tensor]:
-    """Train gates that start at the importances; at every step the best structure under the budget is open."""
+    """Train gates that start at the importances; every step opens the gates of the best structure under the budget."""
     structure, config = choice.structure, choice.config
     every = list(range(len(structure.layers)))
     start_values = choice.losses.per_unit(choice.values, choice.costs.sizes)
     top = prepared.config.alpha * prepared.config.phi
     counts: dict[Unit, int] = {"heads": 0, "neurons": 0}
     start = gate_scores(start_values, "rank", counts, structure, 0, top, config.seed)
-    # A score means the loss of the unit that had this score at the start, so that heads and neurons compare.
+    # A score stands for the loss of the unit with that score at the start, so that heads and neurons are comparable.
     scales: dict[str, tuple[Any, Any]] = {
         unit: (
             np.sort(torch.cat([start[f"layers.{i}.{unit}"] for i in range(len(structure.layers))]).numpy()),
@@ -419,7 +419,7 @@ def train_gates(
 
 @dataclass(frozen=True)
 class _Some:
-    """The first batches of many."""
+    """The first `count` of many batches."""
 
     batches: Any
     count: int
@@ -432,7 +432,7 @@ class _Some:
 
 
 def objective_of(config: ShrinkConfig, source: ShrinkSource, kept: list[int], teacher: Any = None) -> Distillation:
-    """Return the losses against the dense model, for the layers that were kept."""
+    """Return the distillation losses against the dense model, for the layers that are kept."""
     layers = kept
     if config.layer_map == "next":
         layers = [following - 1 for following in (*kept[1:], source.plm.model.config.num_hidden_layers)]
@@ -464,7 +464,7 @@ def _export(form: str, folder: Path, source: ShrinkSource, staging: Path) -> Non
         shutil.copytree(folder / "onnx", staging, dirs_exist_ok=True)
     else:
         plm = _load(folder / MODEL, source)
-        if source.head == "mlm":  # logits of all tokens are not what such a model is asked for
+        if source.head == "mlm":  # an export of an MLM gives hidden states, not logits of all tokens
             plm = load_plm(str(folder / MODEL))
         write_onnx(plm, staging)
     if form == "int8":
@@ -482,7 +482,7 @@ def _measured(
     plms = {"dense": source.plm} | {name: _load(run / facts["folder"] / MODEL, source) for name, facts in made.items()}
     for plm in plms.values():
         plm.model.to(device).eval().requires_grad_(False)
-    # A smaller vocabulary has no other tokens, and all models read the same ones.
+    # All models read the same tokens, so these must be in the smallest vocabulary.
     smallest = min(plms.values(), key=lambda plm: int(plm.model.config.vocab_size))
     inputs = measure.random_inputs(smallest, batch, length, device)
     passes: dict[str, Any] = {name: partial(plm.encoder, **inputs) for name, plm in plms.items()}
@@ -548,7 +548,7 @@ def _scores(config: ShrinkConfig, source: ShrinkSource, plm: PLM, runtime: Runti
         with modes(plm.model, training=False), torch.no_grad():
             found |= similarity(asked, plm, plm.model.device, runtime)
     if (task := source.task) is not None:
-        if config.vocabulary:  # tokens have other numbers
+        if config.vocabulary:  # token ids differ in a smaller vocabulary
             encoded = {name: task.encode(plm, split) for name, split in task.data.validation.items()}
             task = replace(task, validation=encoded)
         metrics = evaluate_dev_splits(task, plm, runtime.bf16)["evaluation"]

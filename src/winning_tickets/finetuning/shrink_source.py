@@ -1,4 +1,4 @@
-"""What `shrink` starts from: the dense model with its head, the text that is learned from, and held-out text."""
+"""What `shrink` starts from: the dense model with its head, the text to learn from, and held-out text."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from winning_tickets.training.objectives.distillation import HeadKind, HeadProbe
 from winning_tickets.training.objectives.pretraining import StateProbe
 from winning_tickets.training.predict import TaskInfo, encode_split
 
-HELD_OUT_PART = 20  # of so many lines one is held out, where a corpus has no validation part
-_HELD_OUT_EXAMPLES = 512  # of a task's training set, at most a tenth of it
+HELD_OUT_PART = 20  # one in this many lines is held out if a corpus has no validation part
+_HELD_OUT_EXAMPLES = 512  # number of held-out examples of a task's training set, but at most a tenth of it
 _POOLING = Path("1_Pooling") / "config.json"
 _HEADS: dict[str, HeadKind] = {
     "ForMaskedLM": "mlm",
@@ -52,13 +52,13 @@ class ShrinkSource:
 
     plm: PLM  # with its head
     head: HeadKind | None
-    pooling: Literal["mean", "cls"]  # of sentence embeddings
-    losses: dict[str, float]  # of the recovery, with their weights
-    batches: Any  # of the training, by index
+    pooling: Literal["mean", "cls"]  # pooling of sentence embeddings
+    losses: dict[str, float]  # losses of the recovery, with their weights
+    batches: Any  # training batches, by index
     held_out: list[Batch]
-    tokens: Sequence[np.ndarray[Any, Any]]  # of all texts, held-out ones included
+    tokens: Sequence[np.ndarray[Any, Any]]  # tokens of all texts, including held-out ones
     fingerprint: str  # of the text or the examples
-    info: TaskInfo | None = None  # of a fine-tuned model
+    info: TaskInfo | None = None  # None unless the model is fine-tuned
     task: PreparedTask | None = None
 
     @classmethod
@@ -82,7 +82,7 @@ class ShrinkSource:
 
     @property
     def outputs(self) -> str:
-        """What importances are about, for tickets and files."""
+        """The outputs that the importances are about, in words, for tickets and files."""
         return f"the {'states' if self.head in (None, 'mlm') else 'predictions'} of {self.plm.name}"
 
     def probe(self, seed: int) -> Objective:
@@ -111,7 +111,7 @@ def _load(config: ShrinkConfig) -> tuple[PLM, HeadKind | None]:
 
 
 def _pooling(folder: Path | None) -> Literal["mean", "cls"]:
-    """Return how a sentence-transformers model makes one embedding of all states; the mean where it does not say."""
+    """Return how a sentence-transformers model pools hidden states into an embedding; by default the mean."""
     if folder is None or not (folder / _POOLING).is_file():
         return "mean"
     settings = read_object(folder / _POOLING, "pooling")
@@ -175,7 +175,7 @@ def _texts(config: ShrinkConfig, text: str) -> tuple[CorpusText, CorpusText]:
     held_out = train if config.train_file is not None else load_corpus(text, "validation", config.data_dir)
     if held_out.fingerprint != train.fingerprint:
         return train, held_out
-    # A stream holds texts out by itself, so that the lines of this text can be counted.
+    # A stream has held out some texts itself, so the text here has a known number of lines.
     if len(train.lines) < 2:
         raise UsageError(f"The corpus {text} has one line, so none can be held out; give --validation, or more text.")
     part = min(HELD_OUT_PART, len(train.lines))
@@ -190,7 +190,7 @@ def _texts(config: ShrinkConfig, text: str) -> tuple[CorpusText, CorpusText]:
 
 
 def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
-    """Open a model that `transfer` saved; it learns from the texts of its task, without their labels."""
+    """Open a model that `transfer` saved; by default it learns from the texts of its task, without their labels."""
     model = open_fine_tuned(config.model)
     plm, info = model.load(), model.info
     task = _task(config, model, plm)
@@ -226,7 +226,7 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
 
 
 def example_batches(plm: PLM, encoded: EncodedSplit, tokens: int, seed: int) -> tuple[TaskBatches, list[Batch]]:
-    """Return endless batches of about so many tokens of a task's examples, and those of held-out examples."""
+    """Return endless batches of a task's examples, of about `tokens` tokens each, and batches of held-out examples."""
     order = task_order(seed, 0, len(encoded))
     aside = set(order[: min(_HELD_OUT_EXAMPLES, max(1, len(encoded) // 10))].tolist())
     train, held_out = (
@@ -244,8 +244,8 @@ def example_batches(plm: PLM, encoded: EncodedSplit, tokens: int, seed: int) -> 
 
 
 def _task(config: ShrinkConfig, model: FineTunedModel, plm: PLM) -> PreparedTask | None:
-    """Return the task of a fine-tuned model; None where only text of one's own was given."""
-    if (model.folder.parent / MARKER).is_file() and model.shared is None:  # its run says where the data is
+    """Return the task of a fine-tuned model; None if only the user's own text was given."""
+    if (model.folder.parent / MARKER).is_file() and model.shared is None:  # the model's run says where its data are
         data = ImportanceModel.find(Path(config.model), config.data_dir).data
     elif config.data_dir is None and (config.corpus or config.train_file):
         return None
@@ -260,7 +260,7 @@ def _subset(split: EncodedSplit, chosen: Sequence[int]) -> EncodedSplit:
 
 
 def dense_shape(config: ShrinkConfig) -> Any:
-    """Return the configuration of the dense model, without its weights; None where the model is not on this machine."""
+    """Return the configuration of the dense model, without its weights; None if the model is not on this machine."""
     from transformers import AutoConfig
 
     name = str(open_fine_tuned(config.model).folder) if is_fine_tuned(config.model) else config.model

@@ -48,16 +48,16 @@ PARTS = {"selection": "best_selection", "rest": "best_rest", "whole": "best"}
 
 @dataclass(frozen=True)
 class Runs:
-    """The fine-tunings of the full model, or of the tickets of one level: one run, or one for each seed's ticket."""
+    """The fine-tunings of the full model, or of the tickets of one level: one run, or one run per seed's ticket."""
 
-    # `folders` are under the folder of the search, and `settings` is the name of the settings in the grid.
+    # `folders` are relative to the folder of the search, and `settings` is the name of the settings in the grid.
 
     folders: tuple[str, ...]
     results: tuple[dict[str, Any], ...]
     settings: str
 
     def scores(self, part: str) -> dict[int, float]:
-        """The primary metric of the best evaluation by seed, on `selection`, `rest` or the `whole` dev set."""
+        """Return, by seed, the primary metric of the best evaluation, on `selection`, `rest` or the `whole` dev set."""
         found: dict[int, float] = {}
         for result in self.results:
             best = result["metrics"][result["primary_metric"]][PARTS[part]]
@@ -66,12 +66,12 @@ class Runs:
 
     @property
     def mean(self) -> float:
-        """The mean score on the selection, which settings and levels are chosen by."""
+        """The mean score on the selection, by which settings and levels are chosen."""
         return statistics.fmean(self.scores("selection").values())
 
     @property
     def degenerate(self) -> bool:
-        """True if some fine-tuning ended no better than one answer for all examples."""
+        """True if any fine-tuning ended no better than one constant answer for all examples."""
         return any(result["degenerate"] for result in self.results)
 
     def _statistics(self, metric: str, key: str) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Runs:
         return statistics_of(values)
 
     def facts(self) -> dict[str, Any]:
-        """The settings, folders and scores of the runs, as they are stored."""
+        """Return the settings, folders and scores of the runs, as they are stored."""
         scores = {part: self.scores(part) for part in PARTS}
         metrics = {
             name: {part: self._statistics(name, key) for part, key in PARTS.items()}
@@ -138,7 +138,7 @@ def super_ticket(
         # Levels that this model does not have are refused before anything is trained.
         structure = structure_of(prepared.load(config.fine_tuning.seeds[0]))
         unit_counts(_search(config, "random", run.path, 0).resolved(), structure)
-        # The full model comes first: tickets of importance are made from it, with the settings that were best for it.
+        # The full model comes first: the importances are computed with a model fine-tuned by its best settings.
         full = _best_settings(config, prepared, run.path, "full", (config.fine_tuning.target,), runtime)
         tickets = _tickets(config, run.path, full.settings, runtime)
         found = {
@@ -169,7 +169,7 @@ def super_ticket(
 
 
 def check_super_ticket(config: SuperConfig) -> None:
-    """Refuse settings that contradict each other before anything is loaded; all problems at once."""
+    """Refuse settings that contradict each other, with all problems at once, before anything is loaded."""
     config = config.resolved()
     problems = []
     if "winning" not in config.selections:
@@ -200,7 +200,7 @@ def check_super_ticket(config: SuperConfig) -> None:
 
 
 def count_trainings(config: SuperConfig) -> int:
-    """The number of fine-tunings of a resolved configuration."""
+    """Return the number of fine-tunings of a resolved configuration."""
     points = 1 + len(config.level) * len(config.selections)
     return points * len(list(config.grid())) * len(config.fine_tuning.seeds) + (config.importance_from is None)
 
@@ -213,7 +213,7 @@ def _best_settings(
     targets: tuple[str, ...],
     runtime: Runtime,
 ) -> Runs:
-    """Fine-tune with all settings of the grid in `folder/name`; the runs with the best mean on the selection."""
+    """Fine-tune with all settings of the grid in `folder/name`; return the runs with the best mean on the selection."""
     # `targets` is one model or ticket for all seeds, or a ticket for each seed.
     best: Runs | None = None
     recovers = config.recover and targets != (config.fine_tuning.target,)
@@ -240,7 +240,7 @@ def _best_settings(
 
 
 def _fine_tuning_of(fine_tuning: TransferConfig, target: str) -> TransferConfig:
-    """The fine-tuning of a ticket: it brings its own layers and revision, and its model may have been moved."""
+    """Return the fine-tuning of a ticket, which has its own layers and revision; its base model may have been moved."""
     if target == fine_tuning.target:
         return fine_tuning
     ticket = {"target": target, "base": fine_tuning.target, "layers": None, "revision": None}
@@ -248,7 +248,7 @@ def _fine_tuning_of(fine_tuning: TransferConfig, target: str) -> TransferConfig:
 
 
 def _recovered(config: SuperConfig, prepared: PreparedTransfer, path: str, folder: Path, runtime: Runtime) -> str:
-    """Let the encoder of a ticket learn to follow the dense one; the state that its fine-tuning starts from."""
+    """Train the encoder of a ticket to follow the dense encoder; return the saved state for fine-tuning."""
     ticket, fine_tuning = Ticket.from_pretrained(path), config.fine_tuning
     state = folder / "recovered" / f"{ticket.id}.safetensors"
     if state.is_file():
@@ -274,7 +274,7 @@ def _recovered(config: SuperConfig, prepared: PreparedTransfer, path: str, folde
 def _tickets(
     config: SuperConfig, folder: Path, settings: str, runtime: Runtime
 ) -> dict[str, dict[float, tuple[str, ...]]]:
-    """The tickets by selection and level: one folder, or for random tickets one for each seed."""
+    """Return the tickets by selection and level: one folder, or one for each seed if they are random."""
     # Importances come from the full model, fine-tuned with its best settings.
     source = _source(config, folder)
     if config.importance_from is None:
@@ -299,16 +299,16 @@ def _tickets(
 
 
 def _source(config: SuperConfig, folder: Path) -> Path:
-    """The run whose model the importances are of."""
+    """Return the run whose model the importances are computed for."""
     return Path(config.importance_from or folder / "fine-tuned").expanduser()
 
 
-_FEW = 50  # examples, below which a choice among many models is mostly chance
+_FEW = 50  # number of examples below which a choice among many models is mostly chance
 _NO_BETTER = "no better than one answer for all examples"
 
 
 def _warnings(source: Path, full: Runs, winning: Mapping[float, Runs], level: float) -> list[str]:
-    """Sentences on what rests on models that learned nothing."""
+    """Return warnings about results that depend on models that learned nothing."""
     found = []
     stored = read_json(source / "result.json", "result") if (source / "result.json").is_file() else {}
     if stored.get("degenerate"):
@@ -355,7 +355,7 @@ def _result(
     for selection, levels in found.items():
         selections[selection] = {}
         for level, runs in levels.items():
-            # Winning tickets are compared with all others, the others with the full model alone.
+            # Winning tickets are compared with all others, other tickets only with the full model.
             others = {"full": full}
             if selection == "winning":
                 others |= {name: found[name][level] for name in ("random", "losing") if name in found}
@@ -366,7 +366,7 @@ def _result(
             }
             facts = _ticket_facts(tickets[selection][level], config)
             selections[selection][f"{level:g}"] = runs.facts() | facts | {"against": tests}
-    # The best level; of levels that are equal the one with the smaller model (section 3.2).
+    # The best level; of equal levels the one with the smaller model (section 3.2).
     level, highest = 0.0, float("-inf")
     for candidate, runs in sorted(found["winning"].items()):
         if runs.mean >= highest - TIE:
@@ -389,7 +389,7 @@ def _result(
 
 
 def _ticket_facts(folders: tuple[str, ...], config: SuperConfig) -> dict[str, Any]:
-    """Sizes of the tickets of one level, averaged: random ones differ by seed where units overlap."""
+    """Return the average sizes of the tickets of one level: random tickets differ by seed where units overlap."""
     stored = [_stored(Path(folder), config) for folder in folders]
     return {
         "ticket_ids": [result["ticket_id"] for result in stored],
@@ -400,7 +400,7 @@ def _ticket_facts(folders: tuple[str, ...], config: SuperConfig) -> dict[str, An
 
 
 def _stored(folder: Path, config: SuperConfig) -> dict[str, Any]:
-    """The search's result for the ticket in a folder: its own file, or an entry of that of the folder above."""
+    """Return the search's result for the ticket in a folder: its own file, or an entry of the parent folder's file."""
     if len(config.level) == 1:
         return dict(read_json(folder / "result.json", "result"))
     levels = read_json(folder.parent / "result.json", "result")["rungs"]

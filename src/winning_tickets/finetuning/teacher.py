@@ -1,4 +1,4 @@
-"""Fine-tuning that also follows a teacher: a model that was fine-tuned on the same task, such as the dense one."""
+"""Fine-tuning that also follows a teacher: a model that was fine-tuned on the same task, such as the dense model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from winning_tickets.training.predict import TaskInfo, find_model, load_fine_tun
 
 
 def teacher_problems(config: TransferConfig) -> list[str]:
-    """Return a message for each setting of a teacher that contradicts another one or has no effect."""
+    """Return a message for each setting of a teacher that contradicts another setting or has no effect."""
     if config.teacher is None:
         changed = config.changed("teacher_weight", "teacher_states")
         return [f"{config.option_of(one)} needs --teacher." for one in changed]
@@ -43,7 +43,7 @@ class Teacher:
 
     @classmethod
     def find(cls, path: str, task: Task, student: PLM, with_states: bool) -> Teacher:
-        """Load the model of a transfer, the first of several seeds, or a saved one; refuse that of another task."""
+        """Load a saved model, or that of a transfer (of its first seed); refuse a model that does not fit the task."""
         folder = find_model(path)
         if is_onnx(folder):
             raise UsageError(
@@ -98,11 +98,11 @@ class TaughtObjective:
         return {self._names[name]: value for name, value in values.items()}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Divisors of the task's losses, and of the distances."""
+        """Return the divisors of the task's losses and of the distances."""
         return {**self._base.counts(batch), **self._named(self._distances.counts(batch))}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sum of each part over the batch."""
+        """Return the sum of each part over the batch."""
         theirs, ours = self._distances.dense_outputs(batch), self._distances.outputs(model, batch)
         distances = self._distances.compare(ours, theirs, batch)
         return {**self._base.sums(ours.logits.float(), batch), **self._named(distances)}

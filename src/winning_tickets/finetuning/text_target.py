@@ -1,7 +1,7 @@
 """Text as a target of fine-tuning: language modeling on a corpus, measured on its held-out part.
 
-Of masked tokens (MLM, for encoders) it is the eleventh task of the BERT tickets (Chen et al. 2020), whose metric is the
-accuracy at these tokens; of the next token (CLM) it is for decoders.
+Masked language modeling (MLM, for encoders) is the eleventh task of the BERT tickets (Chen et al. 2020); its metric is
+the accuracy at masked tokens. Modeling of the next token (CLM) is for decoders.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _OF_TEXT = ("corpus", "max_tokens")
 
 
 def text_problems(config: TransferConfig) -> list[str]:
-    """Return a message for each setting that contradicts text as a target, or that is about it alone."""
+    """Return a message for each setting that does not fit text as a target, or that needs it and has another target."""
     fields = TransferConfig.model_fields
     given = [name for name in (*_OF_EXAMPLES, *_OF_TEXT) if getattr(config, name) != fields[name].default]
     if config.task not in TEXT_TASKS:
@@ -70,7 +70,7 @@ class TextTarget:
 
     @classmethod
     def find(cls, config: TransferConfig) -> TextTarget | None:
-        """Load the corpus of a transfer; None where it learns from examples."""
+        """Load the corpus of a transfer; return None if it learns from labeled examples."""
         if config.task not in TEXT_TASKS:
             return None
         corpus = str(config.corpus)
@@ -80,7 +80,7 @@ class TextTarget:
         )
 
     def prepare(self, config: TransferConfig, plm: PLM) -> PreparedTask:
-        """Tokenize the text; its examples are segments to train on, and tokens to predict."""
+        """Tokenize the text; training examples are segments, and validation examples are tokens to predict."""
         length, size = choose_max_length(config.max_length, self.task, plm), config.batch_size or self.task.batch_size
         segments = self.batches(config, plm, config.seeds[0], length)
         measured = self._measured(config, plm, length)
@@ -157,7 +157,7 @@ class TextTarget:
 
 
 def keep_decoder_dense(plm: PLM, ticket: Ticket | None) -> None:
-    """Let the decoder keep its dense matrix, frozen, where a ticket masks the word embeddings that it shares."""
+    """Give the decoder a dense, frozen matrix of its own if a ticket masks the word embeddings that it shares."""
     masked = ticket is not None and plm.architecture.word_embeddings in ticket.masks
     separate_decoder(plm, masked)
     if masked:

@@ -54,8 +54,8 @@ def transfer(
 ) -> dict[str, Any]:
     """Fine-tune a model or ticket on a task, once for each seed, with pruned weights at zero or removed.
 
-    AdamW with a linearly decaying learning rate (TAMT, section 4.1.3, and Table 1 for the settings of each task).
-    Finished seeds are skipped, an unfinished one resumes from its checkpoint, failed ones are tried again.
+    By default AdamW with a linearly decaying learning rate (TAMT, section 4.1.3; Table 1 for the settings of each
+    task). Finished seeds are skipped, an unfinished seed resumes from its checkpoint, failed seeds are tried again.
 
     Args:
         config: the model or ticket, the task and the settings.
@@ -102,7 +102,7 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         return run.result()
     # The head is initialized from the seed that `claim_seed` has set.
     plm = prepared.load(seed)
-    # Where a ticket prunes whole units, a model without them learns the same in less time. A saved model has them all.
+    # If a ticket prunes whole units, a model without them learns the same in less time. A saved model has all units.
     whole = plm
     if config.save_model and ticket is not None and ticket.prunes_only_units:
         whole = replace(plm, model=copy.deepcopy(plm.model))
@@ -116,7 +116,7 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         run_training(_trainer(prepared, plm, seed, run, runtime, evaluations, advance, held), run)
     if removed is not None and config.save_model:
         removed.write_back_(whole.model, plm.model)
-    # A mask that did not hold would make this a result of another model.
+    # If the mask did not hold, this would be the result of another model.
     if ticket is not None and (removed is None or config.save_model):
         _check_pruned(ticket, whole)
     scores = seeds.task_result(plan, evaluations.records, ticket)
@@ -184,7 +184,7 @@ def _trainer(
 
 
 def _learning(prepared: PreparedTransfer, plm: PLM, seed: int) -> tuple[TaskBatches | CorpusBatches, Objective]:
-    """Return the batches of a seed, of examples or of text, and the loss."""
+    """Return the training batches of a seed, from examples or text, and the loss."""
     config, settings = prepared.config, prepared.plan.config
     if prepared.text is not None:
         batches = prepared.text.batches(config, plm, seed, prepared.max_length)
@@ -201,14 +201,14 @@ def _learning(prepared: PreparedTransfer, plm: PLM, seed: int) -> tuple[TaskBatc
 
 
 class HeldTicket(Callback):
-    """Holds a ticket during a training."""
+    """Keeps pruned weights at zero during a training."""
 
     def __init__(self, ticket: Ticket) -> None:
         self._ticket = ticket
         self._held: Held
 
     def on_train_begin(self, trainer: TicketTrainer) -> None:
-        """Hold it; it was checked against the base weights before, and those of a checkpoint are others."""
+        """Apply the ticket; it was checked against the base weights before, from which those of a checkpoint differ."""
         self._held = hold(trainer.model, self._ticket, trainer.optimizer, allow_other_weights=True)
 
     def on_train_end(self, trainer: TicketTrainer) -> None:
@@ -237,11 +237,11 @@ def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path, scores: dict
         save_model(plm, prepared.info(ticket), ticket, staging)
         write_card(staging, facts, results_of({"task": task, **scores}))
 
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was stopped before its result was stored
+    shutil.rmtree(folder, ignore_errors=True)  # left by an earlier attempt that stopped before its result was stored
     build_directory(folder, fill)
 
 
-_SUMMARY = (  # keys of a summary in their order, which the rows of `runs.csv` have too
+_SUMMARY = (  # keys of a summary, in the order that the rows of `runs.csv` have, too
     *("verb", "run_id", "task", "metrics", "seeds", "failed_seeds", "primary_metric", "degenerate", "majority"),
     *("labels", "classes", "confusion", "warnings"),
     *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
@@ -253,7 +253,7 @@ _SUMMARY = (  # keys of a summary in their order, which the rows of `runs.csv` h
 
 
 def _by_class(task: Task, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The confusion tables of the final evaluations, summed over seeds, and the scores of each class from them."""
+    """Return the confusion tables of the final evaluations, summed over seeds, and the scores of each class."""
     tables: dict[str, list[list[int]]] = {}
     for result in results:
         for split, table in (result.get("confusion") or {}).items():
@@ -263,7 +263,7 @@ def _by_class(task: Task, results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _warnings(prepared: PreparedTransfer, results: list[dict[str, Any]]) -> list[str]:
-    """Sentences on data that look like a mistake, and on a model that learned nothing."""
+    """Return warnings about data that look like a mistake, and about models that learned nothing."""
     flat = [str(result["seed"]) for result in results if result["degenerate"]]
     if not flat:
         return list(prepared.data.remarks)

@@ -1,4 +1,4 @@
-"""ARCHITECTURES: for each family its prunable matrices and its language-model head; matrices inside parameters."""
+"""ARCHITECTURES, the prunable matrices and language-model head of each model family; matrices inside parameters."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ HOW_TO_ADD = (
 
 @dataclass(frozen=True)
 class HeadWithoutDecoder:
-    """An MLM head that uses the word embeddings instead of a decoder; it is loaded as the head of the table."""
+    """An MLM head that uses the word embeddings instead of a decoder; loading converts it to the head of the table."""
 
-    # Both compute the same. Only a decoder can keep the dense matrix while the embeddings are masked.
+    # Both heads compute the same. Only a decoder can keep the dense matrix while the embeddings are masked.
 
     switch: str  # field of the configuration that is false in checkpoints with this head
     renamed: Mapping[str, str]  # prefix of a tensor's name in this head -> in the head of the table
@@ -46,7 +46,7 @@ class Architecture:
     lm_decoder: str  # output projection of that head, perhaps tied to the word embeddings
     causal: bool = False  # a decoder: each token sees those before it, and the head predicts the next one
     ffn_size: str = "intermediate_size"  # field of the configuration with the number of neurons of an FFN
-    own_head_size: bool = False  # whether `head_dim` of the configuration says the size of a head
+    own_head_size: bool = False  # whether `head_dim` of the configuration is the size of a head
     other_mlm_head: HeadWithoutDecoder | None = None  # a second kind of head in some checkpoints of the family
     per_layer: tuple[str, ...] = ()  # lists in the configuration with one entry per layer
     shared_layers: bool = False  # whether several layers apply the same stored weights
@@ -67,7 +67,7 @@ class Architecture:
         """Return the names of the matrices of a model of this configuration by role, relative to a layer."""
         heads = config.num_attention_heads
         groups = getattr(config, "num_key_value_heads", None) or heads
-        unit = math.gcd(heads, groups)  # of rows that queries, keys and values have several of
+        unit = math.gcd(heads, groups)  # heads in a unit, in which rows are counted
         queries, keys = heads // unit, groups // unit
         sizes = {"heads": heads, "queries": queries, "queries_and_keys": queries + keys, "all": queries + 2 * keys}
         return {
@@ -105,7 +105,7 @@ def keep_first_layers(config: Any, architecture: Architecture, layers: int, name
 
 
 def _groups_of_first(layers: int, total: int, groups: int) -> int | None:
-    """Number of groups that the first layers apply; None if a model of so few layers would apply other groups."""
+    """Return the number of groups that the first layers apply; None if a model of so few layers would apply others."""
 
     def group(layer: int, layers: int, groups: int) -> int:  # ALBERT's own arithmetic
         return int(layer / (layers / groups))
@@ -317,7 +317,7 @@ _NAME = re.compile(
 class MatrixView:
     """A prunable matrix `(out, in)`: a parameter, or a part of one that joins several matrices along `out`.
 
-    It is written `PARAMETER[0/3]` for the first of three equal parts, `[2:3/4]` for parts of other sizes in units of a
+    Its name is `PARAMETER[0/3]` for the first of three equal parts, `[2:3/4]` for parts of other sizes, in units of a
     fourth, and `[0/3x8]` where each of eight equal blocks has its own three parts: the matrix then is
     `(8, out / 8, in)`. `.T` after the parameter says that it is stored as `(in, out)`.
     """
@@ -336,11 +336,11 @@ class MatrixView:
         return f"{self.parameter}{'.T' if self.transposed else ''}{part}"
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """Return a parameter with `out` as its first dimension, as a view; a bias has no other one."""
+        """Return a parameter with `out` as its first dimension, as a view; a bias has no other dimension."""
         return tensor.t() if self.transposed and tensor.dim() == 2 else tensor
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Return this matrix in a tensor of the parameter's shape, or its entries of a bias, as a view."""
+        """Return this matrix, or its entries of a bias, as a view of a tensor with the parameter's shape."""
         whole = self.whole(tensor)
         if self.count == 1:
             return whole
@@ -387,7 +387,7 @@ def prunable_views(encoder: nn.Module, names: Iterable[str]) -> dict[str, Tensor
 
 
 def matrices_of(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """Return matrices by name, without gradient, as views of tensors that are given by parameter."""
+    """Return matrices by name, without gradient, as views of tensors that are given by parameter name."""
     views = {}
     for name in names:
         part = split_name(name)
@@ -398,7 +398,7 @@ def matrices_of(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str
 
 
 def join_parts(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join bool masks of matrices to masks of parameters; a part without a mask is kept."""
+    """Join bool masks of matrices into masks of parameters; a part without a mask is kept whole."""
     # Parameters come in the order of their first matrix; masks of whole parameters share the given memory.
     found: dict[str, dict[MatrixView, Tensor]] = {}
     for name, mask in masks.items():

@@ -27,10 +27,10 @@ from winning_tickets.runs.files import read_object
 def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
     """Make a model smaller without changing what it computes, in place."""
     # A head, a neuron or an FFN is removed if its weights are zeros such that it contributes nothing, or if its gate is
-    # closed. A layer without heads keeps the bias of the attention's output, a layer without FFN nothing of it.
+    # closed. A layer without heads keeps the bias of the attention's output; a layer without FFN keeps no part of it.
     #
     # Returns the entry of the configuration: `paths` and, for each of the `layers`, `heads`, `neurons`, `ffn`. It has
-    # `plain` where an ordinary configuration describes the layers that are left.
+    # `plain` if an ordinary configuration describes the layers that are left.
     config, encoder = model.config, model.base_model
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES)
@@ -48,8 +48,8 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
             "Nothing can be removed: no head, neuron or FFN is pruned as a whole, the zeros are scattered. "
             "Use --format masked, or make a ticket with a structured method."
         )
-    # The configuration records the sizes, so that a loader can build the same layers before it reads the weights. Where
-    # an ordinary configuration can say so too, it does.
+    # The configuration records the sizes, so that a loader can build the same layers before it reads the weights. If
+    # the fields of an ordinary configuration can record them, these are used.
     compact: dict[str, Any] = {
         "paths": paths,
         "layers": [size_of(kept) for kept in layers],
@@ -70,7 +70,7 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
 
 
 def _auto_map(config: Any) -> dict[str, str]:
-    """The class of each kind of head in the code that is saved next to the weights."""
+    """Return, by automatic class, the model class in the code that is saved next to the weights."""
     import transformers
 
     found = {auto: getattr(transformers, auto)._model_mapping.get(type(config), None) for auto in CLASSES.values()}
@@ -111,17 +111,17 @@ def load_compact(folder: Path | str, head: Head = "none") -> Any:
 
 
 def indices_of(kept: Tensor) -> Tensor:
-    """Indices of the true entries of a bool tensor."""
+    """Return the indices of the true entries of a bool tensor."""
     return kept.nonzero().flatten()
 
 
 def size_of(kept: OpenUnits) -> dict[str, Any]:
-    """What is left of a layer, as `shrink_` takes it."""
+    """Return what is left of a layer, in the form that `shrink_` takes."""
     return {"heads": indices_of(kept.heads).tolist(), "neurons": int(kept.neurons.sum()), "ffn": kept.ffn}
 
 
 def paths_of(structure: Structure, encoder: nn.Module) -> dict[str, Any]:
-    """Paths, within a layer, of the modules that become smaller, and the rows of each matrix that they join."""
+    """Return the paths, within a layer, of the modules that become smaller, and the rows of the matrices in them."""
     size = structure.key_size or structure.head_size
     widths: dict[Role, int] = {"Q": structure.head_size, "K": size, "V": size}
     projections: dict[str, list[list[int]]] = {}
@@ -160,7 +160,7 @@ def _live(encoder: nn.Module, structure: Structure, layer: int, left: OpenUnits)
     parameters = dict(encoder.named_parameters())
 
     def in_use(role: Role, dimension: int) -> list[Tensor]:
-        """Masks of the outputs (-1) of the matrices of a role that can differ from zero, or of the inputs they read."""
+        """Return masks of a role's outputs that can differ from zero (dimension -1), or of the inputs it reads (0)."""
         matrices = prunable_views(encoder, structure.names(layer, role)).values()
         used = [matrix.bool().flatten(0, -2).any(dimension) for matrix in matrices]
         if dimension == -1:
@@ -182,10 +182,10 @@ def _live(encoder: nn.Module, structure: Structure, layer: int, left: OpenUnits)
 
 
 def _plain(config: Any, structure: Structure, layers: list[dict[str, Any]], biased: bool) -> dict[str, Any] | None:
-    """Return the settings of an ordinary model of the same layers, and which of them stay; None if there is none.
+    """Return the configuration fields of an ordinary model of the same layers, and `layers`, those that stay.
 
-    A layer of a decoder that does nothing is left out; `biased` layers without heads still add the bias of their
-    attention's output. All others need equal numbers of heads and neurons.
+    None if there is no such model: only decoders have one. A layer without heads and FFN is left out, unless it still
+    adds the bias of its attention's output (`biased`). All other layers need equal numbers of heads and neurons.
     """
     architecture = ARCHITECTURES[config.model_type]
     if not architecture.causal:
@@ -208,7 +208,7 @@ def _plain(config: Any, structure: Structure, layers: list[dict[str, Any]], bias
 
 
 def _drop_layers(encoder: nn.Module, config: Any, architecture: Architecture, kept: list[int]) -> None:
-    """Remove the other layers from an encoder and its configuration."""
+    """Remove all layers but `kept` from an encoder and its configuration."""
     path = architecture.layers.removesuffix(".*")
     owner, _, name = path.rpartition(".")
     parent = encoder.get_submodule(owner)

@@ -18,7 +18,7 @@ _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "base_layer")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a module has a parameter; another parameter may come there later, as with `fully_shard`."""
+    """Where a module has a parameter; another parameter may take its place later, as with `fully_shard`."""
 
     owner: nn.Module
     name: str
@@ -44,7 +44,7 @@ class Encoder:
 
 
 def as_module(model: Any) -> nn.Module:
-    """Return a module, or for an object that has modules as attributes, such as a `SetFitModel`, a module of those.
+    """Return a module unchanged; for an object that is none, such as a `SetFitModel`, return a module of its modules.
 
     Raises:
         UsageError: there is no module in the object.
@@ -67,14 +67,14 @@ def find_encoder(model: Any, names: Iterable[str]) -> Encoder:
             for, as many classes leave it out.
 
     Returns:
-        The encoder; if none has all names, the one with most of them, which the caller checks.
+        The encoder; if none has all names, the one with most of them, which the caller has to check.
 
     Raises:
         ContentError: several encoders have the names.
         UsageError: `FullyShardedDataParallel` has flattened the parameters.
     """
     model = as_module(model)
-    # Submodules that are registered twice come once, so a shared encoder is one encoder.
+    # `named_modules` yields a submodule that is registered twice only once, so a shared encoder is one encoder.
     found: dict[str, Place] = {}
     paths: dict[str, str] = {}
     for path, module in model.named_modules():
@@ -87,7 +87,7 @@ def find_encoder(model: Any, names: Iterable[str]) -> Encoder:
             steps = [step for step in f"{path}.{name}".lstrip(".").split(".") if step not in _WRAPPERS]
             found[".".join(steps)] = Place(module, name)
             paths[".".join(steps)] = path
-    # The encoder is where the most names begin.
+    # The encoder is at the prefix under which the most names are found.
     names = set(names)
     wanted = {name for name in names if not name.startswith("pooler.")} or names
     begins: Counter[str] = Counter()
@@ -108,7 +108,7 @@ def find_encoder(model: Any, names: Iterable[str]) -> Encoder:
 
 
 def _num_heads(model: nn.Module, path: str) -> int | None:
-    """The number of heads, or of groups that share a key, by the innermost module around a path that knows it."""
+    """Return the number of heads, or of groups that share a key, as the innermost configuration around a path says."""
     steps = path.split(".")
     for end in range(len(steps), -1, -1):
         config = getattr(model.get_submodule(".".join(steps[:end])), "config", None)
@@ -118,14 +118,14 @@ def _num_heads(model: nn.Module, path: str) -> int | None:
 
 
 def whole(tensor: Any) -> Tensor:
-    """Return a whole tensor: of a DTensor the parts of all processes, which all must call this."""
+    """Return a whole tensor; a DTensor is gathered from all processes, which must all call this."""
     full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full
 
 
 @torch.no_grad()
 def part_like(tensor: Tensor, other: Any) -> Tensor:
-    """Return of a whole tensor the part that this process holds of a DTensor of its shape; all of it otherwise."""
+    """Return this process's part of a whole tensor if `other` is a DTensor of its shape; else the whole tensor."""
     if not hasattr(other, "device_mesh"):
         return tensor
     from torch.distributed.tensor import DTensor, Replicate

@@ -21,11 +21,11 @@ _NO_CONTENT = ("_name_or_path", "transformers_version", "dtype")
 
 @dataclass(frozen=True)
 class GivenModel:
-    """A model in memory, which is only read: every load makes a model of its own."""
+    """A model in memory, which is only read: every load makes a new model."""
 
-    model: Any  # of Hugging Face
-    tokenizer: Any = None  # None: that of the folder or hub id which the model was loaded from
-    module: Any = None  # what was given, with the model inside
+    model: Any  # a Hugging Face model
+    tokenizer: Any = None  # None: that of the folder or hub id from which the model was loaded
+    module: Any = None  # the module that was given, with the model inside
 
     @classmethod
     def of(cls, found: nn.Module, tokenizer: Any = None) -> GivenModel:
@@ -60,17 +60,17 @@ class GivenModel:
         return str(self.model.name_or_path or "")
 
     def configuration(self) -> Any:
-        """A configuration as a folder has it, without what only a loaded model has."""
+        """Return the configuration as a folder would have it, without fields that only a loaded model has."""
         return type(self.model.config).from_dict(self.model.config.to_dict())
 
     @torch.no_grad()
     def state(self) -> dict[str, Tensor]:
-        """Copies of all tensors on the CPU."""
+        """Return copies of all tensors on the CPU."""
         found = self.model.state_dict()
         return {name: whole(value).to("cpu", copy=True).contiguous() for name, value in found.items()}
 
     def load_tokenizer(self) -> Any:
-        """Return a tokenizer of its own for each load, as tokenizing changes its settings; a stand-in without one."""
+        """Return a new tokenizer for each load, as tokenizing changes its settings; a `NoTokenizer` without one."""
         from transformers import AutoTokenizer
 
         if self.tokenizer is not None:
@@ -95,7 +95,7 @@ class GivenModel:
 
 
 class NoTokenizer:
-    """In place of a tokenizer: an error as soon as something needs one; methods without text do not."""
+    """Stands in for a missing tokenizer and raises an error when it is used; methods without text do not use it."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

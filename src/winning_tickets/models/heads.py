@@ -21,7 +21,7 @@ from winning_tickets.runs.errors import UsageError
 
 
 def label_set_metrics(task: Task, predictions: Array, labels: Array) -> tuple[dict[str, float], bool]:
-    """Compute metrics of label sets, 0 or 1 by `(examples, classes)`, and whether all examples got the same set."""
+    """Compute metrics of label sets, 0 or 1 in `(examples, classes)`, and whether all examples got the same set."""
     common = np.sum((predictions == 1) & (labels == 1), axis=0)
     total = np.sum(predictions == 1, axis=0) + np.sum(labels == 1, axis=0)
     known = {
@@ -46,14 +46,14 @@ class TaskKind:
     encode: Callable[[Split, Any, int, int], EncodedSplit]
     """Tokenize a split with a tokenizer, `max_length` and `doc_stride`."""
     score: Callable[[Task, Outputs, EncodedSplit, Split], Scored]
-    """Return the metrics of a task by name, and if the predictions are degenerate (all equal)."""
+    """Return the metrics of a task by name, and whether the predictions are degenerate (all equal)."""
     unlabelled: Callable[[tuple[list[str], ...]], Split]  # make a split of new texts, one list per column
     predict: Callable[[Outputs, EncodedSplit, Split, tuple[str, ...]], Rows]
     """Return the prediction for each example, given the names of the labels."""
 
 
 def num_outputs(kind: Kind, labels: Sequence[str]) -> int:
-    """Return the number of outputs of a head; for spans the logits of start and end."""
+    """Return the number of outputs of a head; for spans 2, the logits of start and end."""
     return {"regression": 1, "span": 2}.get(kind, len(labels))
 
 
@@ -107,7 +107,7 @@ _CLASSIFICATION = TaskKind(
     unlabelled=lambda texts: Split(texts, [0] * len(texts[0])),
     predict=_predict_classes,
 )
-KINDS: dict[Kind, TaskKind] = {  # of examples; `mlm` and `clm` are about text
+KINDS: dict[Kind, TaskKind] = {  # tasks with labeled examples; `mlm` and `clm` need text only
     "classification": _CLASSIFICATION,
     "regression": replace(
         _CLASSIFICATION,
@@ -148,7 +148,7 @@ def head_of(kind: Kind) -> Head:
 
 
 def ensure_padding(plm: PLM) -> None:
-    """Give a decoder that has no padding token its end-of-text token for it; the attention mask tells them apart."""
+    """Let a decoder without a padding token use its end-of-text token; the attention mask tells them apart."""
     if not plm.architecture.causal:
         return
     if plm.tokenizer.pad_token_id is None:
@@ -158,12 +158,12 @@ def ensure_padding(plm: PLM) -> None:
                 "lengths cannot be read together; set pad_token in its tokenizer_config.json."
             )
         plm.tokenizer.pad_token = plm.tokenizer.eos_token
-    plm.model.config.pad_token_id = plm.tokenizer.pad_token_id  # the head reads the last token that is another one
+    plm.model.config.pad_token_id = plm.tokenizer.pad_token_id  # the head reads the last token that is not padding
 
 
 def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
     """Load a model with a fresh head for a task, its label names and its dropout; `load` is a bound `load_plm`."""
-    # That of a language model is pre-trained.
+    # The head of a language model is not fresh, but pre-trained.
     if task.kind in TEXT_NAMES:
         return load(head=task.kind, require_mlm_head=True)
     kind = KINDS[task.kind]
@@ -193,7 +193,7 @@ def seeded_loader(load: Callable[..., PLM], seed: int) -> Callable[..., PLM]:
 
 
 def choose_max_length(asked: int | None, task: Task, plm: PLM) -> int:
-    """Return the tokens that a text is cut to: the given number, else the task's, at most the model's maximum."""
+    """Return the tokens that a text is cut to: the given number, else the task's, but at most the model's maximum."""
     settings = plm.model.config
     # RoBERTa and MPNet start their positions after the padding index of the position embeddings.
     embeddings = getattr(plm.encoder, "embeddings", None)  # decoders have none, or no such offset
@@ -210,7 +210,7 @@ def choose_max_length(asked: int | None, task: Task, plm: PLM) -> int:
 
 
 def choose_doc_stride(asked: int | None, task: Task, max_length: int) -> int | None:
-    """Return the tokens from one window to the next: the given number, else the task's; None without windows."""
+    """Return the number of tokens from one window to the next: the given one, else the task's; None without windows."""
     if asked is None:
         return task.doc_stride
     if task.kind != "span":

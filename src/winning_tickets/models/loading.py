@@ -29,7 +29,7 @@ from winning_tickets.runs.hub import GATED, hub_is_away, is_cached
 
 ONNX_FILE = "model.onnx"
 Head = Literal["none", "mlm", "clm", "lm", "classification", "tokens", "span"]
-"""Head of a model: `lm` is that of its pre-training, `mlm` of an encoder and `clm` of a decoder."""
+"""Head of a model; `lm` is the head of its pre-training: `mlm` for an encoder, `clm` for a decoder."""
 CLASSES: dict[Head, str] = {
     "none": "AutoModel",
     "mlm": "AutoModelForMaskedLM",
@@ -47,7 +47,7 @@ class PLM:
     model: Any  # an unmodified Hugging Face model
     tokenizer: Any
     architecture: Architecture
-    name: str  # as the user gave it, such as `builtin:minilm`; of a model in memory where that was loaded from
+    name: str  # as the user gave it, such as `builtin:minilm`; for a model in memory, its origin if known
     revision: str | None
     layers: int | None  # number of layers that were kept; None means all
     has_mlm_head: bool  # whether the checkpoint has a trained language-model head (known only when loaded with one)
@@ -72,7 +72,7 @@ class PLM:
 
 
 class ModelNotFound(UsageError):  # noqa: N818 - named after the event
-    """There is no such model in a folder, nor on the hub if that can be reached."""
+    """There is no such model in a folder, nor on the hub as far as it can be reached."""
 
 
 def resolve_model(name: str) -> str:
@@ -129,17 +129,17 @@ def outside_encoder(model: Any) -> dict[str, nn.Parameter]:
 
 
 def load_plm(
-    name: str,  # hub id, local folder, `builtin:minilm`, or that of a model in memory
+    name: str,  # hub id, local folder, `builtin:minilm`, or the name of a model in memory
     *,
     head: Head = "none",
     revision: str | None = None,
-    layers: int | None = None,  # keep only the first so many Transformer layers
+    layers: int | None = None,  # how many of the first Transformer layers to keep
     num_labels: int = 2,  # outputs of a fresh head; 1 for regression, 2 for spans
     dtype: torch.dtype = torch.float32,
     require_mlm_head: bool = False,  # refuse a checkpoint without a trained language-model head
     attention: str | None = None,  # None takes the fastest kind, `eager` returns attention maps
 ) -> PLM:
-    """Load a pre-trained model with a head: none, that of its pre-training, or a fresh one with some outputs."""
+    """Load a model without a head, with its pre-training head, or with a fresh head of `num_labels` outputs."""
     import transformers
     from transformers.utils import logging as transformers_logging
 
@@ -159,7 +159,7 @@ def load_plm(
         config.num_labels = num_labels
     try:
         # The class of a compact export comes from this package, not from the code in the export's folder. Only an
-        # automatic class runs a model's own code, and it takes no tensors in memory.
+        # automatic class runs a model's own code, and it does not accept tensors in memory.
         own_code = is_trusted() and given is None and not hasattr(config, COMPACT)
         kind = getattr(transformers, CLASSES[head]) if own_code else _class_of(head, config)
         model, report = kind.from_pretrained(
@@ -181,9 +181,9 @@ def load_plm(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     architecture = architecture or _find_architecture(model.base_model, config.model_type)
-    if architecture.causal and getattr(tokenizer, "model_max_length", 0) > 10**9:  # many of decoders know no maximum
+    if architecture.causal and getattr(tokenizer, "model_max_length", 0) > 10**9:  # many decoders state no maximum
         tokenizer.model_max_length = config.max_position_embeddings
-    # A pooler may be missing and is then fresh, like a head; without any other encoder weight the model is useless.
+    # A missing pooler is initialized like a head; a model that lacks any other weight of the encoder is refused.
     prefix = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if "position_ids" not in key]
     if head == "mlm" and architecture.other_mlm_head is not None:
@@ -207,7 +207,7 @@ def load_plm(
 def outline(name: str, head: Head = "none", revision: str | None = None, layers: int | None = None) -> PLM:
     """Return a model without data, on the device `meta`, from its configuration alone.
 
-    A model with code of its own is refused, as that would have to run.
+    A model with code of its own is refused, because this code would have to run.
     """
     given = memory.find(name)
     if given is None:
@@ -226,7 +226,7 @@ def outline(name: str, head: Head = "none", revision: str | None = None, layers:
 
 def _lm_head_of(architecture: Architecture | None, head: Head, name: str) -> Head:
     """Return the head to load; refuse the pre-training head of the other kind of model."""
-    causal = architecture is not None and architecture.causal  # of a model with code of its own None: an encoder
+    causal = architecture is not None and architecture.causal  # None (a model with its own code) counts as an encoder
     own: Head = "clm" if causal else "mlm"
     if head == "mlm" and causal:
         raise UsageError(
@@ -242,7 +242,7 @@ def _lm_head_of(architecture: Architecture | None, head: Head, name: str) -> Hea
 
 
 def _access(name: str, where: str) -> dict[str, Any]:
-    """Return options of `from_pretrained`: without the hub only its cache is read, or the model is refused at once."""
+    """Return options of `from_pretrained`: if the hub is away, read only its cache, or refuse the model at once."""
     if Path(where).is_dir() or (reason := hub_is_away(where, "model")) is None:
         return {}
     if is_cached(where, "model"):
@@ -254,7 +254,7 @@ def _access(name: str, where: str) -> dict[str, Any]:
 
 
 def _class_of(head: Head, config: Any) -> Any:
-    """Return the class that an automatic class would choose, compact if the configuration is."""
+    """Return the class that an automatic class would choose; its compact form if the configuration is compact."""
     import transformers
 
     known = getattr(transformers, CLASSES[head])._model_mapping
@@ -318,7 +318,7 @@ def _read_configuration(name: str, where: str, revision: str | None, access: dic
 
 
 def _cut(config: Any, layers: int | None, name: str) -> Architecture | None:
-    """Return the architecture of a configuration, which is made to have so many layers; None for one with own code."""
+    """Limit a configuration to so many layers, and return its architecture; None for a model with its own code."""
     if config.model_type not in ARCHITECTURES and is_trusted() and layers is None:
         return None
     if config.model_type not in ARCHITECTURES:
@@ -332,7 +332,7 @@ def _cut(config: Any, layers: int | None, name: str) -> Architecture | None:
 
 
 def _find_architecture(encoder: nn.Module, kind: str) -> Architecture:
-    """Return the architecture of the table whose layers and matrices have the names of an encoder's."""
+    """Return the architecture of the table whose names of layers and matrices an encoder has."""
     for one in ARCHITECTURES.values():
         with suppress(AttributeError):  # it has no such layers
             layers = one.layer_matrices(encoder)
@@ -391,7 +391,7 @@ def weight_hashes(encoder: nn.Module) -> dict[str, str]:
 
 
 def tensor_hash(tensor: Tensor) -> str:
-    """Return the xxh3-128 of a tensor's values, shape and type; shorter floats count as the same ones in float32."""
+    """Return the xxh3-128 of a tensor's values, shape and type; floats shorter than float32 are converted to it."""
     if tensor.is_floating_point() and tensor.element_size() < 4:
         tensor = tensor.float()
     state = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -408,7 +408,7 @@ def base_hash(hashes: dict[str, str]) -> str:
 
 
 def round_weights_(plm: PLM, dtype: torch.dtype) -> None:
-    """Give the parameters of a model a shorter type, one after the other; buffers keep theirs."""
+    """Convert the parameters of a model to a shorter type, one after the other; buffers keep their type."""
     for parameter in plm.model.parameters():
         parameter.data = parameter.data.to(dtype)
 
@@ -421,7 +421,7 @@ def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Set the probability of every dropout module, and of those modules that have a number instead."""
+    """Set the probability of every dropout module, and of modules that store it as a number."""
     module: Any
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -432,7 +432,7 @@ def set_dropout(model: nn.Module, probability: float) -> None:
 
 
 def separate_decoder(plm: PLM, masked: bool) -> None:
-    """Give tied output embeddings their dense matrix and bias where embeddings are masked, so that both are saved."""
+    """Untie the output embeddings if the embeddings are masked: their dense matrix and bias are saved separately."""
     decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
     embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
     if masked and decoder.weight is embeddings:
@@ -461,7 +461,7 @@ def load_mlm_head(plm: PLM, head: Mapping[str, Tensor]) -> None:
 
 
 def choose_device(requested: str) -> torch.device:
-    """Return the device of a run: `auto` takes a CUDA GPU if there is one; a number makes it the current device."""
+    """Return the device of a run: `auto` takes a CUDA GPU if there is one; a numbered device is made current."""
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

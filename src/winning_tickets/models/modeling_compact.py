@@ -67,7 +67,7 @@ def shrink_(encoder: nn.Module, compact: dict[str, Any], neurons: Sequence[Tenso
 
 
 def _of_now(paths: dict[str, Any], encoder: nn.Module) -> dict[str, Any]:
-    """Return paths in the present form; earlier exports only named the matrices, of equal parts."""
+    """Return paths in the present form; earlier exports only named the matrices, which had equal parts."""
     if "queries" in paths:
         return paths
     layer = encoder.get_submodule(paths["layers"][0])  # the layers are still of one size
@@ -119,9 +119,9 @@ def _shrink_ffn_(layer: nn.Module, paths: dict[str, Any], kept: Tensor, ffn: boo
             _keep_(module, rows=torch.cat([rows_of(part, features(module)[0])[kept] for part in parts]).sort().values)
         _keep_(second, columns=kept)
     if not ffn and hasattr(second, "nf"):
-        zeros = torch.zeros_like(second.bias)  # Conv1D cannot do without
+        zeros = torch.zeros_like(second.bias)  # Conv1D needs a bias
         del second.bias
-        second.register_buffer("bias", zeros)  # which no training changes
+        second.register_buffer("bias", zeros)  # a buffer is not trained
     elif not ffn:
         second.bias = None
 
@@ -131,13 +131,13 @@ def _linear(layer: nn.Module, path: str) -> Any:
 
 
 def features(linear: Any) -> tuple[int, int]:
-    """Outputs and inputs of a linear layer, or of a Conv1D, which stores its matrix as `(in, out)`."""
+    """Return how many outputs and inputs a linear layer has, or a Conv1D, which stores its matrix as `(in, out)`."""
     first, second = linear.weight.shape
     return (second, first) if hasattr(linear, "nf") else (first, second)
 
 
 def rows_of(part: Sequence[int], rows: int) -> Tensor:
-    """Indices of the rows of a matrix in a parameter that joins several: start, stop, number of units, of blocks."""
+    """Return the rows' indices of a matrix in a parameter that joins several; `part`: start, stop, units, blocks."""
     start, stop, count, blocks = part
     return torch.arange(rows).view(blocks, count, -1)[:, start:stop].reshape(-1)
 
@@ -166,7 +166,7 @@ def _keep_(linear: Any, rows: Tensor | None = None, columns: Tensor | None = Non
 
 @functools.cache
 def _mixed(first: type[Any], second: type[Any]) -> type[Any]:
-    """A subclass of both: transformers recognizes the modules whose attention maps it collects by their class."""
+    """Return a subclass of both, since transformers finds the modules whose attention maps it collects by class."""
     return type(first.__name__ + second.__name__, (first, second), {})
 
 
@@ -184,7 +184,7 @@ class NoHeads:
     output_inside: str | None
 
     def forward(self, hidden_states: Tensor, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        """Return the empty context, projected where the output projection is a part of this module; no maps."""
+        """Return the empty context, projected if the output projection is a part of this module, and empty maps."""
         batch, tokens = hidden_states.shape[:2]
         context = hidden_states[..., :0]
         if self.output_inside is not None:
@@ -200,7 +200,7 @@ class SomeHeads:
     def forward(
         self, hidden_states: Tensor, attention_mask: Any = None, position_bias: Any = None, **options: Any
     ) -> Any:
-        """Attention with the biases of the kept heads."""
+        """Run attention with the position biases of the kept heads."""
         if position_bias is not None:
             position_bias = position_bias[:, self.kept_heads]
         return super().forward(hidden_states, attention_mask, position_bias, **options)  # type: ignore[misc]

@@ -43,7 +43,7 @@ class OnnxModel(nn.Module):
         return self
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Tensor) -> Any:
-        """The outputs of the file, such as `last_hidden_state` `(batch, seq, hidden)` or `logits`."""
+        """Return the outputs of the file, such as `last_hidden_state` `(batch, seq, hidden)` or `logits`."""
         from transformers.utils import ModelOutput
 
         given = {"input_ids": input_ids, "attention_mask": attention_mask, **others}

@@ -1,4 +1,4 @@
-"""Removal of the closed units and of whole layers from a loaded model, in place, and the way back."""
+"""Removal of closed units and whole layers from a loaded model, in place, and writing its weights back."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _NEURON_FIELDS = ("intermediate_size", "hidden_dim")  # of the configuration
 
 @dataclass(frozen=True)
 class Removed:
-    """The closed units that an encoder has lost, so that the weights of the others can go back into the full one."""
+    """The closed units that an encoder has lost, recorded so that its weights can be written into the full one."""
 
     paths: dict[str, Any]  # as `shrink_` takes them
-    kept: tuple[OpenUnits, ...]  # of each layer
+    kept: tuple[OpenUnits, ...]  # the units that each layer keeps
 
     @torch.no_grad()
     def write_back_(self, full: Any, small: Any) -> None:
         """Write the weights of a model that has lost units, with its embeddings and its head, into the full model.
 
-        What was lost becomes zero, also the rows of DeBERTa's projections of positions, which are in no mask.
+        Lost entries become zero, including rows of DeBERTa's projections of positions, which no mask covers.
         """
         full_state = small.state_dict()
         prefix = next(f"{name}." if name else "" for name, one in full.named_modules() if one is full.base_model)
@@ -43,8 +43,8 @@ class Removed:
         full.load_state_dict(full_state)
 
     def _places(self, encoder: nn.Module, index: int) -> dict[str, Tensor]:
-        """For each parameter of a layer that lost units, the places of its entries in that of the full layer."""
-        # In a copy of the full layer every weight is its own place; those that the removal leaves say where they were.
+        """Return, for each parameter of a layer that lost units, the places of its entries in the full parameter."""
+        # In a copy of the full layer, every weight is replaced by its own place; removal leaves the places of the rest.
         layer = encoder.get_submodule(self.paths["layers"][index])
         numbered = {
             id(one): nn.Parameter(torch.arange(one.numel()).view(one.shape), requires_grad=False)
@@ -58,7 +58,7 @@ class Removed:
 def remove_closed_(encoder: nn.Module, structure: Structure, gates: Mapping[str, Tensor]) -> Removed:
     """Remove the units that gates close from an encoder, in place.
 
-    It computes, and learns, what the full encoder does with zeros in their place that no training changes.
+    The encoder then computes and learns the same as the full encoder with zeros in their place that stay zero.
     """
     kept = tuple(open_units(gates, structure, layer) for layer in range(len(structure.layers)))
     removed = Removed(paths_of(structure, encoder), kept)
@@ -72,9 +72,9 @@ def _keep_units_(encoder: nn.Module, paths: dict[str, Any], kept: Sequence[OpenU
 
 
 def remove_(plm: PLM, gates: Mapping[str, Tensor], structure: Structure) -> list[int]:
-    """Remove closed heads, neurons and FFNs, and layers without any; return the layers that stay.
+    """Remove closed heads, neurons and FFNs, and layers that have none left; return the layers that stay.
 
-    Where the remaining layers are alike and have all heads, the model keeps its ordinary class and configuration.
+    If the remaining layers are alike and have all heads, the model keeps its ordinary class and configuration.
     """
     left = [open_units(gates, structure, layer) for layer in range(len(structure.layers))]
     kept = [layer for layer, units in enumerate(left) if bool(units.heads.any() or units.neurons.any())]

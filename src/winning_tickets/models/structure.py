@@ -35,7 +35,7 @@ _GATE = re.compile(r"layers\.(0|[1-9]\d*)\.(heads|ffn|neurons|layer)")
 
 
 class Structure(BaseModel):
-    """Places and sizes of heads, neurons and FFNs; all layers have the same."""
+    """Places and sizes of heads, neurons and FFNs, which are the same in all layers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,8 +44,8 @@ class Structure(BaseModel):
     biases: dict[Role, tuple[str, ...]]  # likewise, where a matrix has one
     hidden_size: int = Field(ge=1)
     num_heads: int = Field(ge=1)  # heads that open and close alone: groups with one key and value each
-    head_size: int = Field(ge=1)  # width of the context of such a head, or of a group of them
-    key_size: int | None = Field(None, ge=1)  # rows of its key, and of its value, where that differs
+    head_size: int = Field(ge=1)  # width of the context of such a head or group
+    key_size: int | None = Field(None, ge=1)  # rows of its key, and of its value, if other than `head_size`
     intermediate_size: int = Field(ge=1)  # neurons of an FFN
 
     @model_validator(mode="after")
@@ -67,19 +67,19 @@ class Structure(BaseModel):
         return f"{self.layers[layer]}.{module_of(self.matrices[role][0])}"
 
     def names(self, layer: int, role: Role) -> list[str]:
-        """Return the encoder's names of the matrices of a role."""
+        """Return the names, in the encoder, of the matrices of a role in a layer."""
         return [f"{self.layers[layer]}.{name}" for name in self.matrices[role]]
 
     def bias_names(self, layer: int, role: Role) -> list[str]:
-        """Return the encoder's names of the biases of a role, if there are any."""
+        """Return the names, in the encoder, of the biases of a role in a layer, if there are any."""
         return [f"{self.layers[layer]}.{name}" for name in self.biases.get(role, ())]
 
     def size(self, unit: str) -> int:
-        """Number of units of a kind (a key of `UNITS`) in the encoder."""
+        """Return the number of units of a kind (a key of `UNITS`) in the encoder."""
         return len(self.layers) * self.per_layer(unit)
 
     def per_layer(self, unit: str) -> int:
-        """Number of units of a kind in a layer."""
+        """Return the number of units of a kind in a layer."""
         return {"heads": self.num_heads, "neurons": self.intermediate_size}.get(unit, 1)
 
     def check(self, gates: Mapping[str, Tensor]) -> None:
@@ -167,9 +167,9 @@ def open_units(gates: Mapping[str, Tensor], structure: Structure, layer: int) ->
 
 
 def expand_gates(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Convert checked gates to masks of weights that compute the same (docs/explanation/structured.md)."""
-    # The masks are those of all matrices of all layers, by the encoder's names and in the order of its layers, and of
-    # those biases that lose entries, slices of fused ones included; bool, True = kept.
+    """Convert checked gates to masks of weights with the same effect (docs/explanation/structured.md)."""
+    # Returns the masks of all matrices of all layers, by the encoder's names and in the order of its layers, and the
+    # masks of those biases that lose entries, slices of fused ones included; bool, True = kept.
     matrices: dict[str, Tensor] = {}
     biases: dict[str, Tensor] = {}
     for layer in range(len(structure.layers)):
@@ -186,7 +186,7 @@ def expand_gates(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dic
                 mask = _in_blocks(name, rows[role])[..., None] if role in rows else columns[role][None]
                 shape = (*mask.shape[:-1], structure.hidden_size) if role in rows else (structure.hidden_size, -1)
                 matrices[name] = mask.expand(shape).contiguous()
-        # Biases follow their rows; the bias of the FFN's output only goes with the whole FFN.
+        # Biases are pruned with their rows; the bias of the FFN's output is pruned only with the whole FFN.
         lost = rows | ({} if left.ffn else {"FO": torch.zeros(structure.hidden_size, dtype=torch.bool)})
         for role, kept in lost.items():
             if not bool(kept.all()):
@@ -195,7 +195,7 @@ def expand_gates(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dic
 
 
 def _in_blocks(name: str, rows: Tensor) -> Tensor:
-    """Return values of the rows of a matrix in the shape of its rows: several dimensions where parts alternate."""
+    """Return values of the rows of a matrix in the shape of its rows: `(blocks, rows)` if parts alternate."""
     blocks = split_name(name).blocks
     return rows if blocks == 1 else rows.view(blocks, -1)
 
@@ -297,7 +297,7 @@ class GateGradients:
 
         def hook(gradient: Tensor) -> None:
             products = _single(gradient) * _single(values)
-            products = products.view(*self._shape, -1)  # OPT joins the tokens of all rows
+            products = products.view(*self._shape, -1)  # OPT flattens batch and tokens
             if pieces < products.shape[-1]:
                 products = products.reshape(*products.shape[:-1], pieces, -1).sum(-1)
             self._report(unit, layer, products)

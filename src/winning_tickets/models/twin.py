@@ -51,7 +51,7 @@ def make_twin(model: Any, dense_weights: Mapping[str, Tensor], copied: Iterable[
 
 
 def _by_parameter(encoder: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join matrices to parameters; parts of a fused parameter that are not given are those of the encoder."""
+    """Join matrices into parameters; parts of a fused parameter that are not given are taken from the encoder."""
     found: dict[str, dict[MatrixView, Tensor]] = {}
     for name, weight in weights.items():
         part = split_name(name)
@@ -60,7 +60,7 @@ def _by_parameter(encoder: nn.Module, weights: Mapping[str, Tensor]) -> dict[str
 
 
 def _join(own: Tensor, parts: Mapping[MatrixView, Tensor]) -> Tensor:
-    """Return matrices as one parameter, which shares their memory where they lie in it one behind the other."""
+    """Return matrices as one parameter, which shares their memory if they lie one behind the other in it."""
     ordered = sorted(parts, key=lambda part: part.start)
     first, start = parts[ordered[0]], parts[ordered[0]].storage_offset()
     behind = sum(part.stop - part.start for part in ordered) == ordered[0].count and ordered[0].blocks == 1

@@ -15,9 +15,9 @@ from winning_tickets.runs.errors import UsageError
 
 
 def tokens_to_keep(tokenizer: Any, used: Iterable[int]) -> list[int]:
-    """Return ascending ids: the used tokens, special ones, and the pieces that any other word is spelled with.
+    """Return ascending ids: used tokens, special tokens, and the pieces from which any other word is spelled.
 
-    A text whose tokens are all used has the same tokens afterwards.
+    A text whose tokens are all used is tokenized the same afterwards.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     model, ids = state["model"], tokenizer.get_vocab()
@@ -47,7 +47,7 @@ def _with_characters(model: dict[str, Any], kept: set[str]) -> set[str]:
 
 
 def _with_merges(model: dict[str, Any], kept: set[str]) -> set[str]:
-    """Add what the kept tokens of a BPE are merged from, down to characters."""
+    """Add the tokens that the kept tokens of a BPE are merged from, down to characters."""
     parts: dict[str, list[tuple[str, str]]] = {}
     for first, second in map(_merge, model["merges"]):
         parts.setdefault(first + second, []).append((first, second))
@@ -80,7 +80,7 @@ def trim_(plm: PLM, kept: Sequence[int]) -> None:
     _check_positions(plm, places)
     size, words = config.vocab_size, plm.encoder.get_parameter(plm.architecture.word_embeddings)
     decoder = model.get_output_embeddings()
-    # A head may share its matrix with the word embeddings, and name its bias twice: what was one stays one.
+    # A head may share its matrix with the word embeddings, and have its bias under two names: both stay shared.
     found: dict[int, nn.Parameter] = {}
 
     def smaller(value: nn.Parameter) -> nn.Parameter:
@@ -110,7 +110,7 @@ def trim_(plm: PLM, kept: Sequence[int]) -> None:
 
 
 def _check_positions(plm: PLM, places: Mapping[int, int]) -> None:
-    """Refuse a padding token that gets another number where positions are counted from that number."""
+    """Refuse another number for the padding token if the model counts positions from that number."""
     counted = any(
         isinstance(module, nn.Embedding) and module.padding_idx is not None and "position" in name
         for name, module in plm.encoder.named_modules()

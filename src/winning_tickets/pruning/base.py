@@ -1,4 +1,4 @@
-"""Prepare a search: resolved settings, model, matrices in scope, data and run id; load the sources of a training."""
+"""Prepare a search (settings, model, matrices in scope, data, run id), and load the sources that it trains on."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from winning_tickets.training.trainer import (
 )
 
 TEXT_LEARNING_RATE = 5e-5
-"""Peak rate where text is among the sources: transformers' default, which the released BERT-tickets code keeps."""
+"""Peak learning rate if a source is text: transformers' default, which the released BERT-tickets code keeps."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class RankedWeights:
     """The weights whose magnitudes are ranked, by matrix."""
 
     weights: Mapping[str, Tensor]
-    source: str | None = None  # for the ticket; None for the pre-trained weights
-    hash: str | None = None  # of the content, where it was read from a file or folder
+    source: str | None = None  # as the ticket records it; None for the pre-trained weights
+    hash: str | None = None  # of the content, if the weights were read from a file or folder
 
 
 @dataclass
@@ -76,15 +76,15 @@ class PreparedSearch:
 
     config: ResolvedSearch
     plm: PLM  # with an MLM head where the objective needs one
-    loaded: dict[str, Tensor]  # matrices in scope, in the memory of the loaded model
+    loaded: dict[str, Tensor]  # matrices in scope, as views of the loaded model's memory
     base: BaseModelInfo
     corpus: CorpusText | None
     tasks: tuple[TaskData, ...]
     run_id: str
     device: torch.device
-    all_parameters: int  # of the encoder
+    all_parameters: int  # number of parameters of the encoder
     ranked: RankedWeights  # the pre-trained weights, unless `weights_from` names others
-    like: Ticket | None  # its counts of kept weights are matched
+    like: Ticket | None  # ticket of `--like`, whose counts of kept weights are matched
     importance_source: ImportanceSource
     _weights: dict[str, Tensor] | None = None
 
@@ -95,28 +95,28 @@ class PreparedSearch:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The pre-trained values of the matrices in scope, on the device of the run; they stay as they are.
+        """The pre-trained values of the matrices in scope, on the device of the run; no method changes them.
 
-        No copy is made where the loaded model is on that device. A method that writes to that model makes one first
-        (`use_weights`).
+        If the loaded model is on that device, these are views of its memory. A method that changes the model therefore
+        copies them first and passes the copies to `use_weights`.
         """
         if self._weights is None:
             self._weights = {name: view.to(self.device) for name, view in self.loaded.items()}
         return self._weights
 
     def use_weights(self, copies: Mapping[str, Tensor]) -> None:
-        """Take copies of the weights that a method made before it writes to the loaded model."""
+        """Use these copies as `weights` from now on, so that a method may change the loaded model."""
         self._weights = {name: copies.get(name, view).to(self.device) for name, view in self.loaded.items()}
 
     def keep_shapes_only(self) -> None:
-        """Let go of the whole matrices, of which a method has what it needs; their memory is then free."""
+        """Replace the whole matrices with tensors on the device `meta`: their memory is freed, their shapes stay."""
         self.loaded = {name: view.to("meta") for name, view in self.loaded.items()}
         self.ranked, self._weights = replace(self.ranked, weights=self.loaded), None
 
     def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-        """Return the masks of scores at a sparsity, by the configured ranking, rounding and pattern.
+        """Return masks that keep the highest scores at a sparsity, by the configured ranking, rounding and pattern.
 
-        With a ticket to match, each matrix keeps as many weights as there.
+        With a ticket to match, each matrix keeps as many weights as in that ticket.
         """
         config = self.config
         placed = Computed(scores, lambda name: scores[name].to(self.device))
@@ -128,14 +128,14 @@ class PreparedSearch:
         )
 
     def ticket(self, masks: Mapping[str, Tensor], sparsity: float, step: int | None = None, head: Any = None) -> Ticket:
-        """Make a ticket of masks; its description has its own sparsity alone."""
+        """Make a ticket from masks; its description names its own sparsity only, not all those of the search."""
         config = self.config.model_dump(mode="json") | {"sparsity": sparsity}
         parents = () if self.like is None else (self.like.id,)
         info = self._info(config, scores_from=self.ranked.source, parents=parents, step=step)
         return Ticket({name: masks[name].cpu() for name in self.loaded}, info, head)
 
     def gate_ticket(self, gates: Mapping[str, Tensor], structure: Structure, level: Level, **about: Any) -> Ticket:
-        """Make a ticket of gates; its description has its own level alone, and the sparsity of the matrices."""
+        """Make a ticket from gates; its description names its own level only, and the sparsity of the matrices."""
         own: dict[str, Any] = {COUNT_FIELDS[unit]: () for unit in COUNT_FIELDS}
         own |= {"level": () if level.percent is None else (level.percent,)}
         own |= {COUNT_FIELDS[unit]: (count,) for unit, count in (level.given or {}).items()}
@@ -166,9 +166,9 @@ class PreparedSearch:
         plm: PLM | None = None,
         at_most_batches: int | None = None,
     ) -> CorpusBatches:
-        """Return the first batches of the corpus in the order of mask training, as `plm` (or its like) reads them.
+        """Return the first batches of the corpus, in the order of mask training, for `plm` (default: `self.plm`).
 
-        An encoder that `predicts` gets masked tokens; a decoder predicts the next one.
+        With `predicts`, the batches of an encoder have masked tokens; a decoder predicts the next token instead.
         """
         assert self.corpus is not None
         plm = plm or self.plm
@@ -194,7 +194,7 @@ class PreparedSearch:
 
 def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     """Load what a search needs and compute its run id."""
-    # A ticket to match brings its scope and sparsity. Its path is not recorded: the new ticket names it as a parent.
+    # A ticket to match sets the scope and sparsity. Its path is not recorded: the new ticket names it as a parent.
     like = _load_ticket_to_match(config)
     settings = config.resolved()
     if like is not None:
@@ -216,11 +216,11 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     tasks = _load_tasks(settings) if settings.needs.sources else ()
 
     plm, encoder, base = _load_models(settings)
-    # A profile's scope has a pooler, which many checkpoints lack; a scope that the user gave is taken at its word.
+    # A profile's scope includes a pooler, which many checkpoints lack; a scope given by the user is not changed.
     has_pooler = encoder.has_pooler and encoder.architecture.pooler in dict(encoder.encoder.named_parameters())
     if config.scope is None and not has_pooler:
         settings = settings.model_copy(update={"scope": settings.scope.removesuffix("+pooler")})
-    # Pruning of decoders is about the matrices of their layers; the word embeddings are often those of the output too.
+    # By default only the layers of a decoder are pruned: its word embeddings are often tied to the output embeddings.
     if config.scope is None and plm.architecture.causal:
         settings = settings.model_copy(update={"scope": "encoder"})
     weights = prunable_views(encoder.encoder, prunable_names(encoder, settings.scope))
@@ -248,14 +248,14 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     prepared = PreparedSearch(
         settings, plm, weights, base, corpus, tasks, identity, device, total, ranked, like, importance_source
     )
-    if plm.architecture.causal and corpus is not None:  # refuses text or segments that do not fit before --out is made
+    if plm.architecture.causal and corpus is not None:  # refuse unsuitable text or segments before --out is made
         prepared.batches(1, needs_lm_head(settings.terms.keys() - {"task"}), settings.kd_masked_tokens or 0)
     return prepared
 
 
 def _load_models(settings: ResolvedSearch) -> tuple[PLM, PLM, BaseModelInfo]:
-    """Return the model that is searched, one that has all matrices in scope (mostly the same), and its description."""
-    # The objective decides on the head of the model, and on the attention: only `eager` returns its maps.
+    """Return the model to search, a model with all matrices in scope (mostly the same one), and its description."""
+    # The objective determines the head, and the attention implementation: only `eager` returns attention maps.
     terms = [name for name in settings.terms if name != "task"]
     predicts, needs_maps = needs_lm_head(terms), "attentions" in needs_of(terms)
     plm = load_plm(
@@ -269,10 +269,10 @@ def _load_models(settings: ResolvedSearch) -> tuple[PLM, PLM, BaseModelInfo]:
     if needs_maps:
         check_attention_maps(plm.model)
     _check_compared_layers(settings, plm)
-    # A ticket names the weights of the checkpoint, also where it is searched on rounded ones. These are loaded in
-    # float32 first, which takes no more memory than the search.
+    # A ticket names the weights of the checkpoint, even if the search then rounds them. They are loaded in float32
+    # first, which takes no more memory than the search.
     base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, settings.revision, settings.layers)
-    # ForMaskedLM has no pooler: a scope that includes it takes the encoder's matrices from the plain encoder.
+    # ForMaskedLM classes have no pooler: with a pooler in scope, the matrices are those of the plain encoder.
     encoder = plm
     if predicts and "pooler" in settings.scope:
         encoder = load_plm(settings.model, revision=settings.revision, layers=settings.layers)
@@ -283,7 +283,7 @@ def _load_models(settings: ResolvedSearch) -> tuple[PLM, PLM, BaseModelInfo]:
 
 
 def _check_compared_layers(settings: ResolvedSearch, plm: PLM) -> None:
-    """Refuse layers of `kd_layers` that the model lacks, and a choice that leaves layers without gradient."""
+    """Refuse `kd_layers` that the model does not have, and a choice that leaves trained layers without a gradient."""
     if not settings.kd_layers:
         return
     last, total, found = settings.kd_layers[-1], plm.model.config.num_hidden_layers, f"{settings.model} has"
@@ -322,7 +322,7 @@ def _check_match(like: Ticket | None, weights: Mapping[str, Tensor], model: str)
 
 
 def _load_ranked_weights(config: ResolvedSearch, plm: PLM, weights: Mapping[str, Tensor]) -> RankedWeights:
-    """Return the weights of `--weights-from` in scope."""
+    """Return the weights in scope that are ranked: those of `--weights-from`, by default the pre-trained ones."""
     if config.weights_from == PRETRAINED:
         return RankedWeights(weights)
     start = parse_start(config.weights_from)
@@ -341,17 +341,17 @@ def _load_ranked_weights(config: ResolvedSearch, plm: PLM, weights: Mapping[str,
 
 
 def _load_tasks(config: ResolvedSearch) -> tuple[TaskData, ...]:
-    """Return the tasks of the objective, those with a name first."""
+    """Return the tasks of the objective: first those given by name, then the one of the user's own training file."""
     found = [load_task(name, config.data_dir) for name in config.tasks]
     if config.train_file is not None:
-        # Nothing is evaluated in a search: the training file is given for both splits.
+        # A search evaluates nothing: the training file stands in for the validation file, too.
         files = (config.train_file, config.train_file)
         found.append(load_files(*files, config.text_columns, label_column=config.label_column, kind=config.kind))
     return tuple(found)
 
 
 def _search_id(config: SearchConfig, content: dict[str, str | None], like: Ticket | None, ranked: RankedWeights) -> str:
-    """Return the run id; tickets, states and folders enter by content hash, not by path."""
+    """Return the run id; it depends on the content of tickets, states and folders, not on their paths."""
     how_many = [config.pattern] if config.pattern else list(map(str, config.rungs))
     if config.needs.structured:
         selection = [] if config.needs.gates else [config.selection]
@@ -368,7 +368,7 @@ def _search_id(config: SearchConfig, content: dict[str, str | None], like: Ticke
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """One source of a method that trains weights: text through MLM, or a task through a head of its own."""
+    """One source of a method that trains weights: text with an MLM or CLM head, or a task with a head of its own."""
 
     plm: PLM
     objective: Objective
@@ -380,13 +380,13 @@ class TrainingSource:
 
 @dataclass
 class Sources:
-    """One encoder, and all that it learns from."""
+    """One encoder, and all sources that it is trained on."""
 
     model: SharedEncoder  # the encoder under a head for each source
     objective: JointObjective
-    learning_rate: float  # the peak
-    parts: dict[str, TrainingSource]  # by name: `mlm`, or the task
-    epochs: int  # passes over the largest source in a round, where no length is configured
+    learning_rate: float  # peak of the schedule
+    parts: dict[str, TrainingSource]  # by name: `mlm`, `clm` or that of a task
+    epochs: int  # passes over the sources in a round, if no length is configured
 
     def dataset(self, config: SearchConfig, n_steps: int) -> MixedBatches:
         """Return the batches of the given number of steps."""
@@ -395,7 +395,7 @@ class Sources:
         return MixedBatches(batches, sizes, config.mixing, n_steps, config.seed)
 
     def round_steps(self, config: SearchConfig) -> int:
-        """Return the optimizer steps of a round, from the unit in which it is configured."""
+        """Return the optimizer steps of a round, whose length is configured in steps, examples or epochs."""
         if config.round_steps is not None:
             return config.round_steps
         together = max if config.mixing == "sum" else sum
@@ -420,7 +420,7 @@ def load_sources(prepared: PreparedSearch) -> Sources:
     found |= {data.task.name: _task_source(prepared, data) for data in prepared.tasks}
     model = SharedEncoder({name: source.plm.model for name, source in found.items()})
     if text is not None:
-        # With word embeddings in scope the decoder keeps the dense matrix, and misses the gradient that a tied one has.
+        # With word embeddings in scope, the decoder is untied: it keeps the dense matrix, frozen, and gets no gradient.
         plm = found[text].plm
         embeddings = plm.architecture.word_embeddings
         untie_decoder(plm, prepared.loaded[embeddings].clone() if embeddings in prepared.loaded else None)
@@ -462,7 +462,7 @@ def _task_source(prepared: PreparedSearch, data: TaskData) -> TrainingSource:
 
 
 def _load_seeded(config: ResolvedSearch, **options: Any) -> PLM:
-    """Load the model with a fresh head from the seed, the same whatever other sources there are."""
+    """Load the model; a fresh head depends on the seed alone, not on the other sources."""
     load = seeded_loader(partial(load_plm, config.model, revision=config.revision, layers=config.layers), config.seed)
     return load(**options)
 
@@ -478,7 +478,7 @@ def train_in_order(
     title: str,
     run: RunDirectory,
     runtime: Runtime,
-    batches: Any,  # of all steps, by index; with a length
+    batches: Any,  # of all steps: a sequence
     learning: Mapping[str, Any],
     *,
     record: Callable[[], dict[str, Any]] = dict,
@@ -486,7 +486,7 @@ def train_in_order(
     after: Sequence[Callback] = (),
     **options: Any,
 ) -> None:
-    """Train one step per batch in their order, or resume; callbacks act before and after the log and checkpoints."""
+    """Train one step per batch, in order, or resume; the callbacks `before` and `after` enclose log and checkpoints."""
     steps = len(batches)
     with progress(title, steps, runtime.quiet) as advance:
         trainer = TicketTrainer(

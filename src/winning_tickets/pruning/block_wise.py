@@ -1,7 +1,8 @@
-"""Mask training one layer after the other: each against the dense layer's output, on the pruned layers below it.
+"""Mask training one layer after the other: each layer learns the output of the same layer in the dense model.
 
-Only the layer in training has gradients, scores and moments, and keeps activations. Layers below it are computed anew
-in every step, so that nothing is stored between layers, and those above it are not computed at all.
+The layers below the one in training are pruned already. Only the layer in training has gradients, scores and moments,
+and keeps activations. The layers below it are computed again in every step, so that nothing is stored between layers;
+the layers above it are not computed at all.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ def turns_of(architecture: Architecture, encoder: nn.Module, names: Sequence[str
 
 
 class _Reached(Exception):  # noqa: N818 - no error
-    """A layer has its output: the rest of the model is not needed."""
+    """Ends a forward pass at the output of the wanted layer: the rest of the model is not needed."""
 
     def __init__(self, states: Tensor) -> None:
         self.states = states
 
 
 def output_of_layer(model: Any, batch: Batch, architecture: Architecture, path: str) -> Tensor:
-    """Run a model up to a layer, and return what the layer gives, `(batch, seq, hidden)`."""
+    """Run a model up to a layer, and return the output of that layer, `(batch, seq, hidden)`."""
 
     def stop(module: nn.Module, inputs: Any, output: Any) -> None:
         raise _Reached(output[0] if isinstance(output, tuple) else output)
@@ -72,20 +73,20 @@ def output_of_layer(model: Any, batch: Batch, architecture: Architecture, path: 
 
 
 class LayerDistance:
-    """Objective: 1 - cosine of the outputs of one layer and of the dense model's, a mean over unpadded tokens."""
+    """Objective: 1 - cosine of the outputs of a layer and of the same dense layer, averaged over unpadded tokens."""
 
     def __init__(self, architecture: Architecture, teacher: Any) -> None:
         self.weights: Mapping[str, float] = {"kd": 1.0}
         self.teacher = teacher
-        self.path = ""  # of the layer
+        self.path = ""  # of the layer in training
         self._architecture = architecture
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Number of unpadded tokens."""
+        """Return the number of unpadded tokens."""
         return {"kd": count_tokens(batch)}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sum over the batch."""
+        """Return the sum over the batch."""
         with torch.no_grad():
             dense = output_of_layer(self.teacher, batch, self._architecture, self.path)
         own = output_of_layer(model, batch, self._architecture, self.path)
@@ -96,10 +97,10 @@ class BlockOptimizer(torch.optim.Optimizer):
     """Trains the masks of one layer after the other, each with a `MaskOptimizer` of its own.
 
     Args:
-        masked: the dense weights, with the matrices of each layer beside each other, in the order of `turns`.
-        turns: the layers.
-        scores: computes the initial scores of some matrices by name.
-        begin: called with a turn before its first step, and once more if training resumes in it.
+        masked: the dense weights, with the matrices of each layer next to each other, in the order of `turns`.
+        turns: the layers, in the order of training.
+        scores: function that returns the initial scores of the named matrices.
+        begin: called with a turn before its first step, and again if training resumes in it.
         config: the resolved settings of the search.
     """
 
@@ -114,13 +115,13 @@ class BlockOptimizer(torch.optim.Optimizer):
         self._masked, self._turns, self._scores = masked, turns, scores
         self._begin, self._config = begin, config
         self._done: dict[str, Tensor] = {}  # the masks of earlier layers, on the CPU
-        self.moved = ""  # path of the layer that the last step was about
+        self.moved = ""  # path of the layer that the last step trained
         self._start(0)
         super().__init__([{"params": self._params(), "lr": config.learning_rate}], {})
 
     @property
     def grad_norm(self) -> Tensor | None:
-        """Norm of the last straight-through gradient, where it is clipped globally."""
+        """The norm of the last straight-through gradient, if it is clipped globally."""
         return self._now.grad_norm
 
     def _start(self, place: int) -> None:
@@ -137,7 +138,7 @@ class BlockOptimizer(torch.optim.Optimizer):
         return self._now.gradient_norm()
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take a step of the present layer; after its last one the next layer begins."""
+        """Take a step for the present layer; after its last step, begin with the next layer."""
         self.moved = self._turns[self._place].path
         self._now.param_groups[0]["lr"] = self.param_groups[0]["lr"]
         self._now.step(closure)
@@ -151,17 +152,17 @@ class BlockOptimizer(torch.optim.Optimizer):
         return self._turns[self._place].start + self._now.steps
 
     def masks(self) -> dict[str, Tensor]:
-        """Return the masks of the layers up to the present one, exactly at the sparsity."""
+        """Return the masks of the layers up to the present one, with exactly the configured sparsity."""
         return self._done | self._now.masks(exact=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the present layer with its scores and moments, and the masks of earlier ones."""
+        """Return the scores and moments of the present layer, and the masks of earlier layers."""
         group = {key: value for key, value in self.param_groups[0].items() if key != "params"}
         return {"place": self._place, "done": self._done, "now": self._now.state_dict(), "group": group}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state, and write all masks."""
+        """Restore a state, and write W * M of all its masks into the model."""
         self._done = state_dict["done"]
         self._masked.write(self._done)
         if state_dict["place"] != self._place:

@@ -1,7 +1,7 @@
-"""Choice of heads, neurons and layers under one budget: the units whose removal costs least, by dynamic programming.
+"""Choice of the heads, neurons and layers with the smallest loss within a cost budget, by dynamic programming.
 
-The costs are those of a measured table, so that a neuron is worth what it really takes on the machine. The loss of a
-structure is the sum of the losses of its layers, each with its own size while the others are whole (`removal_losses`).
+The costs come from a table (`deploy.costs`), so that a neuron counts what it really costs on the machine. The loss of
+a structure is the sum of the losses of its layers, each measured while all other layers are whole (`removal_losses`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from winning_tickets.models.architectures import Role, prunable_views
 from winning_tickets.models.structure import Structure
 
 BINS = 4000
-"""Steps that the budget is divided into; costs are rounded up to whole steps."""
+"""Number of steps that the budget is divided into; costs are rounded up to whole steps."""
 _Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Sizes = list[tuple[int, int]]
 """Heads and neurons of each layer; (0, 0) for a layer that is removed."""
 
 
 class Costs(Protocol):
-    """Costs as shares of the dense model's, see `deploy.costs.CostTable`."""
+    """Costs as shares of the dense model's cost; see `deploy.costs.CostTable`."""
 
     @property
     def base(self) -> float: ...
@@ -43,23 +43,23 @@ class Costs(Protocol):
 
 @dataclass(frozen=True)
 class Losses:
-    """What it costs in quality that a layer keeps only its best units, from the loss of each unit."""
+    """The loss of each layer if it keeps only its best heads or neurons, for each number of them."""
 
-    heads: _Array  # `(layers, num_heads + 1)`: with 0, 1, ... heads
-    neurons: _Array  # `(layers, sizes)`: with the neurons of each size
+    heads: _Array  # `(layers, num_heads + 1)`: with 0, 1, ... heads kept
+    neurons: _Array  # `(layers, sizes)`: with as many neurons kept as each size says
 
     @classmethod
     def of(cls, values: Mapping[str, Tensor], sizes: Sequence[int]) -> Losses:
-        """Add up the losses of `heads` and `neurons`, `(layers, n)`, of those that are removed."""
+        """Add up the losses of the removed units, from the loss of each of the `heads` and `neurons`, `(layers, n)`."""
         removed = {}
         for unit in ("heads", "neurons"):
             rising = np.sort(values[unit].double().numpy(), axis=1)
             sums = np.concatenate([np.zeros((len(rising), 1)), np.cumsum(rising, axis=1)], axis=1)
-            removed[unit] = sums[:, ::-1]  # with so many kept
+            removed[unit] = sums[:, ::-1]  # column k: k units are kept
         return cls(removed["heads"], removed["neurons"][:, list(sizes)])
 
     def per_unit(self, values: Mapping[str, Tensor], sizes: Sequence[int]) -> dict[str, Tensor]:
-        """Return a loss for each unit, `(layers, n)`, whose sums are about these losses; in the order of `values`."""
+        """Return a loss of each unit, `(layers, n)`, in the order of `values`; their sums approximate these losses."""
         from scipy.optimize import isotonic_regression
 
         found = {}
@@ -67,7 +67,7 @@ class Losses:
             removed = kept[-1] - np.array(kept)[::-1]
             rows = []
             for own, curve in zip(values[unit], curves, strict=True):
-                # What each further unit costs never falls, so that the order stays.
+                # The loss of each further removed unit must not fall, so that the order of `values` is kept.
                 steps = np.diff(np.interp(np.arange(kept[-1] + 1), removed, curve[::-1]))
                 row = torch.empty_like(own)
                 row[own.argsort(stable=True)] = torch.from_numpy(isotonic_regression(steps).x.clip(0)).to(own)
@@ -77,7 +77,7 @@ class Losses:
 
 
 def unit_magnitudes(encoder: nn.Module, structure: Structure) -> dict[str, Tensor]:
-    """Return sums of squared weights: of the values and outputs of heads, of the rows and columns of neurons."""
+    """Return the sum of squared weights of each head (in V and AO) and of each neuron (in FI and FO), `(layers, n)`."""
     matrices: dict[str, tuple[Role, Role]] = {"heads": ("V", "AO"), "neurons": ("FI", "FO")}
     found: dict[str, list[Tensor]] = {unit: [] for unit in matrices}
     for layer in range(len(structure.layers)):
@@ -95,24 +95,24 @@ def unit_magnitudes(encoder: nn.Module, structure: Structure) -> dict[str, Tenso
 def choose_sizes(
     losses: Losses, costs: Costs, budget: float, keep_first: bool = False, bins: int = BINS
 ) -> Sizes | None:
-    """Return the sizes of all layers with the smallest loss within a budget; None where it is too small.
+    """Return the sizes of all layers that have the smallest loss within a budget; None if the budget is too small.
 
     Args:
-        losses: of the layers by their sizes.
-        costs: as shares of the dense model's.
+        losses: losses of the layers by their sizes.
+        costs: costs as shares of the dense model's cost.
         budget: share of the dense model's cost.
         keep_first: never remove the first layer as a whole.
         bins: steps that the budget is divided into.
     """
     if budget < costs.least:
         return None
-    # What a layer costs with each number of heads (rows) and of neurons (columns); nothing where it has neither.
+    # Cost of a layer by its number of heads (rows) and of neurons (columns); a layer without both is removed.
     cost = costs.layer + np.add.outer(np.array(costs.heads), np.array(costs.neurons))
     cost[0, 0] = costs.layer if keep_first else 0.0
     steps = np.ceil(cost / (budget - costs.base) * bins - 1e-9).astype(int).ravel()
     others = steps.copy()
     others[0] = 0
-    least = np.full(bins + 1, 0.0)  # smallest loss of the layers so far, by the steps that they may take
+    least = np.full(bins + 1, 0.0)  # smallest loss of the layers so far, by the steps that they may cost
     choices = []
     for layer, (heads, neurons) in enumerate(zip(losses.heads, losses.neurons, strict=True)):
         loss = np.add.outer(heads, neurons).ravel()
@@ -144,17 +144,17 @@ def choose_sizes(
 def even_sizes(
     losses: Losses, costs: Costs, budget: float, whole_heads: bool = False, spread: bool = False
 ) -> Sizes | None:
-    """Return layers that are alike with the smallest loss within a budget; None where it is too small.
+    """Return sizes, equal in all kept layers, with the smallest loss within a budget; None if the budget is too small.
 
     Args:
-        losses: of the layers by their sizes.
-        costs: as shares of the dense model's.
+        losses: losses of the layers by their sizes.
+        costs: costs as shares of the dense model's cost.
         budget: share of the dense model's cost.
         whole_heads: keep all heads, and choose which layers stay; otherwise all layers stay, with fewer heads.
         spread: keep whole layers only, at even distances.
     """
     layers, heads = len(losses.heads), len(costs.heads) - 1
-    gone = losses.heads[:, 0] + losses.neurons[:, 0]  # the loss of a layer as a whole
+    gone = losses.heads[:, 0] + losses.neurons[:, 0]  # the loss of removing each layer as a whole
     best: tuple[float, Sizes | None] = np.inf, None
     for count in range(1, layers + 1) if whole_heads or spread else (layers,):
         stay = sorted(np.argsort(-gone, kind="stable")[:count].tolist())
@@ -163,7 +163,7 @@ def even_sizes(
         for column, size in enumerate(costs.sizes):
             if size == 0 or (spread and size < costs.sizes[-1]):
                 continue
-            # Heads go in step with neurons, so that a level says both.
+            # The number of heads is proportional to that of neurons, so that one size determines both.
             number = heads if whole_heads or spread else max(1, round(heads * size / costs.sizes[-1]))
             if costs.base + count * (costs.layer + costs.heads[number] + costs.neurons[column]) > budget:
                 continue
@@ -175,7 +175,7 @@ def even_sizes(
 
 
 def gates_of(values: Mapping[str, Tensor], sizes: Sizes, structure: Structure) -> dict[str, Tensor]:
-    """Open the gates of the most valuable units of each layer, as many as `sizes` say; ties go to the first units."""
+    """Return gates that keep the most valuable units of each layer, as many as `sizes` say; on ties the first units."""
     gates: dict[str, Tensor] = {}
     for layer, numbers in enumerate(sizes):
         for unit, number in zip(("heads", "neurons"), numbers, strict=True):

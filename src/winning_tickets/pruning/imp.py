@@ -23,12 +23,12 @@ from winning_tickets.training.multitask import SharedEncoder
 from winning_tickets.training.trainer import Callback, TicketTrainer
 
 STATES = "states"
-"""Folder of the weights that a search keeps: those it rewinds to, and trained ones where they were requested."""
+"""Folder of the weights that a search saves: those that it rewinds to, and trained weights if requested."""
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """Train, prune, train, prune ...: there is no training after the last pruning, whose only product is a mask."""
+    """Train, prune, train, prune ...: nothing is trained after the last pruning, as a search returns masks only."""
 
     sparsities: Sequence[float]  # of the tickets, ascending
     steps: int  # optimizer steps of each training
@@ -40,17 +40,17 @@ class Rounds:
         return (len(self.sparsities) - self.prune_first) * self.steps
 
     def pruned(self, step: int) -> int:
-        """Return the number of tickets after `step` steps and the pruning that follows them."""
+        """Return the number of tickets that exist after `step` steps and the pruning that may follow them."""
         return step // self.steps + self.prune_first
 
     def ends(self, step: int) -> bool:
-        """Return whether a training ends with this step."""
+        """Return whether the training of a round ends with this step."""
         return step % self.steps == 0
 
     def rate(self, warmup_steps: int, whole: bool, horizon: int | None = None) -> Callable[[int], float]:
-        """Return the learning-rate factor by step: warm-up, then linear to zero, over each training or the `whole`."""
-        # The released BERT-tickets code decays once over all trainings. With a longer `horizon` the rate does not reach
-        # zero: it starts again with each training (the released TAMT code), or the search ends before it.
+        """Return the learning-rate factor by step: warm-up, then linear decay, by round or over the `whole` search."""
+        # The released BERT-tickets code decays once over all rounds. With a longer `horizon` the rate does not reach
+        # zero: before that, it starts again with the next round (the released TAMT code), or the search ends.
         length = self.total if whole else self.steps
         end = max(length, horizon or 0)
 
@@ -80,8 +80,8 @@ def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtim
             "max_grad_norm": config.max_grad_norm,
             "seed": config.seed,
         },
-        # The log and the checkpoint of a step see the pruned and rewound weights. It is made before any training,
-        # while the model has the weights that it may be rewound to.
+        # It acts before the log and the checkpoint of a step, so that these see the pruned and rewound weights. It is
+        # made before any training, while the model still has the weights that it may be rewound to.
         before=[IterativePruning(prepared, model, rounds, run)],
         model=model,
         objective=sources.objective,
@@ -90,7 +90,7 @@ def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtim
 
 
 class IterativePruning(Callback):
-    """Holds the present ticket during training; at the end of a round it prunes, saves the ticket and rewinds."""
+    """Holds the present ticket during training; at the end of a round, prunes, saves the new ticket and rewinds."""
 
     def __init__(self, prepared: PreparedSearch, model: SharedEncoder, rounds: Rounds, run: RunDirectory) -> None:
         self._prepared, self._model, self._rounds, self._run = prepared, model, rounds, run
@@ -101,11 +101,11 @@ class IterativePruning(Callback):
             raise UsageError(
                 f"--rewind {self._config.rewind} is after the first round, which has {rounds.steps} steps."
             )
-        # Clones: a state dict would follow the weights that it has to restore.
+        # Clones: a state dict shares the memory of the weights, and would change as they are trained.
         self._heads = {name: value.detach().clone() for name, value in model.heads.items()}
         self._start = {name: value.detach().clone() for name, value in model.base_model.named_parameters()}
         self._target = self._rewind_target()
-        # Hashed before training: a target that followed the training would differ from them.
+        # Hashed before training, so that a target that was changed by training is noticed.
         self._hashes = _hashes(self._target)
         self._held: Held | None = None
 
@@ -132,7 +132,7 @@ class IterativePruning(Callback):
         if not self._rounds.ends(step):
             return
         pruned = self._rounds.pruned(step)
-        # Trained weights are saved before they are pruned and lost to the rewinding.
+        # Trained weights are saved before pruning and rewinding overwrite them.
         if self._config.save_trained:
             name = f"trained-{self._rounds.sparsities[pruned - 1]:.2f}"
             self._save(name, f"trained for {step} steps, before it was pruned to this sparsity", step)
@@ -148,14 +148,14 @@ class IterativePruning(Callback):
         return self._prepared.folder(self._run, self._rounds.sparsities[index])
 
     def _prune(self, index: int) -> None:
-        """Save the ticket of the largest present weights among those that are left."""
-        # A pooler that no head here has keeps its pre-trained weights, as in the released MLM code.
+        """Save the next ticket, which keeps the largest present weights among those that are not pruned yet."""
+        # If no model here has the pooler, its pre-trained weights are ranked, as in the released MLM code.
         encoder, dense = self._model.base_model, self._prepared.weights
         present = prunable_views(encoder, present_in(encoder, dense))
         weights = {name: present.get(name, weight).abs() for name, weight in dense.items()}
         if index > 0:
             masks = Ticket.from_pretrained(self._folder(index - 1)).masks
-            # Below every weight, so that what was pruned stays so even next to weights that are exactly zero.
+            # -1 is below every magnitude, so that pruned weights stay pruned even if others are exactly zero.
             weights = {name: value.masked_fill(~masks[name].to(value.device), -1.0) for name, value in weights.items()}
         sparsity = self._rounds.sparsities[index]
         masks = self._prepared.keep(weights, sparsity)
@@ -171,7 +171,7 @@ class IterativePruning(Callback):
             self._held = Held(self._model, ticket, allow_other_weights=True)
 
     def _rewind_target(self) -> dict[str, Tensor]:
-        """Return the rewind weights known before training; none for `step:K`, `percent:P` and `none`."""
+        """Return the weights to rewind to, if known before training; empty for `step:K`, `percent:P` and `none`."""
         prepared, kind = self._prepared, self._policy.kind
         if kind == "pretrained":
             return self._start
@@ -181,7 +181,7 @@ class IterativePruning(Callback):
             weights = reinitialize(prepared.plm, self._config.seed)
         else:
             return {}
-        # A pooler belongs to the heads that use it: where the checkpoint has none, it was initialized with them.
+        # The pooler belongs to the heads that use it: if the checkpoint has none, it was initialized with them.
         return {name: value if "pooler." in name else weights[name] for name, value in self._start.items()}
 
     def _keep_state(self, step: int) -> None:
@@ -195,7 +195,7 @@ class IterativePruning(Callback):
         distributed.on_main(lambda: save_state(path, self._model.base_model, info=info, heads=heads))
 
     def _rewind(self) -> None:
-        """Restore the weights of the policy in place, and check that they are restored."""
+        """Restore the weights of the rewind policy in place, and check by hash that they are restored."""
         if self._policy.kind == "none":
             return
         weights, heads, hashes = self._target, self._heads, self._hashes
@@ -209,7 +209,7 @@ class IterativePruning(Callback):
         if scope == "all":
             for name, parameter in self._model.heads.items():
                 parameter.copy_(heads[name])
-        # Wrong weights would give tickets of another policy without any sign of it.
+        # Without this check, wrong weights would silently give the tickets of another policy.
         if scope != "prunable" and _hashes(dict(encoder.named_parameters())) != hashes:
             raise TrainingError(
                 f"Rewinding to {self._config.rewind} did not restore the weights; this is a bug of winning-tickets. "

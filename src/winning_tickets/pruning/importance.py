@@ -1,7 +1,8 @@
 """Importance of heads, FFNs, neurons and layers (Super Tickets, section 3.1, eq. 3), and the gates that follow from it.
 
-It is the first-order change of a loss when a unit is removed, added up over data. Every definition is a sum of absolute
-gate gradients; they differ in where the absolute value is taken. One pass gives all of them.
+The importance of a unit is the first-order change of a loss when the unit is removed, summed over data. Every
+definition is a sum of absolute gate gradients; the definitions differ in where the absolute value is taken. One pass
+over the data computes all of them.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ from winning_tickets.training.predict import TaskInfo, encode_split, find_model,
 from winning_tickets.training.task_data import load_data, train_split
 
 DEFINITIONS = ("sample", "token", "batch", "released")
-"""Absolute values of the gradient of each sample (the paper), of each token, of each batch; of each token, divided by
-the batch size, with gradients that are never reset between batches (the released code)."""
+"""Where absolute values of gradients are taken: per sample (the paper), per token, or per batch. `released` takes them
+per token, divides the sum of a batch by the divisor of its mean loss (such as the batch size), and never resets the
+gradients between batches, as the released code does."""
 IMPORTANCE_FILE = "importance.json"
 TENSOR_FILE = "importance.safetensors"
 FORMAT_VERSION = 1
@@ -52,12 +54,12 @@ _NORM_FLOOR = 1e-20
 class Importance:
     """Importances of all units of an encoder."""
 
-    values: Mapping[str, Mapping[str, Tensor]]  # by definition and unit, float64 `(layers, n)`, n = 1 for FFNs, layers
-    samples: Mapping[str, Tensor]  # signed gradients by unit, float32 `(samples, layers, n)`; not of neurons
+    values: Mapping[str, Mapping[str, Tensor]]  # by definition and unit, float64 `(layers, n)`; n = 1 for FFNs, layers
+    samples: Mapping[str, Tensor]  # signed gradients by unit, float32 `(samples, layers, n)`; without neurons
     structure: Structure
     about: Mapping[str, Any]  # the model and data it was computed from
-    tokens: Mapping[str, Tensor] = field(default_factory=dict)  # as `samples`, `(tokens, layers, n)` with padding
-    lengths: Tensor | None = None  # tokens of each sample in `tokens`, int64 `(samples,)`
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)  # likewise, `(tokens, layers, n)` with padding
+    lengths: Tensor | None = None  # number of tokens of each sample in `tokens`, int64 `(samples,)`
 
     def scores(self, definition: str, unit: str) -> Tensor:
         """Return the scores that rank units over all layers, float64 `(layers, n)`."""
@@ -146,11 +148,11 @@ def _sha256(content: bytes) -> str:
 class ImportanceSums:
     """Adds up gate gradients, batch by batch, in float64, on the device where they are computed.
 
-    The loss that is differentiated is the *sum* over a batch, so that a short last batch weighs what its samples weigh.
+    The loss that is differentiated is the *sum* over a batch, so that samples of a short last batch weigh no more.
     """
 
-    # Nothing is read back before `finish`, so that the device never waits for the host; only the gradients of tokens,
-    # which would fill its memory, leave it with their batch.
+    # Nothing is read back before `finish`, so that the device never waits for the host; only the gradients of tokens
+    # are moved to the CPU after each batch, because they would fill the memory of the device.
 
     def __init__(self, structure: Structure, units: Sequence[str], keep_tokens: bool = False) -> None:
         self.structure = structure
@@ -169,7 +171,7 @@ class ImportanceSums:
         self._batches = 0
 
     def receive(self, unit: str, layer: int, gradients: Tensor) -> None:
-        """Add the gradients of one unit of one layer `(batch, seq, n)` during the backward pass of a batch."""
+        """Receive the gradients of one kind of unit in one layer, `(batch, seq, n)`, during a backward pass."""
         self._by_sample[unit, layer] = gradients.sum(1, dtype=torch.float64)
         self._token_sums[unit, layer] = gradients.abs().sum((0, 1), dtype=torch.float64)
         if self._keep_tokens and unit in self._kept:
@@ -177,14 +179,14 @@ class ImportanceSums:
 
     @contextmanager
     def batch(self, scored: float | Tensor, size: int, length: int) -> Iterator[None]:
-        """Wrap the forward and backward pass of a batch `(size, length)`; `scored` would divide its mean loss."""
+        """Wrap the forward and backward pass of a batch `(size, length)`; `scored` is the divisor of its mean loss."""
         yield
         for unit in self.units:
             # The three definitions of the paper's sum differ only in where the absolute value is taken.
             by_sample = self._of_layers(self._by_sample, unit, dim=1)
             found = {"sample": by_sample.abs().sum(0), "batch": by_sample.sum(0).abs()}
             found["token"] = self._of_layers(self._token_sums, unit, dim=0)
-            # The released code never resets its gradients: every batch adds all batches before it once more.
+            # The released code never resets its gradients: every batch adds the sum of all earlier batches once more.
             self._never_reset[unit] = self._never_reset.get(unit, 0.0) + found["token"] / scored
             found["released"] = self._never_reset[unit]
             for name, value in found.items():
@@ -198,11 +200,11 @@ class ImportanceSums:
         self._batches += 1
 
     def _of_layers(self, found: Mapping[tuple[str, int], Tensor], unit: str, dim: int) -> Tensor:
-        """Stack what a batch gave for each layer."""
+        """Stack the values that a batch gave for one kind of unit in each layer."""
         return torch.stack([found[unit, layer] for layer in range(len(self.structure.layers))], dim)
 
     def finish(self, about: Mapping[str, Any]) -> Importance:
-        """Return the importances: the sums divided by the divisor of the mean loss, `released` by the batches."""
+        """Return the importances: sums over the divisor of the mean loss; `released` is over the number of batches."""
         divisors = dict.fromkeys(DEFINITIONS, float(self._scored)) | {"released": float(self._batches)}
         values = {
             name: {unit: value.cpu() / divisors[name] for unit, value in units.items()}
@@ -227,11 +229,11 @@ def add_up(
 
     Args:
         model: any Hugging Face model with the encoder, on its device.
-        objective: one part; its sum over a batch is differentiated.
+        objective: an objective of one part, whose sum over a batch is differentiated.
         batches: with `input_ids`, and an `attention_mask` where rows are padded.
         units: keys of `structure.UNITS`.
         keep_tokens: keep the gradients of every token.
-        bf16: bfloat16 autocast.
+        bf16: use bfloat16 autocast.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -265,7 +267,7 @@ def add_up(
     return sums
 
 
-_LOSSES_AT_A_TIME = 16  # batches whose losses are read together: each read waits for the device
+_LOSSES_AT_A_TIME = 16  # number of losses that are read together: each read waits for the device
 
 
 def _check_finite(losses: list[Tensor]) -> None:
@@ -277,7 +279,7 @@ def _check_finite(losses: list[Tensor]) -> None:
 
 
 BATCH_SIZE = 32
-"""Examples per batch, as in the released code; it counts in the definitions `batch` and `released`."""
+"""Examples per batch, as in the released code; the definitions `batch` and `released` depend on it."""
 
 
 @dataclass(frozen=True)
@@ -286,14 +288,14 @@ class ImportanceModel:
 
     folder: Path
     info: TaskInfo
-    transfer: TransferConfig  # its settings, of its own seed only
+    transfer: TransferConfig  # its settings, with the seed of this model only
     data: TaskData
     base: str  # hash of the pre-trained weights it was fine-tuned from
-    degenerate: bool = False  # it is no better than one answer for all examples
+    degenerate: bool = False  # whether it is no better than one answer for all examples
 
     @classmethod
     def find(cls, path: Path, data_dir: str | None) -> ImportanceModel:
-        """Find the model and the data of a transfer, or of one of its `seed-N`."""
+        """Find the model and the data of a transfer, or of one of its folders `seed-N`."""
         folder = find_model(path)
         run = folder.parent
         if not (run / RESULT).is_file() or not (run / MARKER).is_file():
@@ -316,21 +318,21 @@ class ImportanceModel:
         return load_fine_tuned(self.folder, self.info)
 
     def examples(self, plm: PLM, config: ResolvedSearch) -> EncodedSplit:
-        """Return the examples it was trained on, or `train_size` of them, in their order."""
+        """Return the examples that the model was trained on, or `train_size` of them, in order."""
         split = train_split(self.transfer, self.data, self.transfer.seeds[0])
         split = train_subset(split, config.train_size, config.seed)
         return encode_split(plm, split, self.info.max_length, self.info.kind, self.info.doc_stride)
 
 
 def in_order(plm: PLM, split: EncodedSplit, batch_size: int) -> DataLoader[Any]:
-    """Return the batches of a tokenized split in its order, the last one perhaps shorter."""
-    # A generator of its own: the loader draws a seed that it does not use.
+    """Return the batches of a tokenized split, in order; the last batch may be smaller."""
+    # The loader draws a seed that it does not use: a generator of its own leaves the global one unchanged.
     return DataLoader(split, batch_size, collate_fn=make_collator(plm.tokenizer), generator=torch.Generator())
 
 
 @dataclass(frozen=True)
 class ImportanceSource:
-    """The source of `--importance-from`: saved importances or a fine-tuned model; neither where a corpus is used."""
+    """The source of `--importance-from`: saved importances or a fine-tuned model; neither for a corpus."""
 
     saved: Importance | None = None
     model: ImportanceModel | None = None
@@ -353,17 +355,17 @@ class ImportanceSource:
 
     @property
     def kind(self) -> str | None:
-        """The task or text, as far as runs with several seeds share it."""
+        """A description of the task or text, the same for runs with different seeds; None without a source."""
         if self.saved is not None:
             return str(self.saved.about["kind"])
         return None if self.model is None else f"task {self.model.info.task}"
 
     def objective(self, config: ResolvedSearch) -> str:
-        """Return the loss of the importances."""
+        """Return the objective whose loss the importances are about."""
         return config.objective if self.saved is None else str(self.saved.about["objective"])
 
     def content(self) -> dict[str, str]:
-        """Return hashes for the run id: the content of the files counts, not their path."""
+        """Return hashes of the source's content for the run id, which does not depend on paths."""
         if self.saved is not None:
             return {"importance": self.saved.id}
         if self.model is not None:
@@ -372,7 +374,7 @@ class ImportanceSource:
         return {}
 
     def check(self, structure: Structure, base: str, config: ResolvedSearch) -> None:
-        """Refuse importances of another model (`base`: hash of its weights), or without a unit that is pruned."""
+        """Refuse importances of a model whose weights have another hash than `base`, or that lack a unit to prune."""
         found = None if self.saved is None else str(self.saved.about["base_hash"])
         found = self.model.base if self.model is not None else found
         if found is not None and found != base:
@@ -391,12 +393,12 @@ class ImportanceSource:
 
 
 def pruned_units(config: ResolvedSearch) -> list[Unit]:
-    """Return the units that some ticket of a search loses, sorted."""
+    """Return the kinds of units that at least one ticket of a search prunes, sorted."""
     return sorted({unit for level in config.levels for unit in level.units})
 
 
 def unit_counts(config: ResolvedSearch, structure: Structure) -> list[tuple[Level, dict[Unit, int]]]:
-    """Return how many of each unit every ticket of a search loses; refuse counts that the model does not have."""
+    """Return how many units of each kind every level prunes; refuse counts that are too high for the model, or zero."""
     totals = {unit: structure.size(unit) for unit in UNIT_NAMES}
     found = [(level, level.counts(totals)) for level in config.levels]
     stay = min(config.min_heads_per_layer, structure.num_heads)
@@ -413,7 +415,7 @@ def unit_counts(config: ResolvedSearch, structure: Structure) -> list[tuple[Leve
 
 
 def random_unit_scores(structure: Structure, units: Sequence[str], seed: int) -> dict[str, Tensor]:
-    """Draw uniform scores, the same for a unit whatever others there are; float64 `(layers, n)`."""
+    """Draw uniform scores, float64 `(layers, n)`; those of one kind of unit do not depend on the other kinds."""
     layers = len(structure.layers)
     return {
         unit: torch.from_numpy(np.random.default_rng([seed, index]).random((layers, structure.per_layer(unit))))
@@ -425,7 +427,7 @@ def random_unit_scores(structure: Structure, units: Sequence[str], seed: int) ->
 def close_gates(
     scores: Mapping[str, Tensor], counts: Mapping[Unit, int], structure: Structure, min_heads_per_layer: int = 0
 ) -> dict[str, Tensor]:
-    """Close as many gates as `counts` says, with the lowest scores `(layers, n)`; of equal ones the higher layers'."""
+    """Close as many gates as `counts` says: those with the lowest scores `(layers, n)`, on ties in the last layers."""
     kept: dict[str, Tensor] = {}
     for unit, count in counts.items():
         values = scores[unit].double()
@@ -442,7 +444,7 @@ def close_gates(
 
 
 def _keep_first(values: Tensor, count: int) -> Tensor:
-    """Return the mask of the highest values of each row `(rows, n)`; of equal ones the first survive."""
+    """Return the mask of the `count` highest values of each row `(rows, n)`; on ties the first ones are kept."""
     # Sorting so few numbers costs little, and on a GPU nothing has to be read back.
     best = values.argsort(dim=1, descending=True, stable=True)[:, :count]
     return torch.zeros(values.shape, dtype=torch.bool, device=values.device).scatter_(1, best, True)

@@ -1,7 +1,7 @@
 """AdamW whose parameters and moments take one or two bytes each: bfloat16, or 8-bit floats with a scale per block.
 
-An update is often smaller than half the distance between two neighbors of such a type, and rounding to the nearest one
-would drop it. Values are therefore rounded up or down at random, so that their expectation is exact.
+An update is often smaller than half the distance between neighboring values of such a type, so that rounding to the
+nearest value would drop it. Values are therefore rounded up or down at random, so that their expectation is exact.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor
 
 _BLOCK = 256  # entries that share a scale
 _CHUNK = 1 << 20  # entries that are computed at a time in float32
-_LARGEST, _SMALLEST = 240.0, 2.0**-9  # of a scaled 8-bit float: a step below the largest, and the least above zero
+_LARGEST, _SMALLEST = 240.0, 2.0**-9  # of a scaled 8-bit float: below the maximum of 448, and the least above zero
 _MANTISSA_BITS = {torch.bfloat16: 7, torch.float8_e4m3fn: 3}
-SCALE = "_scale"  # ending of the name of a state's scales
+SCALE = "_scale"  # suffix of the name of a moment, for its scales
 
 
 def bytes_of_moment(dtype: torch.dtype) -> float:
-    """Return the bytes of a stored moment of a parameter, with its share of a block's scale."""
+    """Return the bytes that one entry of a moment takes, with its share of the scale of its block."""
     return dtype.itemsize + (4 / _BLOCK if dtype == torch.float8_e4m3fn else 0)
 
 
 def round_at_random(values: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Round float32 values to one of the two neighbors in `dtype`, the nearer one more often: the mean stays."""
+    """Round float32 values to a neighbor in `dtype` at random, to the nearer one more often, so that the mean stays."""
     if dtype == torch.float32:
         return values
     dropped = 23 - _MANTISSA_BITS[dtype]
@@ -36,17 +36,17 @@ def round_at_random(values: Tensor, dtype: torch.dtype, generator: torch.Generat
 
 
 class LowPrecisionAdamW(torch.optim.Optimizer):
-    """AdamW that computes in float32 and stores parameters in their own type, and moments in another one.
+    """AdamW that computes in float32, but stores parameters in their own type and moments in the type `moments`.
 
     The second moment is stored as its root. An 8-bit float is multiplied by the scale of its block of 256
     entries: 1 + 4 / 256 bytes per entry.
 
     Args:
-        groups: of contiguous parameters, with `lr` as for any optimizer.
+        groups: groups of contiguous parameters, with `lr` as for any optimizer.
         epsilon: added to the root of the second moment.
-        weight_decay: share of a parameter that a step with a rate of 1 removes.
+        weight_decay: share of a parameter that a step with a learning rate of 1 removes.
         moments: type of the moments: float32, bfloat16 or float8_e4m3fn.
-        seed: of the rounding; a step draws the same numbers whenever it is repeated.
+        seed: seed of the rounding; a step that is repeated draws the same numbers.
     """
 
     def __init__(
@@ -116,6 +116,6 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
             scales = padded.abs().amax(1) / _LARGEST
             state[name + SCALE][part.start // _BLOCK : part.start // _BLOCK + len(scales)] = scales
             values = (padded / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).view(-1)[: len(values)]
-            if name == "exp_avg_sq":  # rounded to zero, it would make a step of any length
+            if name == "exp_avg_sq":  # zero would make the step arbitrarily long
                 values = values.clamp(min=_SMALLEST)
         state[name][part] = round_at_random(values, self._dtype, generator)

@@ -2,7 +2,7 @@
 
 TAMT, section 3.4.1. The forward pass sees plain parameters that hold W * M, so autograd leaves g = dL/d(W * M) on
 them; the straight-through gradient of the scores is g * W, computed here, outside the graph. A step costs as much as
-a step of dense training and a few elementwise passes.
+a step of dense training plus a few elementwise passes.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def initial_scores(
     top: float,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Return the scores before the first step, float32 of the shapes of `importance`; the highest is `top`.
+    """Return the scores before the first step, float32 in the shapes of `importance`; the highest score is `top`.
 
     `rank` and `activation`: evenly spaced from 0 to `top` by the rank of the importance in its matrix (or among all
-    matrices, if ranked globally), so that weights close to the threshold change first. Rows and N:M groups take
-    their scores from the ranks in the whole matrix. The two names differ in the importance that the caller passes.
+    matrices, if ranked globally), so that weights close to the threshold change first. Row ranking and N:M patterns
+    also use the rank in the whole matrix. The two names differ only in the importance that the caller passes.
     `plateau`: `top` for the weights that one-shot pruning by the importance keeps, else 0 (TAMT eq. 5).
-    `random`: the same two values over a uniformly random mask (TAMT section 4.2.4). `keep` makes these masks.
+    `random`: the same two values for a uniformly random mask (TAMT section 4.2.4). `keep` makes the masks of both.
     """
     if init in ("rank", "activation"):
         return rank_scores(importance, ranking, top)
@@ -49,15 +49,15 @@ def initial_scores(
 
 
 def random_scores(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Draw uniform scores in the shapes of some weights, equal on all devices; the top scores are a random mask."""
+    """Draw uniform scores in the shapes of the weights, the same on all devices; the highest form a random mask."""
     generator = torch.Generator().manual_seed(seed)
     draws = {n: torch.rand(w.shape, generator=generator, dtype=torch.float64) for n, w in weights.items()}
     return {name: draw.to(weights[name].device) for name, draw in draws.items()}
 
 
 def rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float) -> dict[str, Tensor]:
-    """Return scores evenly spaced from 0 to `top` by the rank of the importance in its matrix, or among all."""
-    # One buffer: when they are freed, the memory of many tensors would be too scattered to be of use.
+    """Return scores evenly spaced from 0 to `top` by the rank of the importance in its matrix or among all."""
+    # All scores share one buffer: many separate tensors would fragment the memory once they are freed.
     shapes = {name: values.shape for name, values in importance.items()}
     device = next(iter(importance.values())).device
     flat = torch.empty(sum(shape.numel() for shape in shapes.values()), dtype=torch.float32, device=device)
@@ -72,12 +72,12 @@ def rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float) 
 
 
 def _ascending(values: Tensor) -> Tensor:
-    """Return the order of values `(n,)`; of equal ones the higher index comes first, as `keep_top` prunes it first."""
+    """Return the indices that sort values `(n,)`; on ties the higher comes first, as `keep_top` prunes it first."""
     last = values.numel() - 1
     if values.device.type != "cpu" or values.dtype == torch.float64:
         return last - torch.sort(values.flip(0), stable=True).indices
-    # On a CPU numpy sorts whole numbers several times faster than it finds the order of floats: the upper half of a
-    # number has the bits of a float, in the order of floats, and the lower half the place, from the end.
+    # On a CPU numpy sorts integers several times faster than it finds the order of floats. The upper half of each
+    # integer has the bits of a float, changed so that they sort like floats; the lower half has its place from the end.
     bits = (values.float() + 0.0).view(torch.int32)
     numbers = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32).add_(torch.arange(last, -1, -1))
     numbers.numpy().sort()
@@ -85,7 +85,7 @@ def _ascending(values: Tensor) -> Tensor:
 
 
 def buffer_order(shapes: Mapping[str, torch.Size], ranking: Ranking) -> list[str]:
-    """Return names of matrices in an order in which those of one size are neighbors, to be selected together."""
+    """Return names of matrices with those of one size next to each other, so that they can be selected together."""
     if ranking == "global":
         return list(shapes)  # one group, in which the order decides between ties
     return sorted(shapes, key=lambda name: (shapes[name][-1], shapes[name].numel()))
@@ -94,16 +94,16 @@ def buffer_order(shapes: Mapping[str, torch.Size], ranking: Ranking) -> list[str
 class MaskOptimizer(torch.optim.Optimizer):
     """Optimizer of the scores of some matrices, and of an MLM head.
 
-    The scores lie in one buffer beside that of the dense weights, so that a step launches few kernels however many
+    The scores lie in one flat buffer, as the dense weights do, so that a step launches few kernels however many
     matrices there are. The state is the scores, their moments and the thresholds; masks are computed from them.
 
     Args:
-        masked: the dense weights, first those of the matrices with scores. Each group keeps as many entries as
-            `masked.kept` says; matrices without scores keep their mask.
-        scores: initial scores by name, in the order that decides between ties over all matrices.
+        masked: the dense weights; the matrices with scores come first, in the order that decides between ties over all
+            matrices. Each group keeps as many entries as `masked.kept` says; the masks of other matrices do not change.
+        scores: initial scores by name.
         head: trained parameters of an MLM head by name.
         config: the resolved settings of the search.
-        choose: computes masks from scores, both by name, in place of exact counts for each group of weights.
+        choose: computes masks from scores, both by name; by default each group keeps its exact count of entries.
         ranks: the processes that share every matrix.
     """
 
@@ -122,8 +122,8 @@ class MaskOptimizer(torch.optim.Optimizer):
         self.config = config
         self.head = dict(head)
         self.steps = 0
-        self.grad_norm: Tensor | None = None  # of the last straight-through gradient, where it is clipped globally
-        self._norm: Tensor | None = None  # of the present one, once it was asked for
+        self.grad_norm: Tensor | None = None  # of the last straight-through gradient, if it is clipped globally
+        self._norm: Tensor | None = None  # of the present gradient, once it is computed
         self._choose = choose
         self._by_rows = config.pattern is not None or config.ranking == "row"
         self._shared_by = ranks
@@ -134,13 +134,13 @@ class MaskOptimizer(torch.optim.Optimizer):
         for name, values in scores.items():
             slices[name].copy_(values)
         self.scores = {name: nn.Parameter(slices[name]) for name in scores}
-        # The outer groups have the model's parameters, for schedule and gradients; the inner optimizer has the scores.
+        # The outer groups hold the model's parameters, for schedule and gradients; the inner optimizer has the scores.
         groups: list[dict[str, Any]] = [{"params": masked.trained(tuple(scores)), "lr": config.learning_rate}]
         if head:
             groups.append({"params": list(head.values()), "lr": config.head_learning_rate})
         super().__init__(groups, {})
         self._inner = self._make_inner()
-        self._thresholds: Tensor | None = None  # of the groups, where some steps take the masks from the last ones
+        self._thresholds: Tensor | None = None  # of the groups, if some steps reuse the last thresholds
         self.take_counts()
         if config.reselect_steps != 1 and not self._by_rows and choose is None:
             self._thresholds = self._find_thresholds(self._mask(exact=True), start=True)
@@ -169,10 +169,10 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
-        """Form the straight-through gradient g * W and return its norm with that of the head, a scalar on the device.
+        """Form the straight-through gradient g * W; return its norm, including the head's gradient, as a device scalar.
 
-        A loop may call it once between backward pass and `step`, to look for NaN and infinity; `step` uses what it
-        formed. Without a call `step` does the same. Gradients that are set to None in between are not applied.
+        A loop may call this once between the backward pass and `step`, to look for NaN and infinity; `step` then uses
+        the gradient formed here, and forms it itself otherwise. Gradients set to None in between are not applied.
         """
         self._form_gradients()
         self._norm = self._norm_of(*self._gradients())
@@ -199,7 +199,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._update(self.selected_exactly)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients of the parameters, and those of the scores, which are in the same memory."""
+        """Drop the gradients of the parameters, and those of the scores, which may share their memory."""
         super().zero_grad(set_to_none)
         for score in self.scores.values():
             score.grad = None
@@ -214,7 +214,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             score.grad = found[name].to(score.dtype) if name in found else None
 
     def _gradients(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the gradients of the scores, and those of the head, where there are some."""
+        """Return the gradients of the scores and those of the head; missing gradients are left out."""
         scores, head = (
             [one.grad for one in group.values() if one.grad is not None] for group in (self.scores, self.head)
         )
@@ -234,7 +234,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         return norm
 
     def _clip(self, scores: list[Tensor], head: list[Tensor]) -> None:
-        """Scale the gradients down to the configured norm, together or one by one; nothing is read back."""
+        """Scale the gradients down to the configured norm, together or one by one, without a read-back to the host."""
         if self.config.clip == "global":
             self.grad_norm = self._norm_of(scores, head) if self._norm is None else self._norm
             self._scale_down([*scores, *head], self.grad_norm)
@@ -250,7 +250,7 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     @property
     def selected_exactly(self) -> bool:
-        """True if the threshold is adjusted at the present step; otherwise the last threshold gives the masks."""
+        """True if this step selects exactly and adjusts the thresholds; else the last thresholds give the masks."""
         if self.config.cadence == "after":
             return self.steps % self.config.reselect_steps == 0
         return self.steps == 1 or (self.steps + 1) % self.config.reselect_steps == 0
@@ -260,24 +260,24 @@ class MaskOptimizer(torch.optim.Optimizer):
         """Return the masks of the present scores by name; neither the model nor the thresholds change.
 
         Args:
-            exact: with exact counts, or (False) by the last thresholds where there are some; None as in the model.
+            exact: True for exact counts, False for the last thresholds if there are any, None for what the model has.
         """
         found = self.masked.split(self._mask(self._exact if exact is None else exact))
         return {name: found[name] for name in self.scores}
 
     def whole_masks(self, exact: bool | None = None) -> dict[str, Tensor]:
-        """Return `masks` of whole matrices, also where several processes share them."""
+        """Return `masks` of whole matrices, even if several processes share them."""
         return self.masks(exact)
 
     @torch.no_grad()
     def take_counts(self) -> None:
-        """Keep as many entries of each group as `masked.kept` says from here on; the scores do not change."""
+        """Keep as many entries of each group as `masked.kept` says from now on; the scores do not change."""
         self._blocks = self._make_blocks()
         self._selector = Selector(self._blocks, self._ranks)
         self._update(exact=True)
 
     def _make_blocks(self) -> list[Block]:
-        """Return the groups of the scores: neighbors of one size in one block, which is selected at once."""
+        """Return the groups of the scores as blocks: neighboring groups of one size form a block, selected at once."""
         names = self.masked.names[: len(self.scores)]
         sizes = {name: self.masked.dense_weights[name].numel() for name in names}
         if (pattern := self.config.n_of_m) is not None:
@@ -292,7 +292,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             if self._by_rows:
                 columns = self.masked.dense_weights[name].shape[-1]
                 return columns, kept[name] * columns // sizes[name]
-            # Shards of different matrices may have one size in this process and several in another one.
+            # Shards of different matrices may have equal sizes in this process and different sizes in another one.
             return sizes[name], None if self._ranks is None else self.masked.parameters[name].shape
 
         blocks = []
@@ -319,7 +319,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         return flat.abs() if self.config.rank_by == "absolute" else flat
 
     def _by_group(self, flat: Tensor, each: int | None = None) -> list[Tensor]:
-        """Return the blocks of a buffer, `(groups, size)`; of one with `each` entries for every group."""
+        """Return the blocks of a buffer, `(groups, size)`; with `each`, the buffer has so many entries per group."""
         sizes = [each or block.size for block in self._blocks]
         parts = torch.split(flat, [block.groups * size for block, size in zip(self._blocks, sizes, strict=True)])
         return [part.view(-1, size) for part, size in zip(parts, sizes, strict=True)]
@@ -328,9 +328,9 @@ class MaskOptimizer(torch.optim.Optimizer):
         return keys >= threshold if self.config.threshold == "reached" else keys > threshold
 
     def _find_thresholds(self, mask: Tensor, start: bool = False) -> Tensor:
-        """Return the threshold of each group of an exact selection: its lowest kept score, or its highest pruned one.
+        """Return the threshold of each group after an exact selection: the lowest kept or the highest pruned score.
 
-        At the start it is phi where that separates the scores as the masks do: between two plateaus (TAMT eq. 5).
+        At the start it is phi, if phi separates kept from pruned scores, as between two plateaus (TAMT eq. 5).
         """
         parts = list(zip(self._by_group(self._keys()), self._by_group(mask), strict=True))
         lowest = torch.cat([keys.masked_fill(~kept, math.inf).amin(1) for keys, kept in parts])
@@ -346,7 +346,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         return torch.where(self._beyond(lowest, phi) & ~self._beyond(highest, phi), phi, found)
 
     def _update(self, exact: bool) -> None:
-        """Compute the masks from the scores, adjust the thresholds if that is exact, and write W * M."""
+        """Compute the masks from the scores, adjust the thresholds if the masks are exact, and write W * M."""
         mask = self._mask(exact)
         if exact and self._thresholds is not None:
             self._thresholds = self._find_thresholds(mask)
@@ -354,7 +354,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         self.masked.write_flat(mask)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return scores, moments, head and thresholds, by names, which stay valid if Parameters are replaced."""
+        """Return scores, moments, head and thresholds by name, which stays valid if Parameters are replaced."""
         inner = self._inner.state_dict()["state"]
         order = [*self.scores, *self.head]
         return {

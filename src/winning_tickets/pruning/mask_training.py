@@ -1,6 +1,6 @@
 """Task-agnostic mask training (TAMT, section 3.4): masks trained on the pre-training objectives, weights frozen.
 
-Several sparsities are one training: scores that were trained for 50 % already order the weights that decide at 60 %, so
+Several sparsities share one training: scores trained for 50 % already order the weights that matter at 60 %, so that
 every further level needs fewer steps than a search of its own (docs/explanation/ladder.md has measurements).
 """
 
@@ -59,7 +59,10 @@ def level_at(levels: list[SparsityLevel], step: int) -> int:
 
 
 def decay(levels: list[SparsityLevel], warmup_steps: int, horizon: int | None) -> Callable[[int], float]:
-    """Return the learning-rate factor by step: a warm-up, and in each level linear to zero at its end or `horizon`."""
+    """Return the learning-rate factor by step: warm-up, then linear decay in each level.
+
+    It reaches zero at the end of the level, or `horizon` steps after its start.
+    """
 
     def factor(step: int) -> float:
         level = levels[level_at(levels, step)]
@@ -100,13 +103,13 @@ def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     with distributed.collectives():
         state, objective = (prepare_sharded if runtime.shard else prepare_whole)(prepared, dataset)
         levels = sparsity_levels(config)
-        # Before the optimizer restores the scores of a checkpoint, which are selected at the sparsity of that level.
+        # This comes before a checkpoint is restored, whose scores are selected at the sparsity of its level.
         state.set_level(level_at(levels, last_step(run.scratch)))
         train_scores(state, title, run, runtime, dataset, objective, [_SaveLevels(state, levels, run)])
 
 
 def prepare_whole(prepared: PreparedSearch, dataset: CorpusBatches) -> tuple[MaskSearch, PretrainingObjective]:
-    """Return the search of a model that this process has whole, and its objective."""
+    """Return the search state and the objective for a model that this process holds whole."""
     config, plm = prepared.config, prepared.plm
     plm.model.to(prepared.device)
     trained = trained_names(config, plm, prepared.shapes)
@@ -122,16 +125,16 @@ def prepare_whole(prepared: PreparedSearch, dataset: CorpusBatches) -> tuple[Mas
 
 
 def prepare_sharded(prepared: PreparedSearch, dataset: CorpusBatches) -> tuple[MaskSearch, PretrainingObjective]:
-    """Return the search of a model of which each process keeps its rows, and its objective.
+    """Return the search state and the objective for a model of which each process keeps some rows.
 
-    The loaded matrices stay whole on the CPU until each process has its rows of the initial scores; the moments come
-    after that.
+    The loaded matrices stay whole on the CPU until each process has its rows of the initial scores; memory for the
+    moments is allocated after that.
     """
     config, plm = prepared.config, prepared.plm
     inside = present_in(plm.encoder, prepared.shapes)
     objective = make_objective(prepared, {name: prepared.loaded[name] for name in inside})
     head = trained_head(prepared)
-    # Before FSDP2 sees which gradients are wanted; a name for these parameters would keep them whole in memory.
+    # Before FSDP2 looks at which parameters need gradients; a variable for these parameters would keep them in memory.
     trained = trained_names(config, plm, prepared.shapes)
     freeze_all_but(plm.model, [*map(plm.encoder.get_parameter, trained), *head.values()])
     shard_(plm, objective.teacher, prepared.device)
@@ -156,7 +159,7 @@ def train_scores(
 ) -> None:
     """Train the scores of a `MaskSearch`, `BlockSearch` or `GateSearch` for all steps.
 
-    The learning rate decays in each level; by default these are those of the sparsities.
+    The learning rate decays in each of the `levels`, by default one for each sparsity.
     """
     config = state.prepared.config
     train_in_order(
@@ -172,7 +175,7 @@ def train_scores(
         objective=objective,
         build_optimizer=lambda _: state.optimizer,
         schedule=decay(levels or sparsity_levels(config), config.warmup_steps, horizon(config, dataset)),
-        save_weights=False,  # they follow from the dense weights and the scores
+        save_weights=False,  # the weights follow from the dense weights and the scores
     )
 
 
@@ -181,7 +184,7 @@ def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]
     config, plm = prepared.config, prepared.plm
     teacher, copied = None, []
     if needs_lm_head(config.terms):
-        # The output embeddings stay dense; the teacher keeps the checkpoint's head while MLM moves the student's.
+        # The output embeddings stay dense; the teacher keeps the checkpoint's head while MLM trains the student's.
         untie_decoder(plm, dense_weights.get(plm.architecture.word_embeddings))
         copied = list(head_without_decoder(plm)) if "logits" in config.terms else []
     if needs_teacher(config.terms):
@@ -199,9 +202,9 @@ def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]
 def initial_importance(
     prepared: PreparedSearch, dataset: CorpusBatches, device: torch.device | None = None
 ) -> Mapping[str, Tensor]:
-    """Return the importance that initial scores rank, by name, computed when it is read; the model has to be dense.
+    """Return the importance that gives the initial scores, by name, computed when read; the model must be dense.
 
-    `device` is that of the model, where the matrices are on another one.
+    `device` is that of the model, if the matrices are on another one.
     """
     if prepared.config.score_init != "activation":
         return magnitudes(prepared.weights)
@@ -213,22 +216,22 @@ def initial_importance(
 
 @dataclass
 class Start:
-    """What a search starts from; of matrices that are sharded, this process's rows and their counts."""
+    """Initial scores and masks of a search; for sharded matrices, the rows of this process and their counts."""
 
-    scores: dict[str, Tensor]  # of the matrices that are trained
-    masks: dict[str, Tensor]  # of these, at the first sparsity
-    kept: list[dict[str, int]]  # by sparsity, how many entries of each of these are kept
-    fixed: list[dict[str, Tensor]]  # by sparsity, the masks of the other matrices, always whole
+    scores: dict[str, Tensor]  # of the matrices whose masks are trained
+    masks: dict[str, Tensor]  # of these matrices, at the first sparsity
+    kept: list[dict[str, int]]  # by sparsity, the number of kept entries of each of these matrices
+    fixed: list[dict[str, Tensor]]  # by sparsity, the masks of all other matrices, always whole
 
 
 def start_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> Start:
-    """Return the initial scores of an importance, and the masks of these scores."""
+    """Return the initial scores that follow from an importance, and the masks of these scores."""
     config, encoder = prepared.config, prepared.plm.encoder
     parameters = dict(encoder.named_parameters())
     trained = {n: parameters[split_name(n).parameter] for n in trained_names(config, prepared.plm, prepared.shapes)}
     levels = list(enumerate(config.sparsities))
     start = Start({}, {}, [{} for _ in levels], [{} for _ in levels])
-    # Of sharded matrices only one at a time has whole scores, unless the scores depend on all of them.
+    # Sharded matrices get whole scores one at a time, unless the scores depend on all matrices.
     together = config.ranking == "global" or config.score_init == "random"
     alone = any(map(is_sharded, trained.values())) and not together
     for group in [[name] for name in importance] if alone else [list(importance)]:
@@ -243,7 +246,7 @@ def start_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> Star
 
 
 def scores_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the configured initial scores of matrices with an importance, by name."""
+    """Return the configured initial scores that follow from the importance of matrices, by name."""
     config = prepared.config
     keep = partial(prepared.keep, sparsity=config.sparsities[0])
     top = config.alpha * config.phi
@@ -271,9 +274,9 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def copy_weights(prepared: PreparedSearch, groups: Sequence[Sequence[str]]) -> MaskedWeights:
-    """Copy the dense weights of the model that is searched; they become the weights of the search.
+    """Copy the dense weights of the searched model; `prepared` uses the copies from then on.
 
-    `groups` are the matrices whose masks are trained; those of a group are neighbors in the buffer.
+    `groups` are the matrices whose masks are trained; the matrices of a group are neighbors in the buffer.
     """
     encoder, shapes = prepared.plm.encoder, prepared.shapes
     order = [
@@ -292,12 +295,12 @@ class MaskSearch:
     def __init__(self, prepared: PreparedSearch, start: Start, optimizer: MaskOptimizer) -> None:
         self.prepared, self.optimizer = prepared, optimizer
         self._fixed, self._kept, self._level = start.fixed, start.kept, 0
-        # They are as large as the weights, and the optimizer has its own.
+        # They are as large as the weights, and the optimizer has its own copies.
         start.scores.clear()
         start.masks.clear()
 
     def set_level(self, level: int) -> None:
-        """Continue at another sparsity: the scores stay, matrices whose mask is not trained get their start there."""
+        """Continue at another sparsity: scores stay; matrices without scores get their mask for that sparsity."""
         if level == self._level:
             return
         self._level = level
@@ -307,11 +310,11 @@ class MaskSearch:
         self.optimizer.take_counts()
 
     def record(self) -> dict[str, Any]:
-        """Return the values of a step's log about the masks."""
+        """Return what the log of a step records about the masks."""
         return {"grad_norm": self.optimizer.grad_norm}
 
     def ticket(self, step: int) -> Ticket:
-        """Return the ticket of the present scores, exactly at the sparsity whatever the cadence of the threshold."""
+        """Return the ticket of the present scores, exactly at the sparsity, however often thresholds are adjusted."""
         masks = self.optimizer.whole_masks(exact=True) | self._fixed[self._level]
         head = {name: value.detach().cpu().clone() for name, value in self.optimizer.head.items()}
         sparsity = self.prepared.config.sparsities[self._level]
@@ -350,7 +353,7 @@ class BlockSearch:
         freeze_all_but(self.prepared.plm.model, self._masked.trained(turn.matrices))
 
     def record(self) -> dict[str, Any]:
-        """Return the values of a step's log about the masks."""
+        """Return what the log of a step records about the masks."""
         return {"grad_norm": self.optimizer.grad_norm, "layer": self.optimizer.moved}
 
     def ticket(self, step: int) -> Ticket:
@@ -359,19 +362,19 @@ class BlockSearch:
 
 
 def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
-    """Turn gradients off for all other parameters, to save the backward pass that computes them."""
+    """Turn off the gradients of all parameters but `trained`, which saves their part of the backward pass."""
     wanted = {id(parameter) for parameter in trained}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in wanted)
 
 
 def trained_head(prepared: PreparedSearch) -> dict[str, nn.Parameter]:
-    """Return the parameters of the MLM head where it is trained: all but the decoder, as in the released code."""
+    """Return the trained parameters of the MLM head: all but the decoder matrix, as in the released code."""
     return head_without_decoder(prepared.plm) if "mlm" in prepared.config.terms else {}
 
 
 class _SaveSteps(Callback):
-    """Saves the ticket of each of some steps in `step-000100/` and so on."""
+    """Saves the ticket at each of the given steps, in `step-000100/` and so on."""
 
     def __init__(self, make_ticket: Callable[[int], Ticket], run: RunDirectory, steps: tuple[int, ...]) -> None:
         self._make_ticket, self._run, self._steps = make_ticket, run, set(steps)

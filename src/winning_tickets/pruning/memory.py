@@ -1,4 +1,4 @@
-"""Bytes that mask training needs, counted from the configuration of a model: none of its weights are loaded."""
+"""Bytes that mask training needs, counted from the configuration of a model without loading its weights."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from winning_tickets.runs.distributed import launched
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.training.objectives.terms import lm_head_of, needs_lm_head, needs_teacher
 
-_FLOAT = 4  # bytes of a weight of a sharded search
+_FLOAT = 4  # bytes of a weight in a sharded search
 
 
 def memory_plan(config: ResolvedSearch, processes: int = 1) -> dict[str, int]:
-    """Return the bytes of a search by what they hold; without activations, whose size follows from `--batch-tokens`.
+    """Return the bytes of a search by what they hold, without activations, whose size depends on `--batch-tokens`.
 
-    Over several `processes` they are those of each one of a sharded search, on its device.
+    With several `processes`, these are the bytes that each process of a sharded search needs on its device.
 
     Example:
         >>> config = SearchConfig(model="Qwen/Qwen2.5-0.5B", corpus="pydocs", block_wise=True)
@@ -84,7 +84,7 @@ def _of_each(
 
 
 def planned_memory(config: ResolvedSearch, runtime: Runtime) -> dict[str, dict[str, int]]:
-    """Return `memory_plan` for `--dry-run`; nothing where the model is not here or is refused later."""
+    """Return `memory_plan` for `--dry-run`; nothing if the model is not found, or is refused later."""
     try:
         return {"memory_bytes": memory_plan(config, launched() if runtime.shard else 1)}
     except (ModelNotFound, UsageError, ContentError):
@@ -92,7 +92,7 @@ def planned_memory(config: ResolvedSearch, runtime: Runtime) -> dict[str, dict[s
 
 
 def check_memory(config: ResolvedSearch, runtime: Runtime) -> None:
-    """Refuse a model that this machine, or its GPU, has no memory for, before its weights are loaded."""
+    """Refuse a search that this machine, or its GPU, has too little memory for, before weights are loaded."""
     device = choose_device(runtime.device)
     has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
     if device.type == "cuda":

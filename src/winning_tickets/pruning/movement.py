@@ -20,7 +20,7 @@ MOVEMENT = "movement"
 def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Fine-tune the dense model for `steps` steps and keep the weights with the largest -sum of W * dL/dW.
 
-    That is the score of section 4 as a one-shot criterion: nothing is pruned during training.
+    This is the score of section 4 of the paper, used as a one-shot criterion: nothing is pruned during training.
     """
     config = prepared.config
     sources = load_sources(prepared)
@@ -45,7 +45,7 @@ def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: R
         build_optimizer=build,
         schedule=Rounds(config.sparsities, config.steps, False).rate(config.warmup_steps, whole=False),
     )
-    # A matrix that the loss does not reach scores zero and keeps its largest weights.
+    # A matrix that the loss does not reach has scores of zero, and keeps its largest weights.
     scores = {name: torch.zeros_like(weight) for name, weight in prepared.weights.items()}
     for name in names:
         part = split_name(name)
@@ -56,7 +56,7 @@ def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: R
 
 
 class FollowedAdamW(torch.optim.AdamW):
-    """AdamW that adds up -W * dL/dW (clipped) of the `followed` parameters (by id) in its state."""
+    """AdamW whose state adds up -W * dL/dW, with clipped gradients, for the parameters with the ids `followed`."""
 
     def __init__(self, parameters: Any, followed: set[int], learning_rate: float) -> None:
         super().__init__(parameters, lr=learning_rate, weight_decay=0.0)
@@ -64,7 +64,7 @@ class FollowedAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take a step of AdamW and update the scores with the weights before it."""
+        """Take a step of AdamW, and update the scores with the weights from before the step."""
         products = {
             parameter: parameter * parameter.grad
             for group in self.param_groups

@@ -33,7 +33,7 @@ def find_magnitude_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: 
 def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Keep the weights with the largest |W_ij| * ||x_j||_2, compared inside each output row (Wanda, section 3).
 
-    An embedding is looked up and has no inputs: its rows, one per token, lose their smallest absolute weights.
+    An embedding is a lookup without inputs: each of its rows, one per token, loses its smallest absolute weights.
     """
     batches = prepared.batches(prepared.config.calibration_batches)
     model = prepared.plm.model.to(prepared.device)
@@ -55,7 +55,7 @@ def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], devi
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             states = inputs[0].detach().float()
             if len(states) == ids.numel() and states.dim() == 2:
-                states = states.view(*ids.shape, -1)  # OPT joins the tokens of all rows
+                states = states.view(*ids.shape, -1)  # OPT flattens the dimensions of batch and tokens
             if states.dim() == 3:
                 if states.shape[:2] != ids.shape:
                     return  # DeBERTa projects its relative positions with the same matrices; these are not tokens
@@ -93,9 +93,10 @@ def activation_importance(weights: Mapping[str, Tensor], norms: Mapping[str, Ten
 
 
 def find_snip_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
-    """Keep the weights with the largest |W * dL/dW|, L the mean loss over `steps` batches, without dropout.
+    """Keep the weights with the largest |W * dL/dW|; L is the mean loss over `steps` batches, without dropout.
 
-    It is the first-order change of the loss when a weight is removed (SNIP, eq. 6; normalization changes no order).
+    This is the first-order change of the loss when a weight is removed (SNIP, eq. 6; its normalization would not
+    change the order).
     """
     sources = load_sources(prepared)
     model = sources.model.to(prepared.device)

@@ -1,7 +1,7 @@
-"""What the outputs of a model lose when one of its layers keeps only its best heads or neurons, by measurement.
+"""Measure how much the outputs of a model change when one of its layers keeps only its best heads or neurons.
 
 Sums of importances cannot say this: a derivative sees neither what normalization makes up for nor that units of a layer
-replace each other, so that they rank the units of a layer well and compare layers badly (docs/results/shrink).
+replace each other. Importances therefore rank the units of a layer well and compare layers badly (docs/results/shrink).
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def measure_losses(
     batches: Sequence[Batch],
     runtime: Runtime,
 ) -> Losses:
-    """Return the losses of layers that keep 0, 1, ... heads, or as many neurons as `sizes` say.
+    """Return the loss of each layer if it alone keeps 0, 1, ... heads, or as many neurons as `sizes` say.
 
     Args:
         plm: the dense model; it is also the teacher of `objective`.
-        structure: of its encoder.
+        structure: the structure of its encoder.
         objective: compares the outputs of the changed and the dense model.
-        values: `heads` and `neurons`, `(layers, n)`; those with the highest values stay.
+        values: values of `heads` and `neurons`, `(layers, n)`; the units with the highest values stay.
         sizes: numbers of neurons, from 0 to all of them.
-        batches: what the model reads.
+        batches: the inputs of the model.
         runtime: device, precision and progress.
     """
     device = plm.model.device
@@ -63,7 +63,7 @@ def measure_losses(
             with _recorded(modules) as computed:
                 dense = objective.outputs(plm.model, batch)
             for layer in range(len(modules)):
-                # Layers before the changed one compute what they computed in the dense pass.
+                # Layers before the changed one return what they computed in the dense pass.
                 with _replayed(modules[:layer], computed):
                     for unit, counts in kept.items():
                         order = values[unit][layer].argsort(descending=True, stable=True)
@@ -81,7 +81,7 @@ def measure_losses(
 
 @contextmanager
 def _recorded(modules: Sequence[nn.Module]) -> Iterator[list[Any]]:
-    """Yield a list that gets the outputs of modules, one after the other."""
+    """Yield a list to which the outputs of the modules are added, one after the other."""
     outputs: list[Any] = []
     handles = [module.register_forward_hook(lambda *call: outputs.append(call[-1])) for module in modules]
     try:
@@ -93,7 +93,7 @@ def _recorded(modules: Sequence[nn.Module]) -> Iterator[list[Any]]:
 
 @contextmanager
 def _replayed(modules: Sequence[nn.Module], outputs: Sequence[Any]) -> Iterator[None]:
-    """Let modules return the first outputs instead of computing them."""
+    """Let modules return the recorded outputs instead of computing them."""
     for module, output in zip(modules, outputs, strict=False):
         vars(module)["forward"] = lambda *_, output=output, **__: output
     try:

@@ -1,4 +1,4 @@
-"""Search for tickets: from a pre-trained model, and data where the method needs some, to ticket folders."""
+"""Search for tickets: from a pre-trained model, and data if the method needs some, to ticket folders."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _TEXTS = "pydocs, wikitext-103, task:NAME, a text file or a folder."
 def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False) -> Ticket:
     """Find a ticket of one sparsity and save it in `out`, which is then the ticket's folder.
 
-    A finished search of the same settings is opened again, an unfinished one resumes.
+    A finished search with the same settings is opened again; an unfinished one resumes.
 
     Args:
         config: settings of the search.
-        out: a directory that is absent or empty, or has this same run, which is resumed.
+        out: a directory that is absent or empty, or holds this same run, which is resumed.
         runtime: device, precision and checkpoints.
         force: replace another run of this tool in `out`.
 
@@ -73,7 +73,7 @@ def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None
 def search_all(
     config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
 ) -> dict[Any, Ticket]:
-    """Find the tickets of all sparsity levels in one search; mask training trains each from the scores of the last.
+    """Find the tickets of all sparsity levels in one search; mask training starts each from the scores of the last.
 
     Several tickets are saved as `out/sparsity-0.60/` and so on, a single one as `out` itself. Arguments and errors are
     those of `search`.
@@ -95,7 +95,7 @@ def _find_tickets(
     runtime = runtime or Runtime()
     if runtime.shard:
         check_sharding(config.resolved(), runtime)
-    if not is_trusted():  # a model with code of its own has no outline
+    if not is_trusted():  # a model with code of its own cannot be outlined
         check_memory(config.resolved(), runtime)
     prepared = prepare_search(config, runtime)
     if runtime.shard:
@@ -118,7 +118,7 @@ def _find_tickets(
 
 
 def _warn_of_empty_matrices(ticket: Ticket, quiet: bool) -> None:
-    """Warn if a matrix is nearly empty, as can happen where the weights of all matrices are ranked together."""
+    """Warn if a matrix is nearly empty, as can happen if the weights of all matrices are ranked together."""
     by_matrix = ticket.sparsity_by_matrix()
     least = (1 - ticket.sparsity) / 100
     empty = [name for name, sparsity in by_matrix.items() if 1 - sparsity < least]
@@ -158,7 +158,7 @@ def summarize_search(tickets: dict[Any, Ticket], prepared: PreparedSearch, run: 
 
 
 def kept_inside(inner: Ticket, outer: Ticket) -> float:
-    """Return the fraction of the weights kept by `inner` that `outer` keeps too; 1 where they are nested."""
+    """Return the fraction of the weights kept by `inner` that `outer` keeps too; 1 if they are nested."""
     both = sum(count_true(mask & outer.masks[name]) for name, mask in inner.masks.items())
     return both / max(1, inner.total - inner.pruned)
 
@@ -176,7 +176,7 @@ def _facts(ticket: Ticket, prepared: PreparedSearch) -> dict[str, Any]:
 
 
 def check_search(config: SearchConfig) -> None:
-    """Refuse settings that cannot work together, before anything is loaded; all problems at once, one per line."""
+    """Refuse settings that cannot work together, before anything is loaded; name all problems at once, one per line."""
     problems: list[str] = []
 
     def attempt(test: Callable[..., Any], *values: Any) -> Any:
@@ -200,7 +200,7 @@ def check_search(config: SearchConfig) -> None:
     if config.pattern is not None and needs.counts:
         attempt(_check_pattern, config, config.pattern)
     if config.like is not None and needs.counts:
-        written = ("ranking", "pattern" if config.pattern is not None else "sparsity")  # a pattern writes its sparsity
+        written = ("ranking", "pattern" if config.pattern is not None else "sparsity")  # a pattern sets the sparsity
         problems += [
             f"--{field} contradicts --like, which takes the counts of each matrix from a ticket; leave it out."
             for field in written
@@ -242,7 +242,7 @@ def check_search(config: SearchConfig) -> None:
 
 
 def _memory_problems(config: SearchConfig, filled: ResolvedSearch, terms: Mapping[str, float]) -> list[str]:
-    """Problems of types of scores and moments, and of training one layer after the other."""
+    """Return problems with the types of scores and moments, and with training one layer after the other."""
     problems = []
     short = {"--score-dtype": config.score_dtype, "--moment-dtype": config.moment_dtype}
     if filled.optimizer != "adamw":
@@ -272,7 +272,7 @@ def _check_weights(text: str) -> None:
 
 
 def _check_pattern(config: SearchConfig, text: str) -> None:
-    """Refuse what contradicts a pattern, which has groups, counts and a sparsity of its own."""
+    """Refuse settings that contradict a pattern, which determines groups, counts and sparsity itself."""
     pattern, filled, problems = Pattern.parse(text), config.resolved(), []
     if config.sparsities != (pattern.sparsity,):
         found = ",".join(map(str, config.sparsities))
@@ -304,7 +304,7 @@ def _no_thresholds(option: str, filled: ResolvedSearch) -> str:
 
 
 def _unit_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
-    """Problems of gates, or of the loss that importances are about."""
+    """Return problems with gates, or with the loss that importances are about."""
     problems = []
     if config.scope != "encoder":
         problems.append(f"--scope {config.scope} cannot be used with tickets of whole units, which prune the encoder.")
@@ -337,7 +337,7 @@ def _unit_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str
 
 
 def _source_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
-    """Problems of text, tasks and rounds."""
+    """Return problems with texts, tasks and rounds."""
     problems = []
     named = bool(config.tasks) or config.train_file is not None
     text = config.text_term if terms else None

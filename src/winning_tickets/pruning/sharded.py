@@ -1,7 +1,7 @@
-"""Mask training on weights that FSDP2 has sharded over ranks: each holds rows, and scores and moments of them.
+"""Mask training on weights that FSDP2 has sharded over ranks: each holds some rows, with their scores and moments.
 
-The masks are those that one process would select from the whole scores. Ranks exchange counts and the few scores near
-the border between kept and pruned ones, never whole matrices.
+The masks are the ones that a single process would select from the whole scores. Ranks exchange counts and the few
+scores near the border between kept and pruned ones, never whole matrices.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from winning_tickets.tickets.selection import Ranks
 class ShardedMaskOptimizer(MaskOptimizer):
     """Trains the scores of an encoder's matrices after `torch.distributed.fsdp.fully_shard`.
 
-    FSDP2 averages gradients over the ranks, where a loss over several of them is a sum: multiply a loss that is
-    divided by the count of all ranks by their number. A teacher is a twin that was made before both were sharded, with
-    `reshard_after_forward=True`, so that it leaves none of its whole weights in memory. `tickets search --shard` does
-    all this; docs/how_to/run_on_several_processes.md also has a training loop.
+    FSDP2 averages gradients over the ranks, whereas the loss of a step is a sum over them: if a rank divides its loss
+    by the count of all ranks, it must also multiply it by the number of ranks. A teacher is a twin made before both
+    models are sharded; shard it with `reshard_after_forward=True`, so that none of its whole weights stay in memory.
+    `tickets search --shard` does all this; docs/how_to/run_on_several_processes.md also has a training loop.
 
     Args:
-        encoder: sharded by rows over a mesh of one dimension.
-        masks: initial masks by name, of whole matrices or of this rank's rows of them; each group keeps pruning as many
-            entries as they do.
-        scores: initial scores by name, as `initial_scores` gives them for the weights before they were sharded, or this
-            rank's rows of them; those matrices are trained.
+        encoder: an encoder that is sharded by rows over a mesh of one dimension.
+        masks: initial masks by name, of whole matrices or of this rank's rows of them; each group of weights always
+            keeps as many entries as in these masks.
+        scores: initial scores by name of the matrices that are trained, as `initial_scores` returns them for the
+            weights before they are sharded, or this rank's rows of them.
         config: the resolved settings of a search by mask training.
-        dense: the encoder of the teacher, sharded as `encoder` is: its parameters then are the dense weights, which
-            are copied from `encoder` otherwise.
-        head: trained parameters of an MLM head by name, whole in every process; their gradients are those of all ranks.
+        dense: the encoder of the teacher, sharded as `encoder` is, from which the dense weights are copied; by default
+            they are copied from `encoder`.
+        head: trained parameters of an MLM head by name, whole in every process; their gradients are summed over all
+            ranks.
 
     Raises:
         UsageError: a matrix is not sharded by rows, is part of a fused parameter, or leaves a rank without rows.
@@ -89,7 +90,7 @@ class ShardedMaskOptimizer(MaskOptimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state that one process with whole matrices would have, on the CPU of rank 0.
 
-        All ranks must call this; the other ones get an empty state.
+        All ranks must call this; the other ranks get an empty state.
         """
         state = super().state_dict()
         state["scores"] = self._gathered(state["scores"])
@@ -99,7 +100,7 @@ class ShardedMaskOptimizer(MaskOptimizer):
         return state if self._is_main else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state of whole matrices, which any number of processes may have had, and compute the masks."""
+        """Restore a state of whole matrices, saved by any number of processes, and compute the masks."""
 
         def own(name: str, value: Any) -> Any:
             return own_rows(value, self._placed[name]) if isinstance(value, Tensor) and value.dim() else value
@@ -110,7 +111,7 @@ class ShardedMaskOptimizer(MaskOptimizer):
         super().load_state_dict(state_dict | {"scores": scores, "moments": state_dict["moments"] | moments})
 
     def _gathered(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return whole tensors on the CPU of rank 0; only one of them is whole on the other ranks at a time."""
+        """Return whole tensors on the CPU of rank 0; other ranks hold only one whole tensor at a time."""
         found = {}
         for name, own in rows.items():
             whole = self._whole(name, own)
@@ -140,7 +141,7 @@ def _check(name: str, parameter: Any) -> None:
 
 
 def _check_rows(name: str, rows: int, size: int) -> None:
-    each = -(-rows // size)  # as torch.chunk gives them; the last processes may get none
+    each = -(-rows // size)  # rows of a process, as torch.chunk gives them; the last processes may get none
     if each * (size - 1) >= rows:
         raise UsageError(f"{name} has {rows} rows for {size} processes, which leaves some without any; use fewer.")
 
@@ -148,8 +149,8 @@ def _check_rows(name: str, rows: int, size: int) -> None:
 def sharded_modules(plm: PLM) -> list[str]:
     """Return the paths of the modules of an encoder that are sharded: its layers, and the word embeddings.
 
-    Word embeddings that are the output embeddings too stay whole: those compute logits when activations are largest,
-    and would be gathered then.
+    Word embeddings that are also the output embeddings stay whole: they would be gathered to compute the logits, when
+    activations take the most memory.
     """
     name = plm.architecture.word_embeddings
     embeddings = plm.encoder.get_parameter(name)
@@ -158,9 +159,9 @@ def sharded_modules(plm: PLM) -> list[str]:
 
 
 def shard_(plm: PLM, teacher: Any, device: torch.device) -> None:
-    """Shard a model, and the twin that is its teacher, over all processes by FSDP2; both are then on the device.
+    """Shard a model, and the twin that is its teacher, over all processes with FSDP2, and move both to the device.
 
-    One module after the other gets onto the device whole, and leaves this process's rows of its parameters there.
+    One module after the other is moved to the device whole, and only this process's rows of its parameters stay there.
     """
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import fully_shard
@@ -176,7 +177,7 @@ def shard_(plm: PLM, teacher: Any, device: torch.device) -> None:
 
 
 def check_sharding(config: ResolvedSearch, runtime: Runtime) -> None:
-    """Refuse a search that cannot be sharded over the processes of the launch; nothing is loaded for it."""
+    """Refuse a search that cannot be sharded over the processes of the launch, without loading anything."""
     processes, device = distributed.launched(), choose_device(runtime.device)
     if processes == 1:
         raise UsageError(
@@ -254,7 +255,7 @@ class Shards(Ranks):
     def gather(
         self, places: Tensor, scores: Tensor, ties: Tensor | None
     ) -> tuple[tuple[Tensor, Tensor | None], Tensor]:
-        """Return entries of all ranks, by matrix and in each by rank, and which of them are this rank's."""
+        """Return the entries of all ranks, ordered by matrix and then rank, and the places of this rank's entries."""
         matrices = torch.bucketize(places, self._ends, right=True)
         order = torch.sort(self.join(matrices), stable=True).indices
         placed = torch.empty_like(order)

@@ -1,7 +1,7 @@
 """Structured tickets: gates on heads, FFNs, neurons and layers, chosen by importance or trained on a corpus.
 
-By importance: Super Tickets (Liang et al. 2021), section 3. Trained: the open question of the TAMT paper, answered with
-its own optimizer (section 3.4) on gates, with frozen weights.
+By importance: Super Tickets (Liang et al. 2021), section 3. Trained: an open question of the TAMT paper; its optimizer
+(section 3.4) trains gates instead of masks of weights, which stay frozen.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from winning_tickets.training.objectives.task import TaskObjective
 
 
 def find_structured_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
-    """Close the gates of the least important units (winning), the most important (losing), or any (random)."""
+    """Close the gates of the least important units (winning), the most important ones (losing), or random ones."""
     config = prepared.config
     structure = structure_of(prepared.plm)
     levels = unit_counts(config, structure)
@@ -59,14 +59,14 @@ def find_structured_ticket(prepared: PreparedSearch, run: RunDirectory, runtime:
 def _importance(
     prepared: PreparedSearch, structure: Structure, units: Sequence[Unit], run: RunDirectory, runtime: Runtime
 ) -> Importance:
-    """Read the importances of this run where it was stopped, or of its source; else compute and save them."""
+    """Return the importances that this run or its source has already, or compute them; save them in the run."""
     if (run.path / IMPORTANCE_FILE).is_file():
         return Importance.load(run.path)
     found = prepared.importance_source.saved
     if found is None:
         plm, objective, batches, about = _on_task(prepared) if prepared.importance_source.model else _on_text(prepared)
         plm.model.to(prepared.device)
-        # Heads, FFNs and layers cost nothing, and a later search may want them; neurons do.
+        # Those of heads, FFNs and layers cost nothing extra, and a later search may use them; those of neurons do cost.
         computed = ["heads", "ffns", "layers", *(["neurons"] if "neurons" in units else [])]
         with progress(f"importance by {about['source']}", len(batches), runtime.quiet) as advance:
             keep_tokens = prepared.config.keep_token_importance
@@ -113,11 +113,11 @@ def _on_text(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, A
 
 
 def find_gate_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
-    """Train the gates of every level, one after the other, each from its own start."""
+    """Train the gates of every level, one after the other, each level from its own initial scores."""
     config, model = prepared.config, prepared.plm.model
     structure = structure_of(prepared.plm)
     dataset = prepared.batches(config.total_steps, config.text_term is not None, config.kd_masked_tokens)
-    # Weights stay frozen, and without dropout where the profile says so.
+    # The weights stay frozen; a profile may set the dropout.
     model.to(prepared.device)
     mask_training.freeze_all_but(model, [])
     if config.student_dropout != MODEL_DROPOUT:
@@ -125,7 +125,7 @@ def find_gate_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
     levels = unit_counts(config, structure)
     importances = {} if config.score_init == "random" else _start_importances(prepared, structure, dataset, runtime)
     for level, counts in levels:
-        # A level is a run of its own, so that an interrupted search resumes inside it and skips finished ones.
+        # Each level is a run of its own, so that an interrupted search skips finished levels and resumes inside one.
         own = RunDirectory(prepared.folder(run, level.folder), run.status, f"{run.id}-{level.folder}")
         if not distributed.on_main((own.path / INFO_FILE).is_file):
             state = GateSearch(prepared, structure, level, counts, importances)
@@ -138,7 +138,7 @@ def find_gate_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
 def _start_importances(
     prepared: PreparedSearch, structure: Structure, dataset: CorpusBatches, runtime: Runtime
 ) -> dict[str, Tensor]:
-    """Return the importances that scores start from: of the states where the objective has KD, else of its loss."""
+    """Return the importances for the initial scores: for the states if the objective has KD, else for its loss."""
     config, plm = prepared.config, prepared.plm
     objective: Objective = StateProbe(plm.architecture, config.seed)
     if "kd" not in config.terms:
@@ -163,7 +163,7 @@ class GateParameters(nn.Module):
 def close_by_level(
     scores: Mapping[str, Tensor], structure: Structure, counts: Mapping[Unit, int], min_heads_per_layer: int
 ) -> dict[str, Tensor]:
-    """Return the gates of scores by name: as many of each unit are closed as a level says, over all layers."""
+    """Return the gates for scores, both by name; over all layers, as many units are closed as `counts` says."""
     layers = range(len(structure.layers))
     joined: dict[str, Tensor] = {
         unit: torch.stack([scores[f"layers.{layer}.{UNITS[unit]}"] for layer in layers]) for unit in counts
@@ -181,7 +181,7 @@ def gate_scores(
     seed: int,
 ) -> dict[str, Tensor]:
     """Return the scores of gates before the first step, by name, float32 `(n,)`, from importances `(layers, n)`."""
-    # The search starts at the ticket of importance: ranked over all layers, or with one plateau for what it keeps.
+    # The search starts at the ticket of importance: scores by rank over all layers, or one plateau for the kept units.
     if init == "rank":
         ranked = rank_scores(importances, "matrix", top)
         layers = range(len(structure.layers))
@@ -201,12 +201,12 @@ class GateSearch:
         level: Level,
         counts: Mapping[Unit, int],
         importances: Mapping[str, Tensor],
-        choose: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,  # gates of scores; None: counts
+        choose: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,  # gates by scores; None: counts
     ) -> None:
         self.prepared, self.structure, self.level = prepared, structure, level
         config = prepared.config
         parameters = GateParameters(structure, list(counts)).to(prepared.device)
-        self.gates: dict[str, Tensor] = dict(parameters.named_parameters())  # they act in the model
+        self.gates: dict[str, Tensor] = dict(parameters.named_parameters())  # which are applied in the model
         self.masked = MaskedWeights(parameters, list(self.gates))
         min_heads, init = config.min_heads_per_layer, config.score_init
         assert init != "activation"  # refused before
@@ -218,7 +218,7 @@ class GateSearch:
             config=config,
             choose=choose or partial(close_by_level, structure=structure, counts=counts, min_heads_per_layer=min_heads),
         )
-        # The Trainer zeroes gradients of the model's own parameters only.
+        # The trainer zeroes only the gradients of the model's own parameters.
         self.optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())
         self._start = self._open()
 
@@ -228,7 +228,7 @@ class GateSearch:
         return {"grad_norm": self.optimizer.grad_norm, "changed_gates": changed}
 
     def _open(self) -> Tensor:
-        """Return which gates are open, one after the other; one tensor is read back in one go."""
+        """Return which gates are open as one flat tensor, which can be read back at once."""
         return torch.cat([gate.detach().bool().view(-1) for gate in self.gates.values()])
 
     def ticket(self, step: int) -> Ticket:
@@ -240,7 +240,7 @@ class GateSearch:
 def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
     """Train the gates of one level for all steps."""
     prepared, encoder = state.prepared, state.prepared.plm.encoder
-    objective = mask_training.make_objective(prepared, {})  # its teacher has no gates
+    objective = mask_training.make_objective(prepared, {})  # made before the gates, so that its teacher has none
     with gated(encoder, state.structure, state.gates):
         title = f"searching a {state.level.folder} ticket"
         mask_training.train_scores(state, title, run, runtime, dataset, objective)

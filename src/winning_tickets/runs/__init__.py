@@ -1,1 +1,1 @@
-"""Errors, files, run directories, processes and the store; imports nothing above it, and never torch at import."""
+"""Errors, files, run directories, processes and the store: the lowest layer, which never imports torch at import."""

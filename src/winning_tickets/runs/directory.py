@@ -25,7 +25,7 @@ from winning_tickets.runs.files import (
 )
 from winning_tickets.runs.locks import Hold, hold, is_lock, remove_dead_lock
 
-HEAD_MARKER = "fit_head.json"  # of a fitted head, whose folder is a model and has its own `config.json`
+HEAD_MARKER = "fit_head.json"  # marker of a fitted head: its folder is a model, which has a `config.json` of its own
 MARKER = "config.json"
 RESULT = "result.json"
 METRICS = "metrics.jsonl"
@@ -38,7 +38,7 @@ _TRUSTED: ContextVar[bool] = ContextVar("trusted", default=False)
 
 @contextmanager
 def trusting(remote_code: bool) -> Iterator[None]:
-    """Let models bring code of their own inside the block, if the user has said so."""
+    """Let models run code from their repositories inside the block if `remote_code` is true."""
     token = _TRUSTED.set(remote_code)
     try:
         yield
@@ -47,18 +47,18 @@ def trusting(remote_code: bool) -> Iterator[None]:
 
 
 def is_trusted() -> bool:
-    """Return whether the user lets models bring code of their own."""
+    """Return whether the user lets models run code from their repositories."""
     return _TRUSTED.get()
 
 
 def remote_code_facts() -> dict[str, bool]:
-    """Return the entry `trust_remote_code` of a result; empty where models may bring no code."""
+    """Return the entry `trust_remote_code` of a result; empty if models may not run code of their own."""
     return {"trust_remote_code": True} if is_trusted() else {}
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """The run of a directory, from its marker; the settings are None if they are no object."""
+    """The run of a directory, read from its marker file; `config` is None if it is not a JSON object."""
 
     verb: str
     id: str
@@ -66,7 +66,7 @@ class StoredRun:
 
 
 def stored_run(marker: Path) -> StoredRun | None:
-    """Read a marker; None if there is none, as in the folder of a model."""
+    """Read a marker file; return None if it is absent or not a marker, such as the `config.json` of a model."""
     try:
         content = parse_json(marker.read_text(encoding="utf-8"))
         config = content.get("config") if isinstance(content, dict) else None
@@ -79,8 +79,8 @@ class RunDirectory:
     """A directory that belongs to exactly one run, which is done if `result.json` exists and no seed failed.
 
     Absent or empty: the run starts. Unfinished with the same id: it resumes. Finished with the same id: the stored
-    result is returned. Another id, or foreign files: refused untouched. `force` replaces only directories with our
-    marker. Until the `with` block ends, other launches are refused, except for a run that is done.
+    result is returned. Another id, or foreign files: refused untouched. `force` replaces only directories that have a
+    marker of this library. Until the `with` block ends, other launches are refused, unless the run is already done.
     """
 
     def __init__(self, path: Path, status: Status, id: str) -> None:  # noqa: A002 - the id of the run
@@ -88,7 +88,7 @@ class RunDirectory:
         self.status = status
         self.id = id
         self.watch: Callable[[dict[str, Any]], None] | None = None  # called for each logged record
-        self._hold: Hold | None = None  # of the main process
+        self._hold: Hold | None = None  # only the main process holds the lock
         self._marker = MARKER
 
     def __enter__(self) -> Self:
@@ -117,7 +117,7 @@ class RunDirectory:
         return run
 
     def _claim(self, verb: str, config: dict[str, Any], force: bool, marker: str) -> Status:
-        # What is refused, and what is done and may be read-only, is not locked.
+        # A directory is not locked if it is refused, or if its run is done, since it may be read-only then.
         if self._find_status(verb, config, force, marker) == "done":
             _tidy(self.path)  # a kill may have come right after the result
             remove_dead_lock(self.path)
@@ -145,7 +145,7 @@ class RunDirectory:
         found = stored_run(path / marker)
         if found is None:
             raise foreign(path, "a run of this tool")
-        if force:  # only a directory with our marker is replaced
+        if force:  # only a directory with a marker is replaced
             return "new"
         if (found.verb, found.id) != (verb, self.id):
             differ = _differences(found.config or {}, config) if found.verb == verb else ""
@@ -224,13 +224,13 @@ def _empty(path: Path) -> None:
 
 
 def is_done(path: Path) -> bool:
-    """Return whether a run has a result, and none of its seeds failed, which the same command tries again."""
+    """Return whether a run has a result without failed seeds; the same command tries failed seeds again."""
     result = path / RESULT
     if not result.exists():
         return False
     try:
         content = parse_json(result.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a damaged result is left to its reader
+    except (OSError, ValueError):  # a damaged result is reported when it is read
         return True
     return not (isinstance(content, dict) and content.get("failed_seeds"))
 
@@ -256,7 +256,7 @@ def execution_of(path: Path) -> dict[str, Any]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's `metrics.jsonl`; lines that are no complete record of a step are skipped."""
+    """Return the records of a run's `metrics.jsonl`; lines that are not a complete record of a step are skipped."""
     records = []
     for line in (path / METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -273,14 +273,14 @@ _MODELS = ("model", "model/encoder", "seed-*/model", "seed-*/model/encoder")  # 
 
 
 def missing(name: str) -> str | None:
-    """Return the error for `folder/name` if the folder exists without `name`; None if it may be an id of the hub."""
+    """Return the error message for `folder/name` if the folder exists but has no `name`; None if it may be a hub id."""
     parent, _, last = name.partition("/")
     could_be_an_id = bool(last) and "/" not in last and not name.startswith((".", "~", "/"))
     if not could_be_an_id or not Path(parent).is_dir() or Path(name).is_dir():
         return None
     folders = [path for path in Path(parent).iterdir() if path.is_dir() and not path.name.startswith(".")]
     if any((path / MARKER).is_file() and stored_run(path / MARKER) is None for path in folders):
-        return None  # it has models, as a copy of an organization of the hub
+        return None  # the parent holds models, like a local copy of a hub organization
     there = sorted(path.name for path in folders)
     hint = closest(last, there, f"{parent}/")
     listed = ", ".join(there[:_SHOWN]) + (", ..." if len(there) > _SHOWN else "")
@@ -309,5 +309,5 @@ def refuse_run(path: Path) -> None:
 
 
 def _command(verb: str) -> str:
-    """Return the command of a run; runs of single seeds have their own verb."""
+    """Return the command of a run; the verb of a single seed's run ends in `-seed`."""
     return verb.removesuffix("-seed")

@@ -1,4 +1,4 @@
-"""Several processes that do one run together, as `torchrun` and `accelerate launch` start them.
+"""Distributed runs: several processes, started by `torchrun` or `accelerate launch`, do one run together.
 
 Only rank 0 writes and prints. `on_main` hands the result or error of a function to the other ranks through a key-value
 store. A rank that fails writes the reason to the store and closes its connections, so that the others end too.
@@ -23,8 +23,8 @@ from winning_tickets.runs.errors import ContentError, Interrupted, TicketsError,
 
 LAUNCH = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE")
 """Environment variables of a launcher."""
-_REASON_SECONDS = 6.0  # for a process whose connection broke to report why
-_END_SECONDS = 8.0  # for all ranks to end together, as the store may live in rank 0
+_REASON_SECONDS = 6.0  # wait, after a connection broke, for the failed process to report why
+_END_SECONDS = 8.0  # wait for all ranks to end together, because the store may live in rank 0
 _LONGEST_PAUSE = 0.05  # seconds between two reads of the store
 _FAILED = "failed"
 _KINDS = (UsageError, ContentError, TrainingError)
@@ -34,7 +34,7 @@ _REFUSED = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
 }
-"""Variables that `accelerate launch` sets for what is not done here."""
+"""Environment variables that `accelerate launch` sets for features that this library does not support."""
 _OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Group:
         return f"turn-{self.turn}"
 
     def wait_for_outcome(self, key: str) -> dict[str, Any]:
-        """Return what rank 0 puts under a key; the last rank that reads it removes it."""
+        """Return the outcome that rank 0 stores under a key; the last rank that reads the key removes it."""
         try:
             self._wait_for_key(key)
             found: dict[str, Any] = json.loads(self.store.get(key))
@@ -109,7 +109,7 @@ class Group:
                 self._wait_for_key(key, _END_SECONDS)
 
     def _wait_for_key(self, key: str, patience: float | None = None) -> bool:
-        """Wait for a key; without a limit in seconds, the failure of another rank is raised."""
+        """Wait for a key and return whether it appeared; without a time limit, raise the failure of another rank."""
         began, pause = time.monotonic(), 0.0  # no signal interrupts the store's own `wait`
         while not self.store.check([key]):
             if patience is None and self.store.check([_FAILED]):
@@ -167,7 +167,7 @@ def error_of(description: dict[str, Any]) -> TicketsError:
 
 
 def _join() -> Group:
-    """Connect to the other ranks, through the caller's process group if there is one; later runs use it again."""
+    """Connect to the other ranks, through the caller's process group if there is one; later runs reuse the group."""
     global _group, _formed
     if _group is not None:
         return _group
@@ -207,13 +207,13 @@ def _store() -> Any:
 
 
 def _backend() -> str:
-    """Return the backend, and take one GPU for this process where there are some; NCCL lets no processes share one."""
+    """Return the backend, and select a GPU for this process if there are any; NCCL lets no processes share a GPU."""
     import torch
 
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     if not gpus:
         return "gloo"
-    torch.cuda.set_device(local % gpus)  # `cuda` is this one from here on
+    torch.cuda.set_device(local % gpus)  # from here on, the device `cuda` is this GPU
     return "gloo" if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > gpus else "cpu:gloo,cuda:nccl"
 
 
@@ -225,18 +225,18 @@ def _disconnect() -> None:
 
 
 def keep(number: int) -> None:
-    """Defer a signal that came after the last step of a training to the next training; 0 is none."""
+    """Defer a signal that came after the last step of a training to the next training; 0 means no signal."""
     global _deferred
     _deferred = number or _deferred
 
 
 def kept() -> int:
-    """Return the deferred signal; 0 is none."""
+    """Return the deferred signal; 0 means no signal."""
     return _deferred
 
 
 def raise_deferred_signal(number: int) -> None:
-    """Raise `Interrupted` for a signal that was deferred to this training; 0 is none."""
+    """Raise `Interrupted` for a signal that was deferred to this training; 0 means no signal."""
     if number:
         name = signal.Signals(number).name
         raise Interrupted(
@@ -270,7 +270,7 @@ def is_main() -> bool:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Do a run with all processes of the launch; one process, or a run inside such a run, works as usual."""
+    """Do the run in the block with all processes of the launch; a single process or a nested run works as usual."""
     global _inside, _group, _deferred
     if _inside:
         yield
@@ -296,7 +296,7 @@ def together() -> Iterator[None]:
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """Run `work` on rank 0 alone and return its JSON result on all ranks; all raise its error."""
+    """Run `work` on rank 0 alone and return its JSON result on all ranks; all ranks raise its error."""
     global _alone
     group = _active()
     if group is None:
@@ -412,7 +412,7 @@ def hidden_launch() -> Iterator[None]:
 
 
 def continues_alone() -> bool:
-    """Return whether this process continues alone; the other ranks have nothing to do in this command."""
+    """Return whether this is rank 0, which does this command alone; the other ranks have nothing to do."""
     main = is_main()
     for name in LAUNCH:  # subprocesses must not look for the other ranks
         os.environ.pop(name, None)
@@ -420,8 +420,8 @@ def continues_alone() -> bool:
 
 
 def check_launcher() -> None:
-    """Refuse what `accelerate launch` was asked to do to the training and is not done; say what is done."""
-    # It asks by environment variables, and a training that did not heed them would be another one than was asked for.
+    """Refuse options of `accelerate launch` that are not supported here; print those that are followed."""
+    # The options arrive as environment variables; ignoring them would train in another way than the user asked for.
     for name, what in _REFUSED.items():
         if os.environ.get(name, "").lower() in ("1", "true"):
             raise UsageError(

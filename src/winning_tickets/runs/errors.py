@@ -80,9 +80,9 @@ _MANY = 20
 
 
 def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> UsageError:
-    """Return the error for an unknown name: the closest known names, all of them, and an optional hint.
+    """Return the error for an unknown name, with the closest known names, all known names and an optional hint.
 
-    A long list of all names is left out where one of them is nearly what was given.
+    A long list of all known names is left out if one of them is very close to the given name.
     """
     names = sorted(known)
     typo = len(names) > _MANY and difflib.get_close_matches(

@@ -38,11 +38,11 @@ def write_atomic(path: Path, writer: Callable[[Path], object]) -> None:
     except REFUSALS as error:
         raise refused(path, error) from error
     finally:
-        with suppress(OSError):  # nothing of ours is in a read-only folder
+        with suppress(OSError):  # a read-only folder holds no temporary file of ours
             temporary.unlink(missing_ok=True)
 
 
-REFUSALS = (OSError, SafetensorError)  # errors of a file system that refuses; safetensors has its own
+REFUSALS = (OSError, SafetensorError)  # errors of failed file operations; safetensors raises its own class
 
 
 _ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space") | dict.fromkeys(
@@ -60,12 +60,12 @@ def refused(path: Path, error: Exception) -> TrainingError:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a new name next to a file or folder that is written or removed."""
+    """Return a new temporary path next to a file or folder that is to be written or removed."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a kill left this file or folder, whose name is of `temporary_name`."""
+    """Return whether a file or folder has a name made by `temporary_name`, so a killed process left it."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
@@ -85,10 +85,10 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def to_disk(path: Path) -> None:
-    """Flush a file, or the names in a folder, to disk: a rename may survive a power failure that loses the content."""
+    """Flush a file, or the names in a folder, to disk, as a power failure may keep a rename but lose the content."""
     if _WINDOWS and path.is_dir():
-        return  # Windows opens no folders, and writes their names by itself
-    number = os.open(path, os.O_RDWR if _WINDOWS else os.O_RDONLY)  # Windows syncs only what it may write
+        return  # Windows cannot open folders, and writes their names by itself
+    number = os.open(path, os.O_RDWR if _WINDOWS else os.O_RDONLY)  # Windows syncs only files opened for writing
     try:
         os.fsync(number)
     except OSError as error:
@@ -145,7 +145,7 @@ def is_number(value: Any) -> TypeGuard[int | float]:
 def parse_json(text: str, finite: bool = False) -> Any:
     """Return the value of a JSON text; `finite` refuses NaN, infinity and numbers beyond the range of floats.
 
-    Only ValueError is raised: for text that is no JSON, or is nested more than `MAX_DEPTH` deep.
+    Only ValueError is raised, also for text that is not JSON or is nested more than `MAX_DEPTH` levels deep.
     """
     try:
         value = from_json(text, allow_inf_nan=not finite)
@@ -171,7 +171,7 @@ def _check_limits(value: Any, finite: bool) -> None:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return the path of a file named by a description in `folder`; names that leave the folder are refused."""
+    """Return the path of a file that a description in `folder` names; names that lead out of the folder are refused."""
     parts = PurePosixPath(name).parts
     long = any(len(part.encode("utf-8", "replace")) > 255 for part in parts)  # longer than any file system allows
     if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name or long:
@@ -183,7 +183,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """Read a JSON file; `what` names it in messages."""
+    """Read a JSON file; `what` names the file in error messages."""
     try:
         return parse_json(Path(path).read_text(encoding="utf-8"), finite=True)
     except FileNotFoundError as error:

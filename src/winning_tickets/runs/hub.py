@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from winning_tickets.runs.directory import missing
 from winning_tickets.runs.errors import UsageError
 
-SECONDS = 4.0  # longest wait for a sign of life of the hub
+SECONDS = 4.0  # longest wait for an answer of the hub
 _ABSENT = "is not on this machine, and"
 _AWAY = "the Hugging Face hub cannot be reached"
 Answer = TypeVar("Answer")
@@ -27,10 +27,10 @@ def _in_time(ask: Callable[[], Answer]) -> Answer:
     def run() -> None:
         try:
             answers.append(ask())
-        except Exception as error:  # of any layer: names, TLS, proxies
+        except Exception as error:  # of any layer: DNS, TLS, proxies
             errors.append(error)
 
-    # A thread, because looking up the name has no limit of time.
+    # The request runs in a thread, because a DNS lookup has no time limit.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(SECONDS + 0.5)
@@ -49,7 +49,7 @@ def unreachable(repository: str, kind: str) -> str | None:
 
 @cache
 def hub_is_away(repository: str, kind: str) -> str | None:
-    """Return why the hub gives no answer about a repository; None if it answers, or is not to be asked."""
+    """Return why the hub gives no answer about a repository; None if it answers or HF_HUB_OFFLINE is set."""
     import huggingface_hub
 
     reason = "" if huggingface_hub.constants.HF_HUB_OFFLINE else newest_revision(repository, kind)[1]
@@ -86,9 +86,9 @@ SAVED = ("ticket.json", "task.json", "shared.json", "export.json")
 
 
 def local(name: Path | str) -> str:
-    """Return the folder, in the hub's cache, of a ticket, fine-tuned model or export by its hub id; other names as is.
+    """Return the folder in the hub's cache for the hub id of a ticket, fine-tuned model or export; keep other names.
 
-    A plain model keeps its hub id, as transformers loads it. A `Path` is never a hub id.
+    The hub id of a plain model is kept, because transformers loads it. A `Path` is never a hub id.
     """
     text = str(name)
     if isinstance(name, Path) or _ID.fullmatch(text) is None or Path(text).exists() or missing(text) is not None:
@@ -110,7 +110,7 @@ def _saved_folder(repository: str) -> str | None:
 
 
 def not_local(name: Path | str) -> str:
-    """Return the end of a message on a name that is no folder here: why the hub does not give it; empty for a path."""
+    """Return the end of an error message for a name that is no local folder: why the hub has none; empty for a path."""
     if isinstance(name, Path) or _ID.fullmatch(name) is None or missing(name) is not None:
         return ""
     reason = hub_is_away(name, "model") or _ask(name, "model")[1]
@@ -130,10 +130,10 @@ def is_cached(repository: str, kind: str) -> bool:
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Turn an error of the hub's client into one sentence that begins with `what`."""
+    """Turn an error of the hub's client into a UsageError of one sentence that begins with `what`."""
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
-    # The first of the bases is HTTP's own error; a RuntimeError is the failed upload of one file.
+    # The first base class is the error of the HTTP library; a RuntimeError is the failed upload of one file.
     errors = (*HfHubHTTPError.__bases__, EntryNotFoundError, HFValidationError, RuntimeError)
     try:
         yield
@@ -160,7 +160,7 @@ def _reason(error: BaseException) -> str:
 
 
 def reach(what: str) -> None:
-    """Raise a UsageError unless the hub answers within `SECONDS`; its own client tries for much longer."""
+    """Raise a UsageError unless the hub answers within `SECONDS`; the hub's own client tries for much longer."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
@@ -168,13 +168,13 @@ def reach(what: str) -> None:
         raise UsageError(f"{what}: HF_HUB_OFFLINE is set; unset it.")
     try:
         _in_time(lambda: get_session().head(constants.ENDPOINT, timeout=SECONDS))
-    except Exception as error:  # of any layer: names, TLS, proxies
+    except Exception as error:  # of any layer: DNS, TLS, proxies
         why = str(error).partition("\n")[0].rstrip(".")
         raise UsageError(f"{what}: {constants.ENDPOINT} cannot be reached ({why}); check the network.") from error
 
 
 def fetch(repo: str, patterns: Sequence[str], what: str, **options: Any) -> Path:
-    """Return the folder in the hub's cache with those files of a repository whose names match."""
+    """Download the files of a repository whose names match `patterns`; return their folder in the hub's cache."""
     # `options` are the revision, token and cache folder.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -218,7 +218,7 @@ def push(
 
 
 def check_access(repo: str, token: str | None) -> str:
-    """Return the full name of a repository that is about to be written; log-in, name and network are checked."""
+    """Check login, name and network before a push to a repository; return the full name of the repository."""
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.utils import validate_repo_id
 

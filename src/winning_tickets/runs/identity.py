@@ -14,11 +14,11 @@ from winning_tickets.runs.files import read_json, write_json
 
 DEFAULTS_VERSION = 2  # increased whenever a default changes, so that old and new runs never share an id
 PROFILE_VERSIONS = {"paper": 4, "code": 3}
-"""The version of profiles whose values changed while those of `tuned` stayed; used instead."""
+"""Versions of profiles whose values changed while those of `tuned` stayed; used instead of `DEFAULTS_VERSION`."""
 
 
 class Identified(Protocol):
-    """Settings that a run id can be made of."""
+    """Settings from which a run id can be made."""
 
     @property
     def rule_versions(self) -> dict[str, int]: ...
@@ -37,7 +37,7 @@ def digest(value: Any, length: int = 12) -> str:
 
 
 def run_id(config: Identified, slug: str, **content: str | None) -> str:
-    """Return a readable slug and a hash of the settings and of the content that they point to.
+    """Return a readable slug followed by a hash of the settings and of the data and weights that they point to.
 
     Only fields that differ from their defaults enter the hash, so a new field leaves old ids unchanged.
     """
@@ -56,7 +56,7 @@ def write_checked(path: Path, body: Mapping[str, Any]) -> None:
 
 
 def read_checked(path: Path, what: str, version: int, anew: str, mend: str) -> dict[str, Any]:
-    """Read a description without its checksum; another format version or a wrong checksum is refused."""
+    """Return a description without its checksum; another format version or a wrong checksum is refused."""
     body = read_json(path, what)
     if not isinstance(body, dict) or body.get("format_version") != version:
         found = body.get("format_version") if isinstance(body, dict) else type(body).__name__

@@ -119,8 +119,8 @@ def _has_ended(pid: int) -> bool:
 
 
 def name_owner(path: Path) -> str:
-    """Return process, host and begin of the holder of a lock as text."""
-    # The name is missing for a moment while the lock is being made, and while another process moves it to check it.
+    """Return process, host and start time of the holder of a lock as text."""
+    # The name is missing for a moment while the lock is created, and while another process moves the lock to check it.
     end = time.monotonic() + _BEGIN_SECONDS
     while (owner := owner_of(path)) is None:
         if time.monotonic() > end:
@@ -159,8 +159,8 @@ def take(
 
     The lock of a process that is known to be dead is taken over at once. Any other lock is watched, and taken over when
     it has not been touched for `dead_after_seconds` of our own clock. With `patience`, in seconds, a process that is
-    known to live keeps its lock without being watched, and is waited for. `waiting` makes the line on stderr before a
-    wait.
+    known to live keeps its lock without being watched, and is waited for. `waiting` returns the line to print on stderr
+    before a wait.
     """
     from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
@@ -226,7 +226,7 @@ class Hold:
     def __init__(self, folder: Path, lock: Lock | None = None) -> None:
         self.folder = folder
         self.lock = lock
-        self.outer: Hold | None = None  # this launch holds a folder around this one, whose lock is enough
+        self.outer: Hold | None = None  # this launch's hold of a parent folder, whose lock is enough
         self.made = False  # the folder was created for the lock
         self._process, self._thread = os.getpid(), threading.get_ident()
 
@@ -275,14 +275,14 @@ _mutex = threading.Lock()
 
 
 def hold(folder: Path | str, *, beside: bool = False, patience: float = 0.0) -> Hold:
-    """Take the lock of a folder for this launch; inside a folder that it holds already, there is nothing to take.
+    """Take the lock of a folder for this launch, unless the launch already holds the folder or a parent of it.
 
     Args:
         beside: the lock is next to the folder, which is moved into place as a whole.
         patience: seconds to wait for another launch that works in the folder.
 
     Raises:
-        ClaimedError: another launch works in the folder; another thread of this process is one too.
+        ClaimedError: another launch works in the folder; another thread of this process counts as one.
         TrainingError: the file system refused.
     """
     shown, folder = folder, Path(folder).resolve()
@@ -328,12 +328,12 @@ def adopt(folder: Path, lock: Lock) -> Hold:
 
 
 def is_lock(path: Path) -> bool:
-    """Return whether a file in a folder is its lock, or was left by a process that was killed while it took it over."""
+    """Return whether a file is the lock of its folder, or was left by a process killed while it took a lock over."""
     return path.name == LOCK or path.name.startswith(f"{LOCK}.")
 
 
 def in_use(folder: Path) -> bool:
-    """Return whether a process works in a folder, or one of another machine may."""
+    """Return whether a process works in a folder, or may do so on another machine."""
     path = _lock_of(folder, False)
     return path.exists() and owner_lives(owner_of(path)) is not False
 
@@ -348,7 +348,7 @@ def remove_dead_lock(folder: Path) -> None:
 
 
 def _lock_of(folder: Path, beside: bool) -> Path:
-    """Return the lock of a folder; that of a run in a store is the store's claim."""
+    """Return the path of the lock of a folder; for a run in a store, this is the store's claim."""
     store = folder.parent.parent
     if folder.parent.name == "runs" and (store / "store.json").is_file():
         return store / "claims" / folder.name / "lease"
@@ -356,7 +356,7 @@ def _lock_of(folder: Path, beside: bool) -> Path:
 
 
 def _remove_unheld(path: Path) -> None:
-    """Remove a lock that has no holder and that filelock keeps, where no other thread of this process has it."""
+    """Remove a lock without a holder that filelock would keep; no other thread of this process may hold the lock."""
     from filelock._identity import owner_is_current_process
 
     seen, owner = look_at(path), owner_of(path)

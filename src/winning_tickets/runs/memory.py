@@ -1,4 +1,4 @@
-"""Objects that are given in memory: the names by which settings and run ids know them, made from their content."""
+"""Objects given in memory: settings and run ids refer to them by names that are made from their content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GIVEN: ContextVar[Mapping[str, Any]] = ContextVar("given", default={})  # noqa:
 
 @contextmanager
 def given(name: str, value: Any) -> Iterator[str]:
-    """Let `find` give an object for a name inside the block, and yield the name."""
+    """Let `find` return an object for a name inside the block; yield the name."""
     token = _GIVEN.set({**_GIVEN.get(), name: value})
     try:
         yield name
@@ -25,7 +25,7 @@ def given(name: str, value: Any) -> Iterator[str]:
 
 
 def find(name: str | Path) -> Any:
-    """Return the object of a name such as `memory:model-3f2a`; None for a name of something on disk or on the hub."""
+    """Return the object with a name such as `memory:model-3f2a`; None if the name is a path or a hub id."""
     if not str(name).startswith(PREFIX):
         return None
     if str(name) not in _GIVEN.get():
@@ -34,7 +34,7 @@ def find(name: str | Path) -> Any:
 
 
 def shown(name: str) -> str:
-    """Return a name as tables show it: `ticket 3f2a91c0` for an object in memory, others as they are."""
+    """Return a name as tables show it: `ticket 3f2a91c0` for an object in memory, other names unchanged."""
     if not name.startswith(PREFIX):
         return name
     kind, _, content = name.removeprefix(PREFIX).partition("-")

@@ -24,9 +24,9 @@ Advance = Callable[[int, str], None]
 
 @contextmanager
 def progress(title: str, total: int, quiet: bool) -> Iterator[Advance]:
-    """Yield a function of the steps done and a short text, such as the loss.
+    """Yield a function that shows progress, given the number of steps done and a short text, such as the loss.
 
-    It moves a bar on a terminal and in a notebook, and prints about ten lines elsewhere.
+    The function moves a bar on a terminal and in a notebook, and prints about ten lines elsewhere.
     """
     if quiet or total <= 0 or not is_main():
         yield lambda done, text: None
@@ -135,7 +135,7 @@ def tracked(run: RunDirectory, names: Sequence[str], model: Any, settings: Mappi
     check_trackers(names)
     for variable, value in (pair for name in names for pair in ENVIRONMENT.get(name, {}).items()):
         os.environ.setdefault(variable, value)
-    # The callbacks are those of transformers, without its Trainer; a run of wandb that the user opened stays open.
+    # The callbacks of transformers are used without its Trainer; a wandb run that the user opened stays open.
     with hidden_launch():
         arguments = TrainingArguments(
             output_dir=str(run.scratch), run_name=run.id, project=PROJECT, report_to="none", **settings

@@ -93,7 +93,7 @@ def _git(*words: str) -> str | None:
 
 
 class Account:
-    """Measures the cost of a run from here on, unless this process did not do it."""
+    """Measures the cost of a run from here on; `measured` is false if another process did the run."""
 
     def __init__(self, resumed: bool = False, measured: bool = True) -> None:
         self._began = time.monotonic()
@@ -103,9 +103,9 @@ class Account:
             _forget_peaks()
 
     def provenance(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Return `provenance.json`: the device is `cpu` or the name of the GPU, memory is in bytes, times are UTC.
+        """Return the content of `provenance.json`: memory is in bytes, times are UTC.
 
-        What was not measured is None.
+        The device is `cpu` or the name of the GPU. Values that were not measured are None.
         """
         gpu = _gpu() if self._measured else None
         return {

@@ -54,9 +54,9 @@ def summarize(values: Sequence[float]) -> Summary:
 
 @dataclass(frozen=True)
 class Paired(Summary):
-    """The same of paired differences, with the two-sided p-value of the paired t-test.
+    """The summary of paired differences, with the two-sided p-value of the paired t-test.
 
-    p is None for one pair, or if all differences are equal up to rounding (the deviation is 0 then).
+    p is None for one pair, or if all differences are equal up to rounding, in which case `std` is 0.
     """
 
     p: float | None

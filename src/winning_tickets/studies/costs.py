@@ -1,4 +1,4 @@
-"""Costs of runs before they are done: tokens that they read, seconds, and bytes that they keep."""
+"""Estimates of what runs will cost: tokens that they read, seconds, and bytes that they keep."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from winning_tickets.studies.verbs import VERBS
 
 
 class TaskSize(NamedTuple):
-    """Examples for training and validation, and tokens of an example: the mean, and the longest of a batch of 32."""
+    """Number of training and validation examples, mean tokens per example, and tokens of the longest of 32 examples."""
 
     train: int
     validation: int
@@ -59,7 +59,7 @@ TASK_SIZES = {
     "pydocs": TaskSize(2_309, 297, 36, 138),
     "tiny": TaskSize(80, 40, 12, 20),
 }
-"""Sizes of the tasks with BERT's word pieces; `tiny`: those of any task that is made or cut in the store."""
+"""Sizes of the tasks in BERT's word pieces; `tiny` stands for any task whose data is made or cut in the store."""
 _UNKNOWN = TaskSize(1_000, 200, 40, 90)
 CORPUS_TOKENS = {
     "wikitext-103": 114_000_000.0,
@@ -68,12 +68,12 @@ CORPUS_TOKENS = {
     "pydocs": 900_000.0,
     "tiny": 35_000.0,
 }
-"""Word pieces of a pass over a corpus; of others 10 million are assumed."""
+"""Word pieces in one pass over a corpus; other corpora are assumed to have 10 million."""
 _OTHER_CORPUS, _VALIDATION_TOKENS = 1e7, 250_000.0
 
 
 class ModelSize(NamedTuple):
-    """Layers, width, heads of a layer, word pieces and parameters of a model."""
+    """Number of layers, hidden size, heads per layer, vocabulary size and number of parameters of a model."""
 
     layers: int
     width: int
@@ -83,7 +83,7 @@ class ModelSize(NamedTuple):
 
     @property
     def encoder(self) -> int:
-        """Multiplications of a token in the matrices of the layers."""
+        """Return the number of multiplications per token in the matrices of the layers."""
         return 12 * self.layers * self.width**2
 
     @property
@@ -99,38 +99,38 @@ MODEL_SIZES = {
     "large": ModelSize(24, 1024, 16, 30_522, 335_141_888),
     "tiny": ModelSize(2, 32, 4, 60, 36_000),
 }
-"""Sizes by a part of the model's name, the first that fits; a local folder has them in config.json."""
+"""Sizes of models by a part of their name, of which the first match counts; a local folder has a config.json."""
 
 MACHINE = "two x86-64 cores without a GPU"
 STEP_SECONDS = 1.05
 """Seconds per fine-tuning step of MiniLM on 16 x 128 tokens on two cores, on the slower of two machines; the other one
 needs 0.81 (docs/results/speed/hold_step.json)."""
-_SCORE_SECONDS = 1e-8  # of a training step for a score of an attention head, of which there is one per pair of tokens
+_SCORE_SECONDS = 1e-8  # time in a training step for one attention score; a head has one score per pair of tokens
 _TOKEN_SECONDS = (STEP_SECONDS / (16 * 128) - 128 * MODEL_SIZES["minilm"].all_heads * _SCORE_SECONDS) / MODEL_SIZES[
     "minilm"
 ].encoder
 _FORWARD = 1 / 3  # share of the forward pass in a step
-_FIXED_SECONDS, _TINY_SECONDS = 5.0, 0.2  # of a run, and of one with a tiny model
-_LEAST_SECONDS = 0.008  # of a step, however small the model is
+_FIXED_SECONDS, _TINY_SECONDS = 5.0, 0.2  # fixed time of a run, and of a run with a tiny model
+_LEAST_SECONDS = 0.008  # least time of a step, however small the model is
 _RESULT_BYTES = 5_000  # settings, results and provenance of a run
-_TICKET_BYTES = 6_000  # description of a ticket, and names and places of its masks
-_TRAINING_BYTES = 5_000  # the same of one training inside a run
-_LINE_BYTES = 115  # a step in metrics.jsonl
+_TICKET_BYTES = 6_000  # description of a ticket, and names and offsets of its masks
+_TRAINING_BYTES = 5_000  # settings, results and provenance of one training inside a run
+_LINE_BYTES = 115  # line of a step in metrics.jsonl
 _EVALUATION_BYTES = 350
 _WEIGHT_BYTES = 4
-_STATE_BYTES = 3 * _WEIGHT_BYTES  # weights and two moments of a checkpoint, of which two exist for a moment
+_STATE_BYTES = 3 * _WEIGHT_BYTES  # per parameter of a checkpoint: the weight and two optimizer moments
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a run costs."""
 
-    tokens: float = 0.0  # trained on, with padding; of tokens that are only read a third
-    steps: float = 0.0  # of optimizers
+    tokens: float = 0.0  # tokens trained on, with padding; tokens of a forward pass alone count a third
+    steps: float = 0.0  # optimizer steps
     log_bytes: float = 0.0
     weight_bytes: float = 0.0  # models, states, tickets, heads and importances that are kept
     trainings: int = 0
-    pairs: float = 0.0  # tokens times the length of their segments, for which heads compute scores
+    pairs: float = 0.0  # tokens times the length of their segments: pairs that have an attention score in each head
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -151,7 +151,7 @@ class Cost:
 
 
 def cost_of(settings: Settings, model: ModelSize) -> Cost:
-    """Return the cost of a run; early stopping makes it less."""
+    """Return the cost of a run, at most: early stopping lowers it."""
     if isinstance(settings, SearchConfig):
         return _search(settings, model)
     if isinstance(settings, TransferConfig):
@@ -193,13 +193,13 @@ def _search(settings: SearchConfig, model: ModelSize) -> Cost:
 
 
 def _head_bytes(model: ModelSize) -> int:
-    """An MLM head without its decoder, as it is saved beside a ticket."""
+    """Return the bytes of an MLM head without its decoder, as it is saved beside a ticket."""
     return _WEIGHT_BYTES * (model.width**2 + 3 * model.width + model.words)
 
 
 def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
-    """The optimizer steps of imp, snip or movement in all, and the tokens and pairs of tokens of a step."""
-    # For each source: examples of a step, their tokens, and steps of a pass.
+    """Return the total optimizer steps of imp, snip or movement, and the tokens and pairs of tokens of a step."""
+    # For each source: examples per step, tokens per step, and steps per pass.
     sources: list[tuple[float, float, float]] = []
     if "mlm" in config.terms:
         room = _longest(config.segments)
@@ -218,7 +218,7 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
     pairs = float(together([tokens * tokens / examples for examples, tokens, _ in sources]))
     if config.method != "imp":
         return float(config.steps), per_step, pairs
-    # Rounds of a length that is given in steps, examples or passes.
+    # The length of a round of imp is given in steps, examples or passes.
     passes = max((TASKS[name].epochs for name in config.tasks if name in TASKS), default=1)
     if config.round_steps is not None:
         steps = float(config.round_steps)
@@ -231,7 +231,10 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
 
 
 def _importance(config: ResolvedSearch, model: ModelSize) -> Cost:
-    """One pass over the training set, or some batches of text; signed importances of every example are kept."""
+    """Return the cost of one pass over the training set, or of some batches of text.
+
+    The signed importances of every example are kept.
+    """
     gates = model.layers * (model.heads + 2) * _WEIGHT_BYTES
     if config.importance_from is None:
         tokens = float(config.steps * config.batch_tokens)
@@ -242,17 +245,17 @@ def _importance(config: ResolvedSearch, model: ModelSize) -> Cost:
 
 
 def _longest(segments: str) -> int:
-    """Tokens of the longest segment of a form such as `packed:512` or `mixed:10-128`."""
+    """Return the tokens of the longest segment of a form such as `packed:512` or `mixed:10-128`."""
     return int((re.findall(r"\d+", segments) or ["128"])[-1])
 
 
 def _task_in(reference: str) -> str | None:
-    """The task in the id of a transfer, as in `@transfer-rte-s0-...`."""
+    """Return the task in the id of a transfer, such as `@transfer-rte-s0-...`."""
     return next((part for part in re.split(r"[-/]", reference) if part in TASKS), None)
 
 
 def _data_of(settings: SearchConfig | TransferConfig | ShareConfig, task: str | None) -> TaskSize:
-    """The size of a task's data: in a local folder as many examples as its files have."""
+    """Return the size of a task's data; for a local folder, the examples in its files are counted."""
     if _is_made(settings.data_dir):
         return TASK_SIZES["tiny"]
     size = TASK_SIZES.get(str(task), _UNKNOWN)
@@ -261,7 +264,7 @@ def _data_of(settings: SearchConfig | TransferConfig | ShareConfig, task: str | 
 
 @functools.lru_cache
 def _counted(task: str, data_dir: str) -> dict[str, int]:
-    """The examples of a task's files in a local folder; empty where it has none, and the run will be refused."""
+    """Return the numbers of examples in a task's files in a local folder; empty if the run will refuse the folder."""
     try:
         rows = count_rows(TASKS[task], Path(data_dir))
     except UsageError:
@@ -276,7 +279,10 @@ def _is_made(data: str | None) -> bool:
 
 
 def _length(size: TaskSize, limit: float, padded: bool = False, grouped: bool = False) -> float:
-    """Tokens of an example in a batch, with padding to the longest or to the limit; with few if lengths are similar."""
+    """Return the tokens per example of a batch that is padded to its longest example, or to `limit` if `padded`.
+
+    With `grouped`, examples of similar length share a batch, so almost no padding is needed.
+    """
     return limit if padded else min(size.mean if grouped else size.longest, limit)
 
 
@@ -285,7 +291,7 @@ def _corpus_tokens(corpus: str | None) -> float:
 
 
 def _subset(every: float, asked: str | None) -> float:
-    """The examples that `--train-size` leaves."""
+    """Return the number of examples that `--train-size` leaves."""
     if asked is None:
         return every
     number, percent = parse_size(asked)
@@ -305,7 +311,7 @@ def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:
     per_epoch = math.ceil(every / batch)
     steps = config.steps or math.ceil(float(config.epochs or (task.epochs if task else 3)) * per_epoch)
     length = _length(data, limit, config.padding == "max-length" or task is MLM, config.group_by_length)
-    # SMART runs the model once more for the outputs, and twice for each step of its ascent.
+    # SMART runs the model one more time for the outputs, and one time for each step of its ascent.
     smart = 1.0 if config.smart is None or not config.smart.alpha else 2.0 + config.smart.steps
     evaluations = _evaluations(config.patience, config.eval_steps, task, steps, per_epoch)
     if config.evaluate_each_epoch and not config.patience:
@@ -322,7 +328,7 @@ def _evaluations(
 
 
 def _validation(data: TaskSize, limit: float) -> float:
-    """Tokens of an evaluation, which has batches of similar lengths."""
+    """Return the tokens of an evaluation, whose batches have examples of similar length."""
     return data.validation * _length(data, limit, grouped=True)
 
 
@@ -353,7 +359,7 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
         total += _training(own, own * batch * length, steps // per_epoch + 1, _validation(data, limit), length)
     total += Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)
     total *= len(config.seeds)
-    # The stages of a sharing that finds its own tickets, or fine-tunes afterwards.
+    # Further trainings of a sharing that finds its own tickets, or fine-tunes afterwards.
     for name in config.tasks:
         alone = TransferConfig(
             target="",
@@ -374,7 +380,7 @@ def _super(settings: SuperConfig, model: ModelSize) -> Cost:
     total = Cost()
     for _, fine_tuning in config.grid():
         total += _fine_tuning(fine_tuning, model) * points
-    # One more training gives the model of the importances, which is kept, and losing tickets copy these.
+    # One more training makes the model for the importances, which are kept; losing tickets have a copy of them.
     found = SearchConfig(
         model="", method="importance", level=written_levels(config.level),
         importance_from=f"-{config.fine_tuning.task}-",
@@ -390,7 +396,7 @@ def _super(settings: SuperConfig, model: ModelSize) -> Cost:
 
 
 def size_of(name: str) -> ModelSize:
-    """Return the approximate size of a model by its name or folder; an unknown one counts as BERT-base."""
+    """Return the approximate size of a model by its name or folder; an unknown model counts as BERT-base."""
     try:
         config = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
         layers, width, words = (int(config[key]) for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
@@ -401,7 +407,7 @@ def size_of(name: str) -> ModelSize:
 
 
 def seconds_of(cost: Cost, model: ModelSize) -> float:
-    """Return the seconds of a run on `MACHINE`."""
+    """Return the estimated seconds of a run on `MACHINE`."""
     fixed = _TINY_SECONDS if model == MODEL_SIZES["tiny"] else _FIXED_SECONDS
     matrices, scores = _TOKEN_SECONDS * model.encoder, _SCORE_SECONDS * model.all_heads
     return fixed + cost.steps * _LEAST_SECONDS + cost.tokens * matrices + cost.pairs * scores
@@ -411,7 +417,7 @@ _INSIDE = re.compile(r"(?:^@|/runs/)([^/]+)")
 
 
 class Estimator:
-    """Estimates the seconds and bytes of runs that are left, from similar runs in the store."""
+    """Estimates the seconds and bytes of the remaining runs, from similar runs in the store where there are some."""
 
     def __init__(self, plan: Plan, records: Mapping[str, Record]) -> None:
         self._plan = plan
@@ -426,11 +432,11 @@ class Estimator:
         self._typical = {kind: statistics.median(seconds) for kind, seconds in measured.items()}
 
     def estimate(self, left: Iterable[str], workers: int) -> dict[str, Any]:
-        """Return the costs of runs that are left.
+        """Return the costs of the remaining runs.
 
-        `seconds`; `tokens`, trained on, of those that are only read a third; `trainings`; `bytes` that stay in the
-        store, and `scratch_bytes` of the checkpoints of runs at work; `runs`, and `measured_runs`, which have similar
-        runs in the store.
+        `seconds`; `tokens` trained on, where tokens of a forward pass alone count a third; `trainings`; `bytes` that
+        stay in the store; `scratch_bytes` of checkpoints while runs are at work; `runs`, the number of runs; and
+        `measured_runs`, the number of those that have similar runs in the store.
         """
         seconds, total, kept, scratch, measured, count = 0.0, Cost(), 0.0, 0.0, 0, 0
         for run in (self._plan.runs[run] for run in left):
@@ -460,7 +466,7 @@ class Estimator:
         return (verb, self._model(config), str(config.get("method")))
 
     def _model(self, config: Mapping[str, Any]) -> str:
-        """Return the model that a run starts from, through the runs that it refers to."""
+        """Return the model that a run starts from; references to other runs are followed."""
         config = _flat(config)
         name = config.get("model") or config.get("target")
         inside = _INSIDE.search(str(name))
@@ -474,7 +480,7 @@ class Estimator:
 
 
 def _settings_of(record: Record) -> Settings | None:
-    """The settings of a stored run; None where they are not those of a verb."""
+    """Return the settings of a stored run; None if they are not valid settings of a verb."""
     try:
         return VERBS[record.verb].settings.of(**record.config)
     except (KeyError, TicketsError, TypeError):
@@ -482,12 +488,12 @@ def _settings_of(record: Record) -> Settings | None:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the nested settings `fine_tuning` of a super ticket."""
+    """Return the settings with the nested `fine_tuning` settings of a super ticket merged in."""
     return {**config, **dict(config.get("fine_tuning") or {})}
 
 
 def bytes_text(count: float) -> str:
-    """Return `12 kB`, `3.4 MB` or `1.2 GB`."""
+    """Return a number of bytes as text, such as `12 kB`, `3.4 MB` or `1.2 GB`."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"

@@ -40,13 +40,13 @@ def run_demo(out: Path, runtime: Runtime, scale: str = "small") -> dict[str, Any
     from winning_tickets.models.loading import resolve_model
 
     plan = plan_study(load_study("demo"), scale)
-    resolve_model(plan.parameters["model"])  # the most likely problem first
+    resolve_model(plan.parameters["model"])  # a missing model is the most likely problem, so it is checked first
     info = pydocs_info()
     identity = f"demo-{digest([*plan.runs, info['text_hash']])}"
     with RunDirectory.claim(out, "demo", identity, plan.parameters) as run:
         if run.status == "done":
             return run.result()
-        # All runs are in this process: starting workers would take longer than the small ones.
+        # All runs are done in this process: starting workers would take longer than the small runs.
         start, store = time.monotonic(), Store(out / "store")
         watch = None if runtime.quiet else ProgressLines(plan, store, 1, sys.stderr)
         ended = run_study(plan, store, InlineEngine(), runtime, retry_failed=True, watch=watch)
@@ -59,7 +59,7 @@ def run_demo(out: Path, runtime: Runtime, scale: str = "small") -> dict[str, Any
 
 
 def table(result: dict[str, Any]) -> Table:
-    """The demo's table."""
+    """Return the table of the demo."""
     heads = [
         *columns(name="Method"),
         *columns(tables.percent, sparsity="Sparsity"),
@@ -79,11 +79,11 @@ _VALUES = {
     "majority": ("transfer", "majority", {}),
     "seconds": ("search", "run.seconds", {}),
 }
-"""Stage, path and further axes of each value of a row."""
+"""Where each value of a row is observed: stage, path and axes other than the method."""
 
 
 def _result(plan: Plan, store: Store) -> dict[str, Any]:
-    """The numbers of the finished runs."""
+    """Return the result of the demo, made from the finished runs."""
     from winning_tickets.tickets.ticket import Ticket
 
     runs, chosen = gather_runs(plan, store), plan.parameters
@@ -131,7 +131,7 @@ _KINDS = ("embeddings", "query", "key", "value", "attention.output", "intermedia
 
 
 def changed_by_kind(ticket: Ticket, other: Ticket) -> dict[str, float]:
-    """Fraction of mask entries that differ between two tickets, by kind of matrix."""
+    """Return the fraction of mask entries that differ between two tickets, by kind of matrix."""
     changed: dict[str, list[int]] = {}
     for name, mask in ticket.masks.items():
         counts = changed.setdefault(next(kind for kind in _KINDS if kind in name), [0, 0])

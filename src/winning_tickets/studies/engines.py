@@ -24,7 +24,7 @@ from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.studies.worker import Job, JobOutcome, perform, perform_or_stop, stop_worker
 
 STOP_SECONDS = 120.0  # time for a worker to reach its next checkpoint
-MAX_REQUEUES = 100  # times that a job of Slurm may use up its time and resume
+MAX_REQUEUES = 100  # how often a Slurm job may use up its time limit and resume
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")  # environment variables that other nodes need too
 
 
@@ -36,7 +36,7 @@ class _Worker:
 
 
 class LocalEngine:
-    """Worker processes that do many jobs each, so that heavy imports happen once; logs go to `logs/` of the store."""
+    """Worker processes that each do many jobs, so that heavy imports happen once; logs go to `logs/` of the store."""
 
     def __init__(self, workers: int, store: Path) -> None:
         if workers < 1:
@@ -44,7 +44,7 @@ class LocalEngine:
         self._count = workers
         self._logs = store / "logs"
         self._workers: dict[int, _Worker] = {}
-        self._lines: queue.Queue[tuple[int, _Worker, bytes]] = queue.Queue()  # what workers wrote; empty at their end
+        self._lines: queue.Queue[tuple[int, _Worker, bytes]] = queue.Queue()  # lines of workers; empty at their end
 
     def free(self) -> int:
         return self._count - sum(worker.job is not None for worker in self._workers.values())
@@ -58,7 +58,7 @@ class LocalEngine:
             worker = self._workers[place] = self._spawn(place)
             threading.Thread(target=self._listen, args=(place, worker), daemon=True).start()
         worker.job = job
-        with suppress(BrokenPipeError):  # it has just died; `wait` reports it
+        with suppress(BrokenPipeError):  # the worker has just died; `wait` reports it
             worker.process.stdin.write(job.line().encode() + b"\n")
             worker.process.stdin.flush()
 
@@ -75,7 +75,7 @@ class LocalEngine:
     def stop(self) -> list[JobOutcome]:
         for worker in self._workers.values():
             if worker.job is not None:
-                with suppress(OSError):  # a stop by its pipe, as Windows has no SIGTERM
+                with suppress(OSError):  # closing the pipe stops the worker, because Windows has no SIGTERM
                     worker.process.stdin.close()
         try:
             return _wait_for_all(self, lambda: any(worker.job for worker in self._workers.values()))
@@ -95,7 +95,7 @@ class LocalEngine:
 
     def _read(self, place: int, worker: _Worker, line: bytes) -> list[JobOutcome]:
         if self._workers.get(place) is not worker:
-            return []  # it was dismissed
+            return []  # the worker was dismissed
         if not line.endswith(b"\n"):
             worker, code = self._dismiss(place)
             if worker.job is None:
@@ -106,11 +106,11 @@ class LocalEngine:
         worker.job = None
         outcome = JobOutcome.of_line(line.decode())
         if outcome.kind == "stopped":
-            self._dismiss(place)  # it ends and does no more jobs
+            self._dismiss(place)  # the worker ends and does no more jobs
         return [outcome]
 
     def _dismiss(self, place: int) -> tuple[_Worker, int]:
-        """Return a worker that ends, and its exit code."""
+        """Wait for a worker to end, and return it with its exit code."""
         worker = self._workers.pop(place)
         with suppress(BrokenPipeError):
             worker.process.stdin.close()
@@ -128,21 +128,21 @@ class LocalEngine:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=os.environ | threads_of(self._count) | gpu_of(place),
-                start_new_session=True,  # Ctrl-C of the terminal reaches the driver alone
+                start_new_session=True,  # Ctrl-C in the terminal reaches the driver alone
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
             )
         return _Worker(process, log)
 
     def _listen(self, place: int, worker: _Worker) -> None:
-        """Pass on what a worker writes, and its end."""
-        with suppress(OSError, ValueError):  # closed while it is read
+        """Pass on the lines that a worker writes, then an empty one when it has ended."""
+        with suppress(OSError, ValueError):  # the pipe may be closed while it is read
             for line in worker.process.stdout:
                 self._lines.put((place, worker, line))
         self._lines.put((place, worker, b""))
 
 
 def threads_of(workers: int, cores: int | None = None) -> dict[str, str]:
-    """Return the environment that gives each worker its share of the cores."""
+    """Return the environment variables that give each worker its share of the cores."""
     if cores is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores // workers)
@@ -154,7 +154,7 @@ def threads_of(workers: int, cores: int | None = None) -> dict[str, str]:
 
 
 def gpu_of(place: int) -> dict[str, str]:
-    """Return the environment that gives a worker one of several GPUs; empty with fewer than two."""
+    """Return the environment variable that gives a worker one of several GPUs; empty with fewer than two."""
     visible: Any = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         names = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
@@ -164,7 +164,7 @@ def gpu_of(place: int) -> dict[str, str]:
 
 
 class InlineEngine:
-    """Does each run in this process, for small studies; a signal stops the study at the checkpoint of its run."""
+    """Does each run in this process, for small studies; a signal stops the study at the next checkpoint of the run."""
 
     def __init__(self) -> None:
         self._job: Job | None = None
@@ -205,7 +205,7 @@ class RayEngine:
         self._cpus, self._gpus = cpus, gpus
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(max(1, int(cpus))))
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        # The driver retries: it counts and knows the progress of other processes.
+        # Ray does not retry: the driver does, as it counts attempts and knows the progress of other processes.
         self._task = self._ray.remote(perform_line).options(
             num_cpus=cpus, num_gpus=gpus, max_retries=0, runtime_env={"env_vars": threads | passed_on}
         )
@@ -263,7 +263,7 @@ class RayEngine:
 
 
 class SlurmJob:
-    """A run as a job of Slurm. Before its time is over it writes a checkpoint and is put into the queue again."""
+    """A run as a Slurm job; before its time limit, the job writes a checkpoint and is queued again."""
 
     def __init__(self, cpus: int) -> None:
         self._cpus = cpus
@@ -282,16 +282,16 @@ class SlurmJob:
         signal.signal(number, stop)
         outcome = perform_or_stop(Job.of_line(line))
         if outcome.kind == "stopped" and asked and callable(requeue):
-            requeue(number, None)  # calls `checkpoint`, and ends this process
+            requeue(number, None)  # submitit's handler calls `checkpoint` and ends this process
         return outcome.line()
 
     def checkpoint(self, line: str) -> Any:
-        """Return the same job, which resumes the run."""
+        """Return the same job for submitit to submit again; it resumes the run."""
         return importlib.import_module("submitit").helpers.DelayedSubmission(self, line)
 
 
 class SlurmEngine:
-    """Jobs of Slurm, submitted by submitit as arrays; a job whose node dies is lost, and the driver retries it."""
+    """Slurm jobs, submitted by submitit as arrays; a job whose node dies is lost, and the driver retries it."""
 
     def __init__(self, options: EngineOptions, store: Path) -> None:
         try:
@@ -333,7 +333,7 @@ class SlurmEngine:
         return self._options.workers - len(self._jobs) - len(self._waiting)
 
     def start(self, job: Job) -> None:
-        self._waiting.append(job)  # `wait` submits them together
+        self._waiting.append(job)  # `wait` submits all waiting jobs together
 
     def wait(self, seconds: float) -> list[JobOutcome]:
         self._submit()
@@ -359,7 +359,7 @@ class SlurmEngine:
         job = self._jobs.pop(submitted)
         try:
             return JobOutcome.of_line(submitted.result())
-        except Exception as error:  # of the job, in the classes of any package
+        except Exception as error:  # the job's error, of any class
             last = (str(error).strip() or type(error).__name__).splitlines()[-1]
             return JobOutcome(job.run, "lost", f"Its job died: {last} Its output is in {submitted.paths.stderr}.")
 
@@ -370,7 +370,7 @@ class SlurmEngine:
         return outcomes + _wait_for_all(self, lambda: bool(self._jobs))
 
     def _cancel(self) -> None:
-        """Send SIGTERM to all jobs, which have time for a checkpoint (`KillWait` of Slurm)."""
+        """Send SIGTERM to all jobs; Slurm's `KillWait` gives them time for a checkpoint."""
         for submitted in self._jobs:
             if self._cluster == "slurm":
                 submitted.cancel(check=False)
@@ -386,10 +386,10 @@ class EngineOptions(Settings):
     """Resources of an engine: jobs at a time (`local`, `slurm`), cores and GPUs of a run (`ray`, `slurm`), and more."""
 
     workers: int = 1
-    address: str | None = None  # of the Ray cluster
-    cpus: float = 1  # fractions on Ray only, as of `gpus`
+    address: str | None = None  # address of the Ray cluster
+    cpus: float = 1  # only Ray allows fractions of cores and GPUs
     gpus: float = 0
-    walltime: int = 240  # of a job of Slurm, in minutes
+    walltime: int = 240  # time limit of a Slurm job, in minutes
     slurm: dict[str, str] = Field(default_factory=dict)  # parameters of sbatch, such as `partition`
 
 
@@ -403,7 +403,7 @@ class Engine(Protocol):
         """Start a job; `free` must be positive."""
 
     def wait(self, seconds: float) -> list[JobOutcome]:
-        """Return the outcomes of ended jobs; wait at most so long."""
+        """Return the outcomes of jobs that have ended; wait for one at most `seconds`."""
 
     def stop(self) -> list[JobOutcome]:
         """Stop all jobs at their next checkpoint, and return their outcomes."""
@@ -428,12 +428,12 @@ ENGINES: dict[str, Callable[[EngineOptions, Path], Engine]] = {
 
 
 def check_engine(name: str) -> None:
-    """Refuse a name that is none of `ENGINES`."""
+    """Refuse a name that is not in `ENGINES`."""
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
 
 
 def make_engine(name: str, options: EngineOptions, store: Path) -> Engine:
-    """Return an engine of `ENGINES`; workers leave their logs in the store."""
+    """Return a new engine by its name in `ENGINES`; workers write their logs into the store."""
     check_engine(name)
     return ENGINES[name](options, store)

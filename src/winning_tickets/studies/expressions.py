@@ -14,7 +14,7 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _EXPRESSION = re.compile(r"\$\{\s*(" + _NAME + r")\s*(?:\[\s*(" + _NAME + r")\s*\])?\s*\}")
 _REFERENCE = re.compile(r"@([A-Za-z][A-Za-z0-9_-]*)(?:\[([^\[\]]*)\])?(/[^@]*)?")
 
-LADDERS = ("sparsity", "level", "step")  # axes of which one search may leave several tickets
+LADDERS = ("sparsity", "level", "step")  # axes along which one search may save several tickets
 
 
 def map_strings(value: Any, change: Callable[[str], Any]) -> Any:
@@ -71,7 +71,7 @@ def names_in(value: Any) -> set[str]:
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference `@stage[names, fixed=value]rest` to the runs of a stage; `rest` is empty or a path with its slash."""
+    """A reference `@stage[names, fixed=value]rest` to the runs of a stage; `rest` is empty or a path with a slash."""
 
     text: str
     stage: str
@@ -120,7 +120,7 @@ _TESTS = ("not", "above", "below", "same")
 
 
 def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any], so_far: bool = False) -> bool:
-    """Return whether the axes of a run match any condition; a missing axis does not match, unless it may come later."""
+    """Return whether the axes of a run match any condition; a missing axis matches only with `so_far`."""
     if not isinstance(conditions, list | tuple) or not all(isinstance(one, Mapping) for one in conditions):
         raise UsageError(
             f"skip, only and where take a list of conditions, such as [{{task: rte}}], found {shown(conditions)}."
@@ -145,7 +145,7 @@ def _holds(value: Any, wanted: Any, axes: Mapping[str, Any], so_far: bool) -> bo
 def _test(test: str, value: Any, limit: Any, axes: Mapping[str, Any], so_far: bool) -> bool:
     if test == "not":
         return not _holds(value, limit, axes, False)
-    if test == "same":  # as another axis
+    if test == "same":  # `limit` names another axis
         return same(value, axes[limit]) if limit in axes else so_far
     number, bound = _number(value), _number(limit)
     if number is None or bound is None:
@@ -161,7 +161,7 @@ def same(first: Any, second: Any) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number, also one that is written as text, as YAML reads 1e-4."""
+    """Return a number, also from text, which is how YAML reads 1e-4; None for anything else."""
     try:
         return float(value) if isinstance(value, str) or is_number(value) else None
     except (ValueError, OverflowError):

@@ -15,11 +15,11 @@ from winning_tickets.studies.verbs import verb_named
 
 Problem = tuple[tuple[str | int, ...], str]  # place in the study, and text
 MAX_PLACES = 100_000  # maximum number of places in the grid of a stage
-_LISTS = {"seed": "seeds", "task": "tasks"}  # axes that set a list of one value for verbs that take only lists
+_LISTS = {"seed": "seeds", "task": "tasks"}  # axes that set a list field to one value in verbs that have only the list
 
 
 def axis_values(name: str, value: Any) -> list[tuple[Any, dict[str, Any] | None]]:
-    """Return the values of an axis, each with the fields that it sets; None in a plain list."""
+    """Return the values of an axis, each with the fields that it sets, or with None if the axis is a plain list."""
     if isinstance(value, Mapping) and value:
         wrong = [label for label, fields in value.items() if not isinstance(fields, Mapping)]
         if not wrong:
@@ -67,14 +67,14 @@ def used_names(stage: Stage) -> set[str]:
 
 
 def field_of(axis: str, value: Any, known: Mapping[str, Any], used: set[str]) -> dict[str, Any]:
-    """Return the field of a plain axis: that of its name, or a list of one value if nothing else uses the axis."""
+    """Return the field that a plain axis sets: the one of its name, else a list of one value if no `${...}` uses it."""
     if axis in known:
         return {axis: value}
     return {_LISTS[axis]: [value]} if _LISTS.get(axis) in known and axis not in used else {}
 
 
 def check_study(study: Study) -> list[Problem]:
-    """Return the problems of a study at any scale: unknown fields, names, stages; circles."""
+    """Return the problems that a study has at any scale: unknown fields, names and stages, and circular references."""
     problems: list[Problem] = []
     for name, stage in study.stages.items():
         problems += _check_stage(study, name, stage)
@@ -247,7 +247,7 @@ def _axes_shown(shown: Any) -> Iterator[str]:
 
 
 def order_of(study: Study) -> list[str]:
-    """Return the stages so that each comes after those that it refers to."""
+    """Return the names of the stages, each after the stages that it refers to."""
     done: list[str] = []
 
     def visit(name: str, path: tuple[str, ...]) -> None:

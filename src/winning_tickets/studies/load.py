@@ -65,7 +65,7 @@ def _line(path: YamlPath, lines: Lines) -> str:
 
 
 SUFFIXES = (".yaml", ".yml")
-_IN_FOLDER = "study.yaml"  # of a folder that is given as a study
+_IN_FOLDER = "study.yaml"  # the file to read if a folder is given as a study
 _OF_A_BASE = ("needs", "deviations", "parameters", "scales", "stages")
 _SHOWN = ("tables", "figures", "claims")
 
@@ -107,15 +107,15 @@ def load_study(source: str | Path | Mapping[str, Any]) -> Study:
         text, name = _text(source)
         content, lines = _read(text, name)
     merged = _with_base(content, name, lines)
-    if content.get("base") is not None and not name.startswith("recipe "):  # a recipe shows one picture of a paper
+    if content.get("base") is not None and not name.startswith("recipe "):  # a recipe shows only what it lists itself
         merged = _with_shown(merged, load_study(str(content["base"])))
     return _build(merged, name, lines)
 
 
 def _with_base(content: dict[str, Any], name: str, lines: Lines, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Merge a study over its base: parameters by name, also of each scale, and whole stages.
+    """Merge a study over its base: parameters, also of each scale, by name; stages as a whole.
 
-    Null removes a stage, with those that read it, or a deviation.
+    Null removes a deviation, or a stage together with the stages that read it.
     """
     base = content.get("base")
     if base is None:
@@ -139,7 +139,7 @@ def _with_base(content: dict[str, Any], name: str, lines: Lines, above: tuple[st
 
 
 def _without_orphans(stages: dict[str, Any], own: set[str]) -> dict[str, Any]:
-    """Leave out stages of the base that read a stage that was removed."""
+    """Return the stages without those of the base that read a removed stage."""
     while True:
         gone = {
             name
@@ -172,7 +172,7 @@ def _with_shown(content: dict[str, Any], base: Study) -> dict[str, Any]:
         shown = {key: _on(body, merged["stages"]) for key, body in below.get(kind, {}).items()} | own
         merged[kind] = {key: body for key, body in shown.items() if body is not None}
     merged.setdefault("published", below.get("published", []))
-    # What shows stages or axes that the study no longer has is left out, and named in the report.
+    # Tables, figures and claims of stages or axes that the study no longer has are left out; the report names them.
     try:
         draft = Study.model_validate(merged | {"published": []})
     except ValidationError:
@@ -188,7 +188,7 @@ def _with_shown(content: dict[str, Any], base: Study) -> dict[str, Any]:
 
 
 def _on(shown: Any, stages: Mapping[str, Any]) -> Any:
-    """Reduce the stages that a table, figure or claim reads to those that are there, if some are."""
+    """Reduce the stages that a table, figure or claim reads to those that exist; keep all if none exists."""
     reduced = dict(shown)
     for key in ("stage", "level"):
         if isinstance(shown.get(key), list):
@@ -206,7 +206,7 @@ def _read(text: str, name: str) -> tuple[dict[str, Any], Lines]:
 
 
 def _over(below: Any, above: Any, depth: int) -> Any:
-    """Merge two mappings to a depth; entries of `above` win."""
+    """Merge two nested mappings down to a depth; entries of `above` win."""
     if depth == 0 or not isinstance(below, dict) or not isinstance(above, dict):
         return above
     return below | {key: _over(below.get(key), value, depth - 1) for key, value in above.items()}
@@ -273,7 +273,7 @@ def _inside(kind: Any, part: str | int) -> list[Any]:
     """Return the types of the entry `part` in a value of a type."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         fields = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
-        return _alternatives(fields[str(part)]) if part in fields else [kind]  # the name of a type in a union
+        return _alternatives(fields[str(part)]) if part in fields else [kind]  # the name of a union's type
     if get_origin(kind) is dict:
         return _alternatives(get_args(kind)[1])
     if get_origin(kind) is tuple:

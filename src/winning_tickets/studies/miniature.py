@@ -1,7 +1,8 @@
 """The scale `miniature`: the scale `paper` of a study, made small by rules that are the same for all studies.
 
-Methods, profile, epochs, early stopping, ranking and every axis stay. A tiny model takes the place of the paper's,
-a few examples of each task that of its data; steps, batches and texts are fewer, and learning rates higher.
+Methods, profile, epochs, early stopping, ranking and all axes stay the same. A tiny model replaces the paper's model,
+and a few examples of each task replace its data. There are fewer steps, smaller batches and shorter texts, and learning
+rates are higher.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import MLM, TASKS
 
 MINIATURE = "miniature"
-CUT = "tiny:cut:"  # before a folder of data, of which a few examples of each task are read
-STEPS, RATE = 200, 40  # steps of a search for one here, and how much higher rates are
-BATCH, LENGTH, LEAST_BATCH = 4, 4, 4  # examples of a batch and tokens of a text for one here
-STEP_TOKENS, TEXT_STEPS, SEGMENTS = 16, 500, 2_000  # tokens, steps of a round and segments of its text for one here
-EXAMPLES, EVAL_STEPS = 125, 5  # examples of a subset for one here; steps between evaluations
+CUT = "tiny:cut:"  # prefix of a data folder of which only a few examples of each task are read
+STEPS, RATE = 200, 40  # divisor of the steps of a search, and factor of the learning rates
+BATCH, LENGTH, LEAST_BATCH = 4, 4, 4  # divisors of the batch size and of the tokens of a text; smallest batch
+STEP_TOKENS, TEXT_STEPS, SEGMENTS = 16, 500, 2_000  # divisors: tokens of a step; steps and segments of rounds over text
+EXAMPLES, EVAL_STEPS = 125, 5  # divisor of the examples of a subset; steps between evaluations
 SEEDS, EVALUATED_TOKENS = 3, 2_000
 MINIATURE_NOTE = (
     f"searches have 1/{STEPS} of the paper's steps (rounds over text alone 1/{TEXT_STEPS}), batches 1/{BATCH} of its "
@@ -30,13 +31,13 @@ MINIATURE_NOTE = (
 
 
 def miniature_parameters(paper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of the scale `miniature`, from those of the scale `paper`."""
+    """Return the parameters of the scale `miniature`, made from those of the scale `paper`."""
     smaller = {name: change(paper[name]) for name, change in _PARAMETERS.items() if paper.get(name) is not None}
     return {**paper, **smaller, **{name: made for name, made in _DATA.items() if name in paper}}
 
 
 def cut_folder(folder: Any) -> Any:
-    """Return the name of a few examples of each task of a folder that the user gives."""
+    """Return a data folder of the user with the prefix `CUT`, so that only a few examples of each task are read."""
     return f"{CUT}{folder}" if isinstance(folder, str) and not folder.startswith("tiny:") else folder
 
 
@@ -58,7 +59,7 @@ def _fewer(steps: int, share: int = STEPS) -> int:
 
 
 def _shorter_rounds(axis: Mapping[int, Mapping[str, int]]) -> dict[int, dict[str, int]]:
-    """Return the axis of the length of rounds, whose labels are the steps of all rounds; equal lengths become one."""
+    """Return the axis of round lengths with shorter rounds; labels are total steps, and equal lengths are merged."""
     rounds = {_fewer(own["round_steps"]): steps // own["round_steps"] for steps, own in axis.items()}
     return {count * steps: {"round_steps": steps} for steps, count in rounds.items()}
 
@@ -80,7 +81,7 @@ _PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "text_steps": lambda steps: _fewer(steps, TEXT_STEPS),
     "mlm_round_steps": lambda steps: _fewer(steps, TEXT_STEPS),
 }
-"""How parameters of recipes change that name models, are labels of axes, or agree with such labels; others stay."""
+"""Changes to parameters of recipes that name models, label axes or agree with such labels; other parameters stay."""
 
 
 def _shorter(segments: str) -> str:
@@ -88,7 +89,7 @@ def _shorter(segments: str) -> str:
 
 
 def _subset(size: str | None, share: int = EXAMPLES) -> str | None:
-    """Return a smaller subset of a training set; of percents 10 times the root, because 1 % would be no example."""
+    """Return a smaller size of a training subset; p % become 10 * sqrt(p) %, because 1 % would be no example."""
     if size is None:
         return None
     number, percent = parse_size(size)

@@ -1,4 +1,4 @@
-"""What a study needs before its first run: files and folders, models and data of the hub, room on the disk."""
+"""What a study needs before its first run: files and folders, models and data from the hub, room on the disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from winning_tickets.studies.worker import TINY
 _FOLDERS = ("data_dir", "importance_from")
 _FILES = ("task_file", "train_file", "validation_file", "pairs_file")
 _MODELS = ("model", "target", "base", "like", "targets", "reference", "paths", "baseline", "dense")
-"""Settings that name tickets, runs and models; they may be names of the hub."""
+"""Settings that name tickets, runs and models; the values may be hub ids."""
 _ON_HUB = ("model", "target")
 Place = tuple[str, str]  # a setting and its value
 
@@ -45,9 +45,9 @@ def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
 
 
 def unmet_needs(plan: Plan) -> list[str]:
-    """Return the missing inputs that a study declares; values that may be names of the hub are not checked."""
+    """Return a line for each missing input that a study declares; values that may be hub ids are not checked."""
     used = _used_parameters(plan)
-    needed = [name for name in plan.study.needs if name in used]  # a part of a study may not need all
+    needed = [name for name in plan.study.needs if name in used]  # a part of a study may not need all inputs
     by_default = () if _reads_test_files(plan) else BY_DEFAULT
     return unset_needs(plan.study, plan.parameters, [name for name in needed if name not in by_default]) + [
         f"{name}: there is no {one}; it has to be {plan.study.needs[name]}: --set {name}=..."
@@ -85,7 +85,7 @@ def _path(value: Any) -> Any:
 
 
 def _is_missing(value: Any) -> bool:
-    """Return whether a value can only be a path, and there is nothing."""
+    """Return whether a value can only be a path, and that path does not exist."""
     if not isinstance(value, str) or is_reference(value) or value.startswith(TINY):
         return False
     certain = value.startswith((".", "~", "/")) or value.count("/") > 1
@@ -101,7 +101,7 @@ def _absent(runs: Iterable[Run]) -> dict[Place, str]:
 def _tasks_without_files(runs: Iterable[Run]) -> Iterator[str]:
     """Yield a line for each task whose files are not in the folder that runs read it from."""
     for name, folder in dict.fromkeys(one for run in runs for one in _task_folders(run.config)):
-        if _there(folder, Path.is_dir):  # a folder that is not there is named with its setting
+        if _there(folder, Path.is_dir):  # a missing folder is reported with its setting
             try:
                 check_task_files(name, folder)
             except UsageError as error:
@@ -133,7 +133,7 @@ def _places(config: Mapping[str, Any]) -> Iterator[Place]:
 
 
 def _lacks(field: str, value: str) -> str | None:
-    """Return what is missing, in words; None if it is there, or may be no path."""
+    """Return what is missing, in words; None if the value exists, or may be something other than a path."""
     if field in _FOLDERS:
         return None if _there(value, Path.is_dir) else "folder"
     if field in _FILES:
@@ -169,7 +169,7 @@ def list_hub_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
 
 
 def _repositories(runs: Iterable[Run]) -> dict[tuple[str, str, str, str], list[str]]:
-    """Return the runs by what they read of the hub: the setting, its value, the repository and its kind."""
+    """Return the ids of runs by what they read from the hub: the setting, its value, the repository and its kind."""
     found: dict[tuple[str, str, str, str], list[str]] = {}
     for run in runs:
         for config in (run.config, dict(run.config.get("fine_tuning") or {})):
@@ -198,7 +198,7 @@ def _may_be_on_hub(name: str) -> bool:
 
 
 def _advice(plan: Plan, value: str) -> str:
-    """Return the `--set` that replaces a value, which may be one of a mapping."""
+    """Return the `--set` option that replaces a value, which may be inside a mapping."""
     for name, given in plan.parameters.items():
         if given == value:
             return f"--set {name}=FOLDER"
@@ -209,7 +209,7 @@ def _advice(plan: Plan, value: str) -> str:
 
 
 def room_problem(estimate: Mapping[str, Any], store: Path) -> str | None:
-    """Return a sentence if what a study keeps, with checkpoints of runs at work, does not fit on the store's disk."""
+    """Return a sentence if the files of a study, with checkpoints of runs at work, do not fit on the store's disk."""
     place = store.absolute()
     while not place.exists():
         place = place.parent

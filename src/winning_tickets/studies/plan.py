@@ -30,13 +30,13 @@ from winning_tickets.studies.schema import SCALES, Stage, Study, map_conditions
 from winning_tickets.studies.verbs import verb_named
 
 MAX_SLUG = 60
-_PLACES = ("data_dir",)  # parameters that say where the same data lie
+_PLACES = ("data_dir",)  # parameters that only say where data are, so they make no difference from the paper
 BY_DEFAULT = ("data_dir",)
-"""Needs that are read from the hub where no folder is given."""
+"""Needs that are read from the hub if no folder is given."""
 
 
 def shown_setting(value: Any) -> str:
-    """Return a setting as text: words as they are, all else as JSON."""
+    """Return a setting as text: strings unchanged, other values as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -44,10 +44,10 @@ def shown_setting(value: Any) -> str:
 class Plan:
     """All runs of a study at a scale."""
 
-    study: Study  # with parameters filled in the conditions of tables, figures and claims
+    study: Study  # with parameters filled into the conditions of tables, figures and claims
     scale: str
-    parameters: dict[str, Any]  # of the scale, with overrides
-    runs: dict[str, Run]  # by id; each comes after those that it needs
+    parameters: dict[str, Any]  # parameters of the scale, with overrides
+    runs: dict[str, Run]  # by id; each run comes after the runs that it needs
     points: tuple[Point, ...]  # of all stages, in order
 
     def stage_runs(self, stage: str) -> list[str]:
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def differences(self) -> list[str]:
-        """Parameters that are not those of the scale `paper`, by which the study is no longer the paper's."""
+        """Return, as text, the parameters that differ from the scale `paper`; empty for a study without one."""
         if self.study.paper is None or "paper" not in self.study.scales:
             return []
         paper, own = parameters_of(self.study, "paper", {}), self.parameters
@@ -75,8 +75,8 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
         overrides: parameters that replace those of the scale.
 
     Raises:
-        UsageError: the study lacks the scale, an unknown parameter, fields with impossible values, a reference that
-            finds no run; the stage and the axes are named.
+        UsageError: a scale that the study lacks, an unknown parameter, fields with impossible values, or a reference
+            that finds no run; the message names the stage and the axes.
     """
     parameters = parameters_of(study, scale, overrides or {})
     runs: dict[str, Run] = {}
@@ -134,7 +134,7 @@ def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dic
 
 
 def _of_tasks(value: Any, tasks: Any) -> Any:
-    """Return references by task, such as tickets, without those to tasks that are left out; other values unchanged."""
+    """Return a mapping of tasks to references without tasks that are left out; return other values unchanged."""
     if not (
         isinstance(value, Mapping) and isinstance(tasks, list) and all(is_reference(one) for one in value.values())
     ):
@@ -143,13 +143,13 @@ def _of_tasks(value: Any, tasks: Any) -> Any:
 
 
 def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> Plan:
-    """Return a part of a plan with all that it needs.
+    """Return a part of a plan with all runs that it needs.
 
     Args:
         plan: the whole plan.
         where: conditions on axes, such as `task=rte,mrpc`, or on the `stage`, which must all hold.
         shard: `i/n`: of the runs that no other run needs, every n-th from the i-th on. All n parts together are the
-            plan; a run that several parts need is done once by those that share a store.
+            plan; a run that several parts need is done only once if these parts share a store.
 
     Raises:
         UsageError: an unknown axis, no run, or a shard that is not `i/n`.
@@ -166,7 +166,7 @@ def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> 
         part = f"part {shard} of " if shard else ""
         raise UsageError(f"There is no run in {part}{plan.study.name} at {plan.scale}; see tickets study plan.")
     kept: set[str] = set()
-    for run in reversed(plan.runs.values()):  # each comes after those that it needs
+    for run in reversed(plan.runs.values()):  # each run comes after the runs that it needs
         if run.id in chosen or run.id in kept:
             kept |= {run.id, *run.needs}
     runs = {name: run for name, run in plan.runs.items() if name in kept}
@@ -174,7 +174,7 @@ def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> 
 
 
 def _chosen(plan: Plan, condition: Mapping[str, Any]) -> dict[str, None]:
-    """Return the runs whose axes meet all conditions; one that has no effect, or leaves nothing, is an error."""
+    """Return the runs whose axes meet all conditions; refuse unknown values and conditions that leave no run."""
     left = [(point.run, {"stage": point.stage} | point.axes) for point in plan.points]
     axes = {axis for _, own in left for axis in own}
     for axis, wanted in condition.items():
@@ -183,7 +183,7 @@ def _chosen(plan: Plan, condition: Mapping[str, Any]) -> dict[str, None]:
         known = _values_of(axis, left)
         if (value := _not_among(wanted, known)) is not None:
             raise unknown(f"value of {axis}", value, known)
-    # One condition after the other, so that the one that leaves nothing can be named.
+    # Conditions are applied one by one, so that the error can name the one that leaves no run.
     given = {axis: f"{axis}={_listed(wanted)}" for axis, wanted in condition.items()}
     for index, (axis, wanted) in enumerate(condition.items()):
         there = _values_of(axis, left)
@@ -209,7 +209,7 @@ def _values_of(axis: str, runs: Sequence[tuple[str, Mapping[str, Any]]]) -> dict
 
 
 def _not_among(wanted: Any, known: Mapping[str, Any]) -> str | None:
-    """Return the first value of a condition that is not known; a mapping is a test, and names no value."""
+    """Return the first unknown value of a condition; a mapping is a test and names no value."""
     for value in wanted if isinstance(wanted, list) else [wanted]:
         if not isinstance(value, Mapping) and not any(same(value, one) for one in known.values()):
             return str(value)
@@ -221,7 +221,7 @@ def _listed(wanted: Any) -> str:
 
 
 def parse_overrides(given: list[str], option: str = "--set") -> dict[str, Any]:
-    """Parse `--set` options: `tasks=rte,mrpc` is a list, any other value is YAML."""
+    """Parse `--set` or `--where` options: `tasks=rte,mrpc` is a list, any other value is YAML."""
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -252,7 +252,7 @@ def _place_stage(
     if not substitute(stage.when, parameters):
         return
     try:
-        # Fields of a mapping wait for the axes of each run; labels and plain values are known now.
+        # Fields in a mapping are filled in later, with the axes of each run; labels and plain values are known now.
         over = {
             axis: value if isinstance(value, Mapping) else substitute(value, parameters)
             for axis, value in stage.over.items()
@@ -267,7 +267,7 @@ def _place_stage(
     count = 0
     for own, fields in grid:
         if only and not matches(only, own, so_far=True):
-            continue  # also where a reference of it would find no run
+            continue  # skipped before its references are resolved, which might find no run
         try:
             for axes, resolved in resolver.rows(own, fields):
                 if matches(skip, axes) or (only and not matches(only, axes)):
@@ -284,7 +284,7 @@ def _place_stage(
 
 def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bool) -> Run:
     settings = verb_named(stage.verb).settings.of(**fields)
-    # Files and texts are looked for on the machine that runs it.
+    # Whether files and texts exist is checked on the machine that does the run.
     problems = misnamed(settings, with_files=False, with_corpus=False)
     problems += settings.unread() if isinstance(settings, SearchConfig) else []
     if problems:
@@ -298,9 +298,10 @@ def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bo
 
 
 def _fields(settings: Settings) -> dict[str, Any]:
-    """Return the fields that a worker makes the same settings of: those that differ from their defaults.
+    """Return the fields from which a worker rebuilds the same settings: those that differ from their defaults.
 
-    A default may depend on other fields, such as the ranking on the profile; a field with the usual one is kept then.
+    A default may depend on other fields, such as the ranking on the profile; then a field with the usual default is
+    kept, too.
     """
     found = settings.model_dump(mode="json", exclude_defaults=True)
     again, every = type(settings).of(**found), settings.model_dump(mode="json")

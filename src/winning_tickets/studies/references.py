@@ -19,9 +19,9 @@ Row = tuple[dict[str, Any], dict[str, str]]  # axes, and the target of each refe
 class Run:
     """A run of a study; `needs` are the ids of the runs that must be done before."""
 
-    id: str  # also its folder in the store
+    id: str  # also the name of its folder in the store
     verb: str
-    stage: str  # the first one with this run
+    stage: str  # the first stage with this run
     config: dict[str, Any]  # settings that differ from their defaults; references are `@ID/path`
     needs: tuple[str, ...]
     settings: Settings
@@ -38,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A possible target of a reference: `@ID/path`, and the axes that it adds."""
+    """A possible target of a reference: `@ID/path`, and the axes that this target adds."""
 
     axes: dict[str, Any]
     target: str
@@ -101,10 +101,10 @@ class Resolver:
             yield {**axes, **candidate.axes}, {**targets, reference.text: candidate.target}
 
     def _matching(self, reference: Reference, axes: Mapping[str, Any]) -> list[Candidate]:
-        """Return the candidates that agree on all shared axes, at least one."""
+        """Return the candidates that agree with `axes` on all shared axes; refuse a reference that has none."""
         if reference.stage not in self._placed:
             raise UsageError(f"{reference.text} refers to a stage whose runs are not known before this one's.")
-        # Candidates with the same axes are indexed by their values on the shared ones, so that large grids are fast.
+        # Candidates with the same axes are indexed by their values on the shared axes, so that large grids are fast.
         groups = self._indexes.setdefault((reference.text, tuple(axes)), {})
         if not groups:
             for one in _candidates(reference, self._placed[reference.stage], self._runs):
@@ -172,7 +172,7 @@ def _ladder(reference: Reference, axes: set[str]) -> str | None:
 
 
 def _write_out(value: Any, known: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
-    """Fill in `${...}` in references, and parameters that are references; the rest waits for further axes."""
+    """Fill in `${...}` in references, and parameters that are references; other `${...}` wait for further axes."""
 
     def fill_in(text: str) -> Any:
         if not expressions.names_in(text) <= known.keys():

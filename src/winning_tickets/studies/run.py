@@ -1,4 +1,4 @@
-"""Run a study: each run once, after those that it needs; it resumes after any kill."""
+"""Run a study: each run is done once, after the runs that it needs; a killed study resumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from winning_tickets.studies.worker import TINY, Job, JobOutcome
 
 State = Literal["waiting", "ready", "running", "done", "failed"]
 MAX_LOSSES = 3  # number of dead workers after which a run counts as failed
-CLAIMED_SECONDS = 2.0  # time between two attempts to claim a run of another process
+CLAIMED_SECONDS = 2.0  # time between two attempts to claim a run that another process holds
 WAIT_SECONDS = 1.0
 
 
@@ -116,7 +116,7 @@ class _Driver:
 
     def work(self) -> None:
         while self._ready or self._claimed or self.progress.count("running"):
-            # Try runs of other processes again after a while, then fill the engine.
+            # Try runs that other processes hold again after a while, then fill the engine.
             now = time.monotonic()
             while self._claimed and self._claimed[0][0] <= now:
                 self._make_ready(self._claimed.popleft()[1])
@@ -159,7 +159,7 @@ class _Driver:
         states = self.progress.states
         failed = [run for run, state in states.items() if state == "failed"]
         kept = {run: (self._store.record(run).error or {}).get("message") for run in failed}
-        # On a full disk the error is not in the store.
+        # On a full disk the error could not be stored.
         errors = {run: message or self._reasons.get(run, "") for run, message in kept.items()}
         return {
             "runs": len(states),
@@ -203,7 +203,7 @@ def absolute_paths(value: Any) -> Any:
 
 
 _AGAIN_SECONDS, _SHARE = 30.0, 20.0
-"""An estimate reads the whole store, so it is repeated after 30 seconds, or after 20 times its duration if sooner."""
+"""An estimate reads the whole store, so the next one is made after 30 s, or after 20 times its duration if sooner."""
 
 
 class ProgressLines:

@@ -21,18 +21,18 @@ VerbName = Literal[
 ]
 LOG = "log."  # start of the path of a value in the records of a run's log
 SETTINGS = "settings."  # start of the path of a setting of a run, with the values of its profile
-HOURS = "log.hours"  # the path of the time that training took until a record of the log
-MATRIX_AXES = ("row", "column")  # of the entries of a matrix that a path names, such as `jaccard.IMP*.OMP`
+HOURS = "log.hours"  # path of the training time until a record of the log
+MATRIX_AXES = ("row", "column")  # axes of the entries of a matrix, for a path such as `jaccard.IMP*.OMP`
 Condition = dict[str, Any]
-"""Axis -> a value, a list of values, or `{not: ..}`, `{above: ..}`, `{below: ..}`; all entries must hold."""
+"""Axis -> a value, a list of values, or `{not: ..}`, `{above: ..}`, `{below: ..}`, `{same: AXIS}`; all must hold."""
 
 
 class Stage(Settings):
     """Runs of one verb; the axes of `label` are for the report only."""
 
     verb: VerbName
-    settings: dict[str, Any] = Field(default_factory=dict, alias="with")  # of the verb; may hold `${name}` and `@stage`
-    over: dict[str, Any] = Field(default_factory=dict)  # values, or label -> settings
+    settings: dict[str, Any] = Field(default_factory=dict, alias="with")  # may hold `${name}` and `@stage`
+    over: dict[str, Any] = Field(default_factory=dict)  # axis -> list of values, or mapping of labels to settings
     label: dict[str, str | int | float | tuple[str | int | float, ...]] = Field(default_factory=dict)
     skip: tuple[Condition, ...] | str = ()  # runs that match any of these
     only: tuple[Condition, ...] | str = ()  # if given, runs that match none are skipped
@@ -40,12 +40,12 @@ class Stage(Settings):
 
 
 class Value(Settings):
-    """A number of each run of a stage, or of several."""
+    """A number of each run of one or several stages."""
 
     stage: str | tuple[str, ...]
     value: str = "score"  # a dotted path into `result.json`, `score`, `score.best`, `run.seconds` or `log.` and a path
     where: tuple[Condition, ...] = ()  # only runs that match one of these
-    name: str | None = None  # of a `level`; by default the stage
+    name: str | None = None  # name to show, for example of a `level`; by default the stage
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ Minus = Annotated[Value | Condition, Field(union_mode="left_to_right")]
 
 
 class ScatterPoint(Settings):
-    """A point of a scatter that has no place in the grid, such as the full model."""
+    """A point of a scatter plot that has no place in the grid, such as the full model."""
 
     x: Value
     y: Value
@@ -77,11 +77,11 @@ class StudyTable(Settings):
     values: dict[str, str | Value] = Field(default={"score": "score"})
     where: tuple[Condition, ...] = ()  # only runs that match one of these
     average: tuple[str, ...] = ()  # axes that are averaged first, for each seed
-    choose: tuple[str, ...] = ()  # axes of settings, of which each cell has the one with the best mean
+    choose: tuple[str, ...] = ()  # axes of settings; each cell shows the setting with the best mean
     mean_column: str | None = (
         None  # heading of a column with the mean of each row; metrics of a task count once together
     )
-    best: Literal["max", "min"] | None = "max"  # set in bold in each column
+    best: Literal["max", "min"] | None = "max"  # which mean of each column is in bold
     statistic: Literal["mean", "median", "best", "std", "p"] = "mean"
     minus: Minus | None = None  # what is subtracted from each number
     note: str = ""
@@ -93,22 +93,22 @@ class Figure(Settings):
     title: str = ""
     kind: Literal["line", "bar", "scatter", "heatmap", "pies"]
     stage: str | tuple[str, ...] | None = None  # if `x` or `y` names none
-    x: str | Value  # the columns of a heatmap
-    y: str | Value = "score"  # the color of a heatmap
+    x: str | Value  # in a heatmap, the columns
+    y: str | Value = "score"  # in a heatmap, the color
     series: str | None = None  # axis of the lines or bars; the rows of a heatmap
     panels: str | None = None  # axis with a panel for each value
     where: tuple[Condition, ...] = ()
     average: tuple[str, ...] = ()
     error: Literal["std", "interval"] | None = "std"  # band or bar around the mean
     level: tuple[str | Value, ...] = ()  # stages or values drawn as a horizontal line
-    points: dict[str, ScatterPoint] = Field(default_factory=dict)  # of a scatter: further points by their name
-    reach: str | float | None = None  # a score, a series or a stage of `level` that the lines are to reach
+    points: dict[str, ScatterPoint] = Field(default_factory=dict)  # for a scatter: further points by name
+    reach: str | float | None = None  # a score, a series or a stage of `level` that the lines should reach
     minus: Minus | None = None  # what is subtracted from each number
-    gap: tuple[str, str] | None = None  # of lines: two series whose difference is a line too
-    mark_at_least: float | Literal["same"] | Value | None = None  # of a heatmap: what its dark cells reach
-    mark_margin: float | Literal["std"] = 0.0  # how far below that they may be; `std`: its deviation
-    count: str | None = None  # heading of the number of dark cells of each row
-    x_at: Value | None = None  # of lines: where each position is drawn, such as the hours after so many steps
+    gap: tuple[str, str] | None = None  # for lines: two series whose difference is drawn as a line, too
+    mark_at_least: float | Literal["same"] | Value | None = None  # for a heatmap: the limit that dark cells reach
+    mark_margin: float | Literal["std"] = 0.0  # how far below the limit they may be; `std`: its standard deviation
+    count: str | None = None  # heading of a column with the number of dark cells of each row
+    x_at: Value | None = None  # for lines: where each position is drawn, such as the hours after so many steps
     x_scale: Literal["linear", "log"] = "linear"
     x_label: str | None = None
     y_label: str | None = None
@@ -116,13 +116,13 @@ class Figure(Settings):
 
 
 class Comparison(Settings):
-    """Two groups of runs that differ in one axis; the second may be a value of another stage (the dense model)."""
+    """Two groups of runs that differ in one axis; the second may be a value of another stage (a dense model)."""
 
     axis: str | None = None
     first: str | int | float | None = None
     second: str | int | float | Value
     along: str | None = None  # axis of positions, such as steps, over which both groups are curves
-    at: Value | None = None  # the number reported in place of a position, such as hours
+    at: Value | None = None  # the number that replaces a position, such as hours
 
     @model_validator(mode="after")
     def _groups(self) -> Comparison:
@@ -136,7 +136,7 @@ class Comparison(Settings):
 
 
 class Bounds(Settings):
-    """The values that a claim allows."""
+    """The range of values that a claim allows."""
 
     above: float | None = None
     below: float | None = None
@@ -151,11 +151,11 @@ class Bounds(Settings):
 
 
 class Ratio(Comparison, Bounds):
-    """Two groups of runs, and the ratio that the first has to the second."""
+    """Two groups of runs, and the range that a claim allows for the ratio of the first to the second."""
 
 
 class Correlation(Settings):
-    """Two values that are expected to correlate; runs are paired by the axes that both have."""
+    """Two values that are expected to correlate; runs are paired by their common axes."""
 
     x: Value
     y: Value
@@ -174,17 +174,17 @@ class StudyClaim(Settings):
     value: str = "score"
     better: Comparison | None = None  # the first is higher
     not_worse: Comparison | None = None  # the first is at most `margin` lower
-    equal: Comparison | None = None  # they differ by at most `margin`
-    ratio: Ratio | None = None  # the first divided by the second
+    equal: Comparison | None = None  # both differ by at most `margin`
+    ratio: Ratio | None = None  # the first divided by the second is within the bounds
     sooner: Comparison | None = None  # the first reaches the best of the second at an earlier position of `along`
     steadier: Comparison | None = None  # the first varies less over its repetitions
-    lies: Bounds | None = None  # the value itself
+    lies: Bounds | None = None  # the value itself is within the bounds
     correlates: Correlation | None = None
     margin: float = Field(default=0.01, ge=0)
     minus: Minus | None = None  # what is subtracted from each number of `stage`
-    published: float | None = None  # the paper's number for what is estimated
-    lower_is_better: bool = False  # as for a loss
-    each: str | None = None  # axis, such as `task`, for each of whose values the claim is made
+    published: float | None = None  # the paper's number for the estimate
+    lower_is_better: bool = False  # true for a loss, for example
+    each: str | None = None  # axis, such as `task`; the claim is made for each of its values
     pair_by: tuple[str, ...] = ()  # axes that pair the runs of both groups
     average: tuple[str, ...] = ()  # axes that are averaged in each pair first
     where: tuple[Condition, ...] = ()  # only runs of `stage` that match one of these
@@ -234,14 +234,14 @@ class Study(Settings):
     shows: str = ""
     deviations: dict[str, str] = Field(default_factory=dict)  # what differs from the paper, each in a sentence or two
     needs: dict[str, str] = Field(default_factory=dict)  # parameter -> what the user provides
-    parameters: dict[str, Any] = Field(default_factory=dict)  # values for all scales; those of a scale win
-    scales: dict[Literal["smoke", "miniature", "small", "paper"], dict[str, Any]]  # `miniature`: its exceptions
+    parameters: dict[str, Any] = Field(default_factory=dict)  # values for all scales; the values of a scale win
+    scales: dict[Literal["smoke", "miniature", "small", "paper"], dict[str, Any]]  # `miniature`: only exceptions
     stages: dict[str, Stage] = Field(min_length=1)
     tables: dict[str, StudyTable] = Field(default_factory=dict)
     figures: dict[str, Figure] = Field(default_factory=dict)
     claims: dict[str, StudyClaim] = Field(default_factory=dict)
     published: tuple[Published, ...] = ()  # numbers of the paper
-    left_out: tuple[str, ...] = ()  # of the base: tables, figures and claims whose stages or axes are gone
+    left_out: tuple[str, ...] = ()  # tables, figures and claims of the base whose stages or axes are gone
 
     @property
     def scale_names(self) -> list[str]:
@@ -250,7 +250,7 @@ class Study(Settings):
 
 
 def map_conditions(shown: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a table, figure or claim with its conditions changed, also those of the values in it."""
+    """Return a table, figure or claim with its conditions changed, also the conditions of the values in it."""
     if isinstance(shown, Settings):
         found = {
             name: change(value)

@@ -15,9 +15,9 @@ STATES = ("done", "running", "failed", "blocked", "to do")
 
 
 def blocked_by(plan: Plan, failed: Iterable[str]) -> dict[str, str]:
-    """Return the runs that wait for a failed run, and that run."""
+    """Return the runs that wait for a failed run, each with that failed run."""
     reasons = {run: run for run in failed}
-    for run in plan.runs.values():  # each comes after those that it needs
+    for run in plan.runs.values():  # each run comes after the runs that it needs
         if run.id not in reasons:
             reason = next((reasons[need] for need in run.needs if need in reasons), None)
             if reason is not None:
@@ -26,11 +26,11 @@ def blocked_by(plan: Plan, failed: Iterable[str]) -> dict[str, str]:
 
 
 def study_status(plan: Plan, store: Store, workers: int = 1, ask_hub: bool = False) -> dict[str, Any]:
-    """Return the counts of `STATES` in all and by stage, failed, blocked and running runs, problems and an estimate.
+    """Return the counts of `STATES` in total and by stage, failed, blocked and running runs, problems and an estimate.
 
-    The estimate is for runs to do and running; blocked runs wait until the failed ones are tried again. `room` says why
-    they do not fit on the disk of the store, or is None. With `ask_hub` the problems include models and data that are
-    neither on this machine nor on the hub.
+    The estimate is for runs that are to do or running; blocked runs wait until the failed ones are tried again. `room`
+    says why the results do not fit on the disk of the store, or is None. With `ask_hub`, the problems include models
+    and data that are not on this machine and cannot be fetched from the hub.
     """
     # The state of each run; runs that wait for a failed one are blocked.
     records = {record.id: record for record in store.records()} if store.exists() else {}
@@ -39,7 +39,7 @@ def study_status(plan: Plan, store: Store, workers: int = 1, ask_hub: bool = Fal
     failed = [run for run, state in states.items() if state == "failed"]
     blocked = {run: why for run, why in blocked_by(plan, failed).items() if states[run] == "to do"}
     states |= dict.fromkeys(blocked, "blocked")
-    # Counts by stage; a run that several stages share counts in each.
+    # Counts by stage; a run that several stages share is counted in each of them.
     stages = {}
     for name in plan.study.stages:
         runs = plan.stage_runs(name)

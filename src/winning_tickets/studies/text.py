@@ -64,7 +64,7 @@ def recipes_text(recipes: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-_WIDE = 110  # letters of a line
+_WIDE = 110  # maximum number of characters of a line
 
 
 def _hours(seconds: float) -> str:
@@ -83,7 +83,7 @@ def studies_text(studies: list[dict[str, Any]], store: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return `40 s`, `12 min`, `3.5 h` or `3 days`."""
+    """Return a duration as text, such as `40 s`, `12 min`, `3.5 h` or `3 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -141,7 +141,7 @@ def _errors(result: dict[str, Any]) -> list[str]:
 def recipe_list() -> list[dict[str, Any]]:
     """Return all recipes with their needs, number of published numbers, and cost by scale, from a file of the package.
 
-    To plan all recipes takes longer than somebody wants to wait for a list; `make reference` does it.
+    Planning all recipes would take too long for a list; `make reference` does so and writes the file.
     """
     found: list[dict[str, Any]] = json.loads(resources.files(_RECIPES).joinpath("list.json").read_text("utf-8"))
     return found
@@ -188,7 +188,7 @@ def studies_in(store: Store) -> list[dict[str, Any]]:
 
 
 def _variant_of(recipe: str) -> str:
-    """Return the YAML of a study that starts from a recipe, whose stages and parameters it lists."""
+    """Return the YAML of a study based on a recipe; comments list the stages and parameters of the recipe."""
     study = load_study(recipe)
     lines = [
         f"# A variant of {recipe}: what is not written here is taken over, also its tables, figures and claims.",
@@ -209,12 +209,12 @@ def _variant_of(recipe: str) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    """Return a value in one line of YAML: words as they are, references and all else as JSON."""
+    """Return a value as one line of YAML: strings unchanged, references and other values as JSON."""
     return value if isinstance(value, str) and not is_reference(value) else json.dumps(value, ensure_ascii=False)
 
 
 def write_template(path: Path, force: bool = False, recipe: str | None = None) -> None:
-    """Write a commented study that is valid as it is, or a variant of a recipe; the file name gives its name."""
+    """Write a commented study that is valid as it is, or a variant of a recipe; the file name becomes its name."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is not the name of a YAML file; expected one that ends with {' or '.join(SUFFIXES)}.")
     if path.exists() and not (force and path.is_file()):

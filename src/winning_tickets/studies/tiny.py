@@ -1,4 +1,4 @@
-"""Tiny models and data for the scales `smoke` and `miniature`: with learnable labels, or cut from a folder."""
+"""Tiny models and data for the scales `smoke` and `miniature`; data have learnable labels, or are cut from a folder."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def sentences() -> list[str]:
 
 
 def tiny_folder(name: str, parent: Path) -> Path:
-    """Return the folder of a tiny model or data set, created on first use, also by two processes at once.
+    """Return the folder of a tiny model or data set, which is created on first use; several processes may do so.
 
     `cut:FOLDER` is the data of a folder, cut to a few examples of each task.
     """
@@ -67,7 +67,7 @@ def tiny_folder(name: str, parent: Path) -> Path:
         except Exception:
             if not folder.is_dir():  # another process was faster
                 raise
-        for stale in parent.glob(f".{folder.name}.*.tmp"):  # of processes that were killed or were slower
+        for stale in parent.glob(f".{folder.name}.*.tmp"):  # left by processes that were killed or slower
             shutil.rmtree(stale, ignore_errors=True)
     return folder
 
@@ -88,7 +88,7 @@ def _roberta(folder: Path, layers: int = 2, seed: int = 0, steps: int = 0) -> No
 
 
 def _model(folder: Path, config: BertConfig | RobertaConfig, words: dict[str, int], seed: int, steps: int) -> None:
-    """Write a model with random weights, or as a checkpoint of pre-training, with a pooler where it usually has one."""
+    """Write a model with random weights, or after `steps` of pre-training, then with a pooler if its family has one."""
     config.initializer_range = 0.1 if steps else 0.3  # larger than usual, so that pruning changes the outputs visibly
     kind: Any = AutoModelForPreTraining if steps else AutoModelForMaskedLM
     tokenizer: Any = _tokenizer(words)
@@ -118,7 +118,7 @@ def _pretrain(model: Any, tokenizer: Any, steps: int) -> None:
 
 
 def _vocabulary(english: bool = False) -> dict[str, int]:
-    """Return the pieces of the sentences; with those that spell any English text, and its most frequent words."""
+    """Return the word pieces of the sentences; `english` adds pieces to spell any English text, and frequent words."""
     words = sorted({word for sentence in sentences() for word in sentence.split()})
     letters = sorted({letter for word in words for letter in word})
     if english:
@@ -148,7 +148,7 @@ def _tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
 
 
 def _text(folder: Path) -> None:
-    """Write a corpus with one line in four for validation."""
+    """Write a corpus of lines, of which every fourth is for validation."""
     lines = sentences()
     for name, valid in (("train", False), ("valid", True)):
         chosen = [line for number, line in enumerate(lines) if (number % 4 == 3) == valid]
@@ -174,7 +174,7 @@ def _headed_text(folder: Path) -> None:
 
 
 def _glue(folder: Path, sizes: tuple[int, int] = SIZES) -> None:
-    """Write files as of a download of GLUE, SNLI, SciTail and SQuAD; labels follow from the first words."""
+    """Write files in the format of GLUE, SNLI, SciTail and SQuAD downloads; the first words determine the labels."""
     train, validation = sizes
     for name, layout in LAYOUTS.items():
         task = TASKS[name]
@@ -235,7 +235,7 @@ def _articles(count: int, offset: int) -> dict[str, object]:
 
 
 def _cut(source: Path, folder: Path) -> None:
-    """Write files of the same form with every n-th example of a folder's; tasks that it lacks are made in code."""
+    """Write files like those of a folder with every n-th example; tasks that the folder lacks are generated."""
     _glue(folder, MORE_SIZES)
     for name, layout in LAYOUTS.items():
         task = TASKS[name]
@@ -246,7 +246,7 @@ def _cut(source: Path, folder: Path) -> None:
         for file in (*files, *SERVER_FILES.get(name, {}).values()):
             target = folder / str(task.folder) / file
             if not (found / file).is_file():
-                target.unlink()  # what is there does not come from two sources
+                target.unlink()  # the files of a task must not come from two sources
                 continue
             head, *lines = (found / file).read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
             if layout.header is not None or file.endswith(".jsonl"):
@@ -257,13 +257,13 @@ def _cut(source: Path, folder: Path) -> None:
 
 
 def _place(task: Task, source: Path, file: str) -> Path | None:
-    """Return the folder of a task's files in a folder, or in one of those inside it."""
+    """Return the folder of a task's files in a folder, or in one of its direct subfolders."""
     inside = sorted(path for path in source.iterdir() if path.is_dir())
     return next((found for one in (source, *inside) for found in folders_of(task, one, file)), None)
 
 
 def _thinned(items: Sequence[Any], count: int) -> list[Any]:
-    """Return so many items, or all, evenly spread."""
+    """Return `count` evenly spaced items, or all if there are fewer."""
     return [items[place * len(items) // count] for place in range(count)] if len(items) > count else list(items)
 
 
@@ -281,7 +281,7 @@ def _cut_squad(source: Path | None, folder: Path) -> None:
         (folder / f"{name}-v1.1.json").write_text(json.dumps(articles), encoding="utf-8")
 
 
-CUT = "cut"  # before a folder: `tiny:cut:FOLDER`
+CUT = "cut"  # used as `tiny:cut:FOLDER`
 MAKERS: dict[str, Callable[[Path], None]] = {
     "bert": _bert,
     "bert-other": partial(_bert, seed=1),

@@ -38,7 +38,7 @@ class MeasureConfig(Settings):
 
 
 class CompareConfig(Settings):
-    """Tickets to compare: `targets`, or the pair `reference` and `target`, which gives a run for every pair."""
+    """Tickets to compare: `targets` in one run, or a pair `reference` and `target`, so each pair has a run."""
 
     targets: tuple[str, ...] = ()
     reference: str | None = None
@@ -51,7 +51,7 @@ class CompareConfig(Settings):
 
 
 class AnalyseConfig(Settings):
-    """An analysis of `ANALYSES` over tickets or runs; some kinds take `baseline` and `dense` runs to compare with."""
+    """An analysis from `ANALYSES` of tickets or runs; some kinds take `baseline` and `dense` runs to compare with."""
 
     kind: str
     paths: tuple[str, ...]
@@ -64,7 +64,7 @@ class SubmitConfig(Settings):
     """Arguments of `finetuning.glue_submission.glue_submission`: one transfer with a saved model for each task."""
 
     runs: tuple[str, ...]
-    data_dir: str | None = None  # a download of GLUE; the hub has no test files
+    data_dir: str | None = None  # folder of a GLUE download; the hub has no test files
     seed: int | None = None
 
 
@@ -75,8 +75,8 @@ class StudyVerb:
     config: str  # module and class of its settings
     function: str  # module and function, or table of functions
     words: tuple[str, ...]  # settings in the readable part of a run id
-    writes: bool = True  # the function stores its result; otherwise the worker does
-    output: str = ""  # path inside a run's folder that a reference names
+    writes: bool = True  # whether the function stores its result; otherwise the worker does
+    output: str = ""  # path inside a run's folder that a reference to the run means
 
     @property
     def settings(self) -> type[Settings]:
@@ -124,7 +124,7 @@ VERBS: dict[str, StudyVerb] = {
 
 
 def verb_named(name: str) -> StudyVerb:
-    """Return an entry of `VERBS`."""
+    """Return the entry of `VERBS` with a name."""
     if name not in VERBS:
         raise unknown("verb", name, VERBS)
     return VERBS[name]

@@ -45,7 +45,7 @@ class _Line:
 
 @dataclass(frozen=True)
 class Job(_Line):
-    """One run for a worker: `config` has references as `@ID/path`, `runtime` the fields of a `Runtime`."""
+    """One run for a worker; `config` has references as `@ID/path`, and `runtime` has the fields of a `Runtime`."""
 
     run: str
     verb: str
@@ -56,7 +56,7 @@ class Job(_Line):
 
 @dataclass(frozen=True)
 class JobOutcome(_Line):
-    """The end of a job. `claimed`: another process has it; `stopped`: it resumes later; `lost`: its worker died."""
+    """How a job ended; `claimed`: another process has the run; `stopped`: it resumes later; `lost`: the worker died."""
 
     run: str
     kind: Kind
@@ -64,12 +64,12 @@ class JobOutcome(_Line):
 
 
 def perform(job: Job) -> JobOutcome:
-    """Do a run unless it is done or has failed; only a stop is raised, an error goes to the store."""
+    """Do a run unless it is done or has failed; raise only a request to stop, and store any error."""
     try:
         store = Store(job.store)
         with store.claim(job.run) as claim:
             status = store.status(job.run)
-            if status == "failed":  # in another process meanwhile
+            if status == "failed":  # it has failed in another process meanwhile
                 kept = store.record(job.run).error or {}
                 return JobOutcome(job.run, "failed", str(kept.get("message", "")))
             if status != "done":
@@ -144,7 +144,7 @@ def moved_base(ticket: Path, store: Store) -> str | None:
 
 
 def _moved(job: Job, settings: Settings, folder: Path) -> bool:
-    """Return whether the store was moved since the run started: its verb then refuses the new paths, so start again."""
+    """Return whether the store was moved since the run started; its verb would refuse the new paths, so it restarts."""
     found = stored_run(folder / MARKER)
     before = (found and found.config) or {}
     inside = [name for name, value in job.config.items() if is_reference(value) or str(value).startswith(TINY)]
@@ -209,7 +209,7 @@ def _read(jobs: queue.Queue[str | None]) -> None:
         jobs.put(line)
     jobs.put(None)
     if os.name == "posix":
-        os.kill(os.getpid(), signal.SIGTERM)  # which also ends a wait of the main thread
+        os.kill(os.getpid(), signal.SIGTERM)  # the signal also ends a wait of the main thread
     else:
         _thread.interrupt_main(signal.SIGTERM)  # os.kill would end the process without a checkpoint
 

@@ -1,4 +1,4 @@
-"""How a training is computed, whatever it computes: float32, TF32 or bfloat16, compiled or not."""
+"""How any training is executed: in float32, TF32 or bfloat16, compiled or not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COMPILERS = ("g++", "clang++", "c++")
 
 
 def precision_of(device: torch.device, bf16: bool) -> str:
-    """Return the precision of matrix products: float32, on a GPU tf32 unless it is bf16."""
+    """Return the precision of matrix products: `bf16` if wanted, else `tf32` on a GPU and `float32` elsewhere."""
     return "bf16" if bf16 else "tf32" if device.type == "cuda" else "float32"
 
 
@@ -41,9 +41,9 @@ def matrix_precision(device: torch.device, bf16: bool) -> Iterator[None]:
 
 @contextmanager
 def attention_for_training(model: torch.nn.Module, device: torch.device, bf16: bool) -> Iterator[None]:
-    """Replace fused attention inside the block by plain operations, with bfloat16 on a CPU.
+    """Replace fused attention with plain operations inside the block, if bfloat16 is used on a CPU.
 
-    There the backward pass of torch's fused kernel takes longer than the products and the softmax one by one.
+    There the backward pass of torch's fused kernel takes longer than separate matrix products and a softmax.
     """
     fused = []
     if bf16 and device.type == "cpu":
@@ -97,12 +97,12 @@ def check_compiler(runtime: Runtime) -> None:
 
 
 def checkpoint_activations(model: torch.nn.Module) -> None:
-    """Let the layers of a model in training keep no activations for the backward pass, which computes them again."""
+    """Turn on gradient checkpointing: layers keep no activations, and the backward pass computes them again."""
     whole = _whole_models(model)[0]
     if not whole.supports_gradient_checkpointing:
         kind = whole.config.model_type
         raise TrainingError(f"{kind} models have no gradient checkpointing; leave --gradient-checkpointing out.")
-    # Earlier versions of transformers have only the second name. No embedding needs a gradient for it.
+    # Earlier versions of transformers have only the second name. Without reentrance, embeddings need no gradient.
     enable = getattr(whole, "activation_checkpointing_enable", None) or whole.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     whole.disable_input_require_grads()
@@ -115,7 +115,7 @@ def compile_(model: Any) -> None:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Say in words what failed if the block, which runs a compiled model, cannot compile it."""
+    """Raise a readable error if the block, which runs a compiled model, cannot compile it."""
     try:
         yield
     except RuntimeError as error:

@@ -27,7 +27,7 @@ class FineTunedModel:
 
     folder: Path
     info: TaskInfo
-    ticket: Ticket | None  # held in training; None for a dense model, and for a compact export, which cannot grow back
+    ticket: Ticket | None  # held in training; None for a dense model and a compact export, which has lost pruned units
     shared: SharedModel | None  # the shared model that it is a part of
     model: str  # name of the pre-trained model, or the folder where it is unknown
     base: str | None  # hash of the pre-trained weights, where it is known
@@ -44,7 +44,7 @@ class FineTunedModel:
 
 @dataclass(frozen=True)
 class Origin:
-    """The dense model that saved weights were made from, as far as files beside them say."""
+    """The dense model that saved weights were made from, as far as the files next to them say."""
 
     model: str | None = None
     revision: str | None = None
@@ -84,7 +84,7 @@ def open_fine_tuned(
     path: Path | str, task: str | None = None, seed: int | None = None, default: str | None = None
 ) -> FineTunedModel:
     """Find a fine-tuned model and its ticket in a run, one of its `seed-N` or a folder; `load` reads the weights."""
-    # `task` is that of a shared model, by default `default`; without a seed the first one is taken.
+    # `task` chooses a task of a shared model, by default `default` or the only one; the default seed is the first one.
     if is_shared(path):
         shared = SharedModel.open(find_shared(path, seed))
         task = _chosen(shared, task, default)

@@ -43,7 +43,7 @@ class SharedEncoder(nn.Module):
 class JointObjective:
     """The losses of several sources, each with its own head; a batch may hold only some of them."""
 
-    # The loss of a source is named like the source, a further part of it like `rte.soft_loss`.
+    # The loss of a source has the name of the source; a further part of it has a name such as `rte.soft_loss`.
 
     def __init__(self, objectives: Mapping[str, Objective], weights: Mapping[str, float]) -> None:
         self._objectives = dict(objectives)
@@ -56,7 +56,7 @@ class JointObjective:
             self.weights |= {self._names[name][part]: weights[name] * weight for part, weight in parts.items()}
 
     def counts(self, batch: MixedBatch) -> dict[str, Tensor]:
-        """Count of each part of the loss, over the sources in the batch."""
+        """Return the count of each part of the loss, for the sources in the batch."""
         return self._named({name: self._objectives[name].counts(part) for name, part in batch.items()})
 
     def __call__(self, model: Any, batch: MixedBatch) -> dict[str, Tensor]:

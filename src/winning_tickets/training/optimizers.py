@@ -14,7 +14,7 @@ class MTDNNAdamax(torch.optim.Optimizer):
 
     # m <- b1 m + (1 - b1) g, u <- max(b2 u, |g| + eps), w <- w - lr (m / (u + eps) + weight_decay w). No bias
     # correction: the first steps are a tenth as long as those of `torch.optim.Adamax` (Kingma and Ba 2014), which also
-    # adds the decay to the gradient. No step is counted, so a parameter that joins late is treated like any other.
+    # adds the decay to the gradient. Steps are not counted, so a parameter that joins late is treated like any other.
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @contextmanager
 def prepared_ahead(prepare: Callable[[int], T], steps: Iterable[int], device: torch.device) -> Iterator[Iterator[T]]:
-    """Yield `prepare(step)` of each step in their order, each prepared in a background thread while others run."""
+    """Yield an iterator over `prepare(step)` of each step; a background thread prepares results ahead of their use."""
     waiting: deque[Future[T]] = deque()
     on_device = (lambda: torch.cuda.set_device(device)) if device.type == "cuda" else None  # each thread has its own
     with ThreadPoolExecutor(1, "batches", on_device) as worker:
@@ -63,7 +63,7 @@ def each_tensor(batch: Mapping[str, Any], change: Callable[[Tensor], Tensor]) ->
 
 
 def shard_batch(batch: Mapping[str, Any], rank: int, count: int) -> Mapping[str, Any]:
-    """Return the rows `rank`, `rank + count`, ... of a batch of tensors, or of a dict of batches; maybe no rows."""
+    """Return the rows `rank`, `rank + count`, ... of a batch of tensors, or of a dict of batches; maybe none."""
     if count == 1:
         return batch
     if any(isinstance(value, Mapping) for value in batch.values()):
@@ -82,14 +82,15 @@ def nonempty(batch: Mapping[str, Any]) -> Mapping[str, Any]:
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sum the gradients over all ranks; a parameter that no rank used keeps `grad=None`.
 
-    FSDP2 has averaged the gradients of sharded parameters in the backward pass; they are only multiplied.
+    FSDP2 has averaged the gradients of sharded parameters in the backward pass: these are multiplied by the number of
+    ranks instead.
     """
     # `DistributedDataParallel` does not fit: objectives call the encoder inside the model, some of them several times;
     # gates are not parameters of the model; a step of `tickets share` must not touch the heads of other tasks.
     # Therefore gradients are summed after the backward pass, when all hooks on gradients have run.
     if distributed.world_size() == 1:
         return
-    # Ranks may have used different heads: find the parameters that any rank has a gradient of.
+    # Ranks may have used different heads: find the parameters for which any rank has a gradient.
     trained = list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
     sharded = [rows_here(one.grad) for one in trained if is_sharded(one) and one.grad is not None]
     if sharded:

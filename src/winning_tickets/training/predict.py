@@ -89,7 +89,7 @@ class TaskInfo:
 def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, torch.Tensor] | None = None) -> None:
     """Save a model and its tokenizer as an ordinary Hugging Face folder."""
     # `extra` holds tensors of the checkpoint, by name, that the model's class does not have.
-    # Renaming tensors as older checkpoints call them is a matter of transformers' own classes.
+    # Only transformers' own classes can save tensors under the names of older checkpoints.
     original = not hasattr(model.config, COMPACT)
     try:
         state = {**model.state_dict(), **(extra or {})}
@@ -134,7 +134,7 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
 
 
 def _model_of_super(path: Path, seed: int | None) -> Path:
-    """Return the model of the super ticket of a run of `tickets super`."""
+    """Return the folder of a fine-tuned model of the super ticket of a run of `tickets super`."""
     try:
         folders = [path / name for name in read_json(path / RESULT, "result")["super_ticket"]["runs"]]
     except (KeyError, TypeError) as error:
@@ -150,7 +150,7 @@ def _model_of_super(path: Path, seed: int | None) -> Path:
 
 
 def find_saved(path: Path, description: str, seed: int | None = None) -> Path | None:
-    """Find the folder of a saved model that has a description of this name: a path, its `model`, or that of a seed."""
+    """Find the folder of a saved model with a description of this name: a path, its `model`, or that of a seed."""
     for folder in (path, path / MODEL_FOLDER):
         if (folder / description).is_file():
             if seed is not None:
@@ -174,7 +174,7 @@ def find_saved(path: Path, description: str, seed: int | None = None) -> Path | 
 def encode_split(
     plm: PLM, split: Split, max_length: int, kind: Kind = "classification", doc_stride: int | None = None
 ) -> EncodedSplit:
-    """Tokenize a split, with only those columns that the model can take."""
+    """Tokenize a split, and keep only the columns that the model accepts."""
     encoded = KINDS[kind].encode(split, plm.tokenizer, max_length, doc_stride or max_length)
     columns = dict(encoded.columns)
     # Some checkpoints pair a tokenizer that numbers the segments with a model that has no segments.
@@ -308,7 +308,7 @@ class Predictor:
         self._plm.model.to(device)
 
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
-        """The prediction for each example, whose texts are encoded as the dev data of the fine-tuning were."""
+        """Return the prediction for each example; texts are encoded as the dev data of the fine-tuning were."""
         info, kind = self.info, KINDS[self.info.kind]
         split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
         encoded = encode_split(self._plm, split, info.max_length, info.kind, info.doc_stride)
@@ -316,7 +316,7 @@ class Predictor:
 
 
 _CLASSES = {"ForSequenceClassification": "classification", "ForTokenClassification": "tokens"}
-"""By ending of a model's class: the kind of its task."""
+"""The kind of a task, by the ending of the name of a model's class."""
 
 
 def _task_of(given: GivenModel) -> TaskInfo:

@@ -105,7 +105,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], 
 
 
 def _added(prediction: dict[str, Any], probabilities: bool) -> dict[str, Any]:
-    """The columns of a prediction: `prediction`, `probability` of a class, and perhaps those of all classes."""
+    """Return the columns of a prediction: `prediction`, and others by kind, such as `probability` and `p(CLASS)`."""
     if "answer" in prediction:
         return {PREDICTION: prediction["answer"], "start": prediction["start"]}
     if "words" in prediction:
@@ -138,8 +138,8 @@ def _write(path: Path, suffix: str, rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, list):  # labels of words by spaces, those of sets as in the files of a transfer
-        return (" " if None in value else SEPARATOR).join("" if one is None else str(one) for one in value)
+    if isinstance(value, list):  # words that were cut off have None as their label
+        return SEPARATOR.join("" if one is None else str(one) for one in value)
     return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
 
 

@@ -106,7 +106,7 @@ class SharedModel:
         return [name.removeprefix(f"{ENCODER}/") for name in self._files if name.startswith(f"{ENCODER}/")]
 
     def check(self) -> list[Path]:
-        """Compare all files with their checksums, and return them; those of tickets have their own."""
+        """Compare all files but those of tickets, which have their own checksums, with their checksums; return them."""
         for name in self._files:
             self._check(name)
         return [self.path / name for name in self._files]
@@ -143,7 +143,7 @@ class SharedModel:
             head = load_file(self.path / name)
         except (SafetensorError, OSError) as error:
             raise ContentError(f"{self.path / name} cannot be read ({error}); copy the shared model again.") from error
-        # The head must have the parameters of a fresh one, which it then replaces.
+        # The head must have the same parameters as the fresh head, which it then replaces.
         own = outside_encoder(plm.model)
         if {key: value.shape for key, value in head.items()} != {key: value.shape for key, value in own.items()}:
             raise ContentError(
@@ -211,7 +211,7 @@ def save_shared(
     tickets: Mapping[str, Ticket],
     base_hash: str,
 ) -> None:
-    """Write a shared model, whole or not at all, to a folder that is absent or empty; all mappings are by task."""
+    """Write a shared model to a folder that is absent or empty, completely or not at all; all mappings are by task."""
 
     def fill(staging: Path) -> None:
         save_folder(model.base_model, tokenizer, staging / ENCODER)

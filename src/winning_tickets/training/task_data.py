@@ -41,7 +41,7 @@ def load_data(config: TransferConfig) -> TaskData:
     if config.head_dropout is not None:
         data = replace(data, task=replace(data.task, head_dropout=config.head_dropout))
     if config.select_on:
-        # The selection is the front of a seeded order: a smaller selection is part of a larger one.
+        # The selection is taken from the front of a seeded order, so that a smaller one is part of a larger one.
         ordered = {
             name: split.take(np.random.default_rng(config.select_on_seed).permutation(len(split)).tolist())
             for name, split in data.validation.items()

@@ -1,4 +1,4 @@
-"""The one training loop, for mask training and fine-tuning: what a run needs of a trainer, and nothing hidden.
+"""The one training loop, for mask training and fine-tuning.
 
 docs/explanation/training_loop.md says why this loop is our own, and what a step does.
 """
@@ -37,7 +37,7 @@ from winning_tickets.training.optimizers import adamw
 
 CHECKPOINT = "checkpoint-"
 MAX_SKIPPED = 10
-"""Consecutive non-finite steps that are skipped; with one more the weights, the data or the rate must be at fault."""
+"""Consecutive non-finite steps that are skipped; one more means that weights, data or learning rate are at fault."""
 
 
 class NotFiniteError(TrainingError):
@@ -105,7 +105,7 @@ def _found(step: int, parts: Mapping[str, float], norm: float) -> str:
 class Callback:
     """Acts at some moments of a training; a subclass defines those that it needs.
 
-    It may read everything of the trainer, and set `should_save`, `should_stop` and `max_steps`.
+    It may read all attributes of the trainer, and set `should_save`, `should_stop` and `max_steps`.
     """
 
     def on_train_begin(self, trainer: TicketTrainer) -> None:
@@ -209,10 +209,10 @@ class StepLog(Callback):
 class TrainerArguments:
     """Settings of a training, where possible under the names of `transformers.TrainingArguments`."""
 
-    output_dir: Path  # of checkpoints
+    output_dir: Path  # folder of the checkpoints
     device: torch.device
     max_steps: int
-    learning_rate: float = 5e-5  # the peak
+    learning_rate: float = 5e-5  # peak of the schedule
     warmup_steps: int = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0  # 0: the gradients are not clipped
@@ -227,7 +227,7 @@ class TrainerArguments:
 
     @property
     def execution(self) -> dict[str, Any]:
-        """How steps are computed, where it is not in plain float32; every record of the log has it."""
+        """How steps are computed if not in plain float32; every record of the log includes it."""
         precision = execution.precision_of(self.device, self.bf16)
         facts = {} if precision == "float32" else {"precision": precision}
         return facts | ({"compiled": True} if self.torch_compile else {})
@@ -279,15 +279,15 @@ class TicketTrainer:
         batches: Any,  # batch `i` of the training is `batches[i]`, always the same
         args: TrainerArguments,
         callbacks: Sequence[Callback] = (),
-        steps_per_epoch: int | None = None,  # of the batches; None where an epoch is the whole training
+        steps_per_epoch: int | None = None,  # of the batches; None if an epoch is the whole training
         build_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,  # from the model; None takes AdamW
-        schedule: Callable[[int], float] | None = None,  # factor of the rate by step; None is linear after a warm-up
+        schedule: Callable[[int], float] | None = None,  # factor of the rate by step; None: linear after warm-up
         acting: Callable[[Mapping[str, Any]], AbstractContextManager[Any]] = nullcontext,  # around a micro-batch
         save_weights: bool = True,  # put weights into checkpoints; a mask search keeps its state in the optimizer
     ) -> None:
         self.model, self.objective, self.batches, self.args = model, objective, batches, args
         self.callbacks = list(callbacks)
-        self.step, self.max_steps = 0, args.max_steps  # steps that are complete, and the last one
+        self.step, self.max_steps = 0, args.max_steps  # number of complete steps, and of all steps
         self.should_save = self.should_stop = False
         self.parts: dict[str, float] = {}  # of the loss, over all ranks, at the last step
         self.learning_rate = 0.0  # at the last step
@@ -314,7 +314,7 @@ class TicketTrainer:
         if resume_from_checkpoint is not None:
             checkpoint = Path(resume_from_checkpoint)
             state = _read_checkpoint(checkpoint, mapped=self.args.shard)
-            # The weights come before the optimizer, which may take its own state from them.
+            # The weights are loaded before the optimizer is made, which may take its own state from them.
             if self._save_weights and self._fits(state["model"]):
                 self.model.load_state_dict(state["model"])
             elif self._save_weights:
@@ -335,7 +335,7 @@ class TicketTrainer:
         parallel.seed_by_rank()
         self.model.zero_grad()
         self._tell("on_train_begin")
-        # The generators are those of the checkpoint from the first step on, whatever was drawn until here.
+        # From the first step on, generators continue from the checkpoint, whatever was drawn until here.
         if state is not None and self._rank < len(state["random_states"]):
             parallel.set_random_state(state["random_states"][self._rank])
         del state
@@ -357,7 +357,7 @@ class TicketTrainer:
         self._tell("on_train_end")
 
     def _fits(self, weights: Mapping[str, Tensor]) -> bool:
-        """Return whether weights have the shapes of the model; earlier versions kept pruned units in training."""
+        """Return whether weights have the shapes of the model; earlier versions kept pruned units during training."""
         own = self.model.state_dict()
         return all(name not in own or own[name].shape == weight.shape for name, weight in weights.items())
 
@@ -371,7 +371,7 @@ class TicketTrainer:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
 
     def _prepare(self, step: int) -> StepBatches:
-        """Build the micro-batches of the step after `step` steps; it runs in a thread and draws no random numbers."""
+        """Build the micro-batches of the step after `step` complete ones, in a thread and without random numbers."""
         first, count = step * self.args.gradient_accumulation_steps, self.args.gradient_accumulation_steps
         batches = [self.batches[index] for index in range(first, first + count)]
         # Counts are those of the whole step, on all ranks: micro-batches of different sizes then average correctly.
@@ -398,7 +398,7 @@ class TicketTrainer:
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
         else:
             norm = gradient_norm(self.optimizer)
-        # One copy from the device, before anything of the step is applied: it waits until all this is computed.
+        # One copy from the device, before the step is applied; it waits until all of these values are computed.
         read = self._read([*(value for found in sums for value in found.values()), norm])
         self.parts = self._add_parts([dict(zip(found, read, strict=False)) for found in sums])
         self.norm = norm, next(read)
@@ -415,7 +415,7 @@ class TicketTrainer:
             self.should_save = False
 
     def _run(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Run this rank's rows of a micro-batch; the copy from pinned memory to the device waits for nothing."""
+        """Run this rank's rows of a micro-batch; the copy from pinned memory to the device does not block."""
         with self._acting(batch), execution.compiling():
             present = parallel.nonempty(batch)
             if not present:  # fewer rows than ranks
@@ -425,7 +425,7 @@ class TicketTrainer:
 
     def training_step(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Run forward and backward of a micro-batch on the device; return the sum of each part of the loss."""
-        # A cache would keep a copy in bfloat16 of every layer that was whole for a moment.
+        # With --shard, the cache of autocast would keep a bfloat16 copy of every layer that is gathered.
         cached = not self.args.shard
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16, cache_enabled=cached):
             sums = self.objective(self.model, inputs)
@@ -475,7 +475,7 @@ class TicketTrainer:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_tensors(state, staged)
-            # With the log of the steps that a run resumed from here does not repeat.
+            # Sync the log, too: a run that resumes from here does not repeat its steps.
             log = folder.parent / METRICS
             for path in (staged, *([log] if log.exists() else [])):
                 to_disk(path)
@@ -494,7 +494,7 @@ class TicketTrainer:
 
 
 def _read_checkpoint(path: Path, mapped: bool) -> dict[str, Any]:
-    """Return a checkpoint; if it is mapped, only what is copied from it gets into memory."""
+    """Return a checkpoint; if `mapped`, only the parts that are copied from it are read into memory."""
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     return state
 
@@ -530,7 +530,7 @@ def _checkpoints_of(run: RunDirectory) -> list[str]:
 
 def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
     """Train to the end, from the last checkpoint if there is one; after an error or a signal a checkpoint is left."""
-    # A signal after the last step of an earlier training of this command stops this one.
+    # A signal that came after the last step of the command's previous training stops this one.
     distributed.raise_deferred_signal(distributed.all_reduce_max(distributed.kept()))
     found = distributed.on_main(lambda: _checkpoints_of(run))
     stop = StopOnSignal()

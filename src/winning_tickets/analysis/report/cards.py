@@ -7,7 +7,7 @@ from winning_tickets.analysis.report.tables import Result, Row, Table, columns, 
 
 
 def cards_table(result: Result) -> Table:
-    """A row per task, as in Table 9, with text lengths, the majority baseline, and the examples dev and train share."""
+    """Return a row per task, as in Table 9, with text lengths, the majority baseline, and dev examples in train."""
     heads = [
         *columns(task="Task"),
         *columns(format_count, train="Train"),
@@ -45,7 +45,7 @@ def _row(card: Result) -> Row:
 
 
 def _labels(result: Result) -> Table:
-    """Shares of classes, or the spread of scores, by split."""
+    """Return the shares of classes, or the spread of scores, by split."""
     rows: list[Row] = []
     for card in result["cards"]:
         for split in card["splits"]:
@@ -85,7 +85,7 @@ def _notes(result: Result) -> list[str]:
 
 
 def cards_figure(result: Result) -> Drawing:
-    """Examples of each split, and from the shortest to the longest text, its median marked."""
+    """Draw the number of examples of each split, and the range of text lengths with the median."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     cards = result["cards"]

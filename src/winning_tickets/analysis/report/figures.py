@@ -27,7 +27,7 @@ MARKERS = "osD^vPX<>*"
 INK, GRID, FRAME, PAPER = "#333333", "#DDDDDD", "#888888", "#ffffff"
 HATCHING = "#fefefe"
 TILE_INKS = ("#1f2a37", "#fdfeff")
-"""Numbers on pale and on dark tiles of a heat map; tiles keep their colors on a dark page, and so do these."""
+"""Colors of numbers on pale and dark tiles of a heat map; tiles and numbers keep their colors on a dark page."""
 DARK = {
     PAPER: "#16191d",
     HATCHING: "#16191d",
@@ -84,7 +84,7 @@ _METADATA: dict[str, dict[str, None]] = {
 
 
 class Drawing(Mapping[str, bytes]):
-    """A figure, and the bytes of its file in each format; all are made when the first one is asked for."""
+    """A figure, and the bytes of its file in each format; all files are made when the first one is read."""
 
     def __init__(self, figure: Any, salt: str, formats: Sequence[str]) -> None:
         self.figure = figure
@@ -92,7 +92,7 @@ class Drawing(Mapping[str, bytes]):
 
     @functools.cached_property
     def _files(self) -> dict[str, bytes]:
-        """The files, made once in one order: writing one moves the layout by a bit in the next."""
+        """The files, made once and always in the same order, as writing one slightly changes the layout of the next."""
         made: dict[str, bytes] = {}
         with _style(self._salt):
             for suffix in self._formats:
@@ -121,9 +121,9 @@ def _style(salt: str) -> Any:
 
 @contextmanager
 def canvas(width: float, height: float, salt: str, formats: Sequence[str] = FORMATS) -> Iterator[tuple[Any, Drawing]]:
-    """An empty figure in inches, to be drawn on inside the block, and the same with the files that it makes.
+    """Yield an empty figure of a size in inches, to draw on inside the block, and the `Drawing` with its files.
 
-    The salt makes the ids in the SVG differ from those of other figures on the same page.
+    The salt makes the ids in the SVG differ from the ids of other figures on the same page.
     """
     from matplotlib.figure import Figure
 
@@ -133,7 +133,7 @@ def canvas(width: float, height: float, salt: str, formats: Sequence[str] = FORM
 
 
 def _clean_svg(svg: str) -> str:
-    """Only the `<svg>` element, without unused ids (they would clash inside one HTML page)."""
+    """Return only the `<svg>` element, without unused ids (which would clash inside one HTML page)."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     used = set(re.findall(r"#([A-Za-z0-9_-]+)", svg))
@@ -141,17 +141,17 @@ def _clean_svg(svg: str) -> str:
 
 
 def dark_svg(svg: str) -> str:
-    """The same figure for a dark background."""
+    """Return the same figure for a dark background."""
     return _recolor(svg, DARK)
 
 
 def page_svg(svg: str) -> str:
-    """The same figure in the page's colors, which follow light and dark; outside a page it looks as before."""
+    """Return the same figure in the page's colors, which follow light and dark; outside a page it looks as before."""
     return _recolor(svg, {light: f"var(--figure-{light[1:].lower()}, {light})" for light in DARK})
 
 
 def page_variables(dark: bool) -> dict[str, str]:
-    """The CSS variables that `page_svg` refers to."""
+    """Return the CSS variables that `page_svg` refers to."""
     return {f"--figure-{light[1:].lower()}": counterpart if dark else light for light, counterpart in DARK.items()}
 
 
@@ -166,13 +166,13 @@ def _recolor(svg: str, colors: Mapping[str, str]) -> str:
 
 
 def layout_panels(count: int, most: int = 3) -> tuple[int, int]:
-    """Columns and rows of a grid of panels, whose rows are of about one length."""
+    """Return the numbers of columns and rows of a grid of panels, whose rows have about equal length."""
     down = -(-count // most)
     return -(-count // max(1, down)), down
 
 
 def add_panels(drawing: Any, count: int, most: int = 3, **options: Any) -> list[Any]:
-    """One pair of axes per panel; what is left of the last row stays empty."""
+    """Return one pair of axes per panel; the rest of the last row stays empty."""
     across, down = layout_panels(count, most)
     places = list(drawing.subplots(down, across, squeeze=False, **options).flat)
     for axes in places[count:]:
@@ -181,9 +181,9 @@ def add_panels(drawing: Any, count: int, most: int = 3, **options: Any) -> list[
 
 
 def add_legend(drawing: Any, columns: int, handles: Sequence[Any] | None = None, **options: Any) -> None:
-    """A legend below all panels, of these handles or of all labels that were drawn, in at most so many columns."""
+    """Add a legend below all panels, with the given handles or all drawn labels, in at most `columns` columns."""
     given = {} if handles is None else {"handles": handles}
-    # Names of any length: fewer columns, where the picture is too narrow for them.
+    # Names may be long: use fewer columns if the figure is too narrow for them.
     for ncols in range(columns, 0, -1):
         legend = drawing.legend(loc="outside lower center", ncols=ncols, **{"fontsize": 9, **given, **options})
         if ncols == 1 or legend.get_window_extent().width <= drawing.bbox.width:
@@ -192,19 +192,19 @@ def add_legend(drawing: Any, columns: int, handles: Sequence[Any] | None = None,
 
 
 def cut_label(name: str) -> str:
-    """A label as it is drawn: names in results must not decide how much memory a picture takes."""
+    """Return a label as it is drawn, cut to 40 characters: a long name must not make a figure take much memory."""
     return name if len(name) <= 40 else f"{name[:37]}..."
 
 
 def swatch(label: str, **look: Any) -> Any:
-    """An entry of a legend."""
+    """Return an entry of a legend."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], label=label, **look)
 
 
 def percents(values: Iterable[float]) -> list[float]:
-    """Fractions times 100."""
+    """Return fractions times 100."""
     return [100 * value for value in values]
 
 
@@ -216,12 +216,12 @@ class Series:
     """Values by position: a line, a set of bars, or a cloud."""
 
     name: str  # label in the legend; empty for none
-    x: Sequence[Any]  # positions; of bars the group
+    x: Sequence[Any]  # positions; for bars the group
     y: Sequence[float | None]  # None leaves a gap
     spread: Sequence[tuple[float, float] | None] = ()  # lower and upper end around each value
-    marks: Sequence[Mark] = ()  # of a line, empty for all filled; bars that are `hollow` are hatched
+    marks: Sequence[Mark] = ()  # one per value; empty if all are filled; `hollow` bars are hatched
     color: str = BLUE
-    marker: str = ""  # Matplotlib's, as are the dashes
+    marker: str = ""  # marker and dashes are values of Matplotlib
     dashes: Any = "-"
 
     @property
@@ -233,7 +233,7 @@ class Series:
 
 
 def draw_line(axes: Any, series: Series, linewidth: float = 1.8) -> None:
-    """A line with its band, a single point with its error bar; hollow points are those with missing runs."""
+    """Draw a line with its band, or a single point with its error bar; points with missing runs are hollow."""
     xs, ys, spreads, marks = (list(part) for part in zip(*series.points, strict=True))
     look = {"color": series.color, "marker": series.marker or None, "markersize": 5}
     filled, hollow = ([index for index, mark in enumerate(marks) if mark == kind] for kind in ("filled", "hollow"))
@@ -250,7 +250,7 @@ def draw_line(axes: Any, series: Series, linewidth: float = 1.8) -> None:
 
 
 def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], values: bool = False) -> None:
-    """Sets of bars side by side in groups; hollow bars, those with missing runs, are hatched.
+    """Draw sets of bars side by side in groups; hollow bars (with missing runs) are hatched.
 
     With `values` each bar has its value above it, all with equal decimals.
     """
@@ -289,7 +289,7 @@ class Tile:
 
 
 def draw_heat_map(axes: Any, tiles: Iterable[Tile], scale: float = 1.0) -> None:
-    """Colored tiles with their numbers, the darkest at `scale`; rows go down, and vector formats stay sharp."""
+    """Draw colored tiles with their numbers, darkest at `scale`; rows go down, and vector formats stay sharp."""
     import matplotlib as mpl
     from matplotlib.patches import Rectangle
 
@@ -311,7 +311,7 @@ def draw_heat_map(axes: Any, tiles: Iterable[Tile], scale: float = 1.0) -> None:
 
 
 def label_heat_map(axes: Any, columns: Sequence[str], rows: Sequence[str], turned: bool = False, **look: Any) -> None:
-    """Names of columns, perhaps turned, and of rows; the map is as large as these even where tiles are missing."""
+    """Label columns (`turned` if asked) and rows; these also set the size of the map, even if tiles are missing."""
     turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     axes.set_xlim(0, len(columns))
     axes.set_ylim(len(rows), 0)
@@ -320,12 +320,12 @@ def label_heat_map(axes: Any, columns: Sequence[str], rows: Sequence[str], turne
 
 
 def hide_frame(axes: Any) -> None:
-    """Leave out the frame and the ticks, not their labels."""
+    """Hide the frame and the ticks, but not the tick labels."""
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
-# On paper without colors the slices of a pie differ by gray and by hatch.
+# In print without colors, the slices of a pie differ by gray level and by hatch.
 _SLICES = (
     (BLUE, ""),
     (YELLOW, ""),
@@ -339,7 +339,7 @@ _SLICES = (
 
 
 def slice_look(index: int) -> dict[str, Any]:
-    """Color and hatch of a slice; beyond the eighth they repeat with one more hatch."""
+    """Return color and hatch of a slice; beyond the eighth slice they repeat with one more hatch."""
     color, hatch = _SLICES[index % len(_SLICES)]
     hatch += index // len(_SLICES) * "\\\\\\\\"
     return {"facecolor": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.0}
@@ -348,7 +348,7 @@ def slice_look(index: int) -> dict[str, Any]:
 def draw_pie(
     axes: Any, center: tuple[float, float], radius: float, shares: Sequence[float], filled: Sequence[bool]
 ) -> None:
-    """Slices clockwise from the top on axes that go down, in sizes that add up to 1; empty ones are white."""
+    """Draw slices clockwise from the top, on axes that go down; the sizes add up to 1, unfilled slices are white."""
     from matplotlib.patches import Wedge
 
     start = 0.0
@@ -364,7 +364,7 @@ def draw_pie(
 
 @contextmanager
 def _chart(title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Any, Drawing]]:
-    """Axes whose values begin at zero, as SVG of the width of a page of text, with a legend of what was labeled."""
+    """Yield axes whose values begin at zero, and their SVG of page width; labeled parts get a legend."""
     with canvas(7.2, 3.9, title, ["svg"]) as (drawing, made):
         axes = drawing.add_subplot(xlabel=xlabel, ylabel=ylabel)
         axes.set_title(title)
@@ -380,7 +380,7 @@ def _chart(title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Any, Drawing]
 def line_chart(
     series: Sequence[Series], xlabel: str, ylabel: str, title: str, levels: Mapping[str, float] | None = None
 ) -> str:
-    """Lines and dashed horizontal levels over a common axis, as an `<svg>` element; a line without name is thin."""
+    """Return lines and dashed horizontal levels over a common axis as an `<svg>` element; unnamed lines are thin."""
     with _chart(title, xlabel, ylabel) as (axes, made):
         for one in series:
             draw_line(axes, one, 2.0 if one.name else 0.5)
@@ -391,7 +391,7 @@ def line_chart(
 
 
 def bar_chart(groups: Sequence[str], bars: Sequence[Series], xlabel: str, ylabel: str, title: str) -> str:
-    """Grouped bars with their values above them, as an `<svg>` element; a legend where there are several sets."""
+    """Return grouped bars with their values as an `<svg>` element, with a legend if there are several sets."""
     with _chart(title, xlabel, ylabel) as (axes, made):
         draw_bars(axes, bars, groups, values=True)
         axes.margins(y=0.12)
@@ -406,7 +406,7 @@ class PhasePoint:
     scores: Sequence[float]
 
 
-# Markers and dashes tell the selections apart on paper without colors; the colors are the paper's.
+# Markers and dashes tell the selections apart in print without colors; the colors are those of the publication.
 _PHASES: dict[str, dict[str, Any]] = {
     "winning": {"color": BLUE, "marker": "o", "dashes": "-"},
     "random": {"color": ORANGE, "marker": "s", "dashes": (0, (5, 2))},
@@ -428,8 +428,8 @@ def phase_figure(
 def draw_phases(curves: Mapping[str, Sequence[PhasePoint]], full: PhasePoint, metric: str, title: str = "") -> Drawing:
     """Draw the score against the remaining weight (Super Tickets, Figures 1, 4, 5 and 7).
 
-    Each curve is the mean over seeds inside a band of one standard deviation (ddof=1). It begins at the full model,
-    which is a ticket that prunes nothing; a dashed line continues its mean.
+    Each curve is the mean over seeds inside a band of one standard deviation (ddof=1). A curve begins at the full
+    model, which is a ticket that prunes nothing; a dashed line shows the mean of the full model.
     `curves` has a point for each ticket by selection (`winning`, `random`, `losing`, or other names).
     """
     points = [point for curve in curves.values() for point in curve]
@@ -459,7 +459,7 @@ def draw_phases(curves: Mapping[str, Sequence[PhasePoint]], full: PhasePoint, me
 
 
 def _phase_values(point: PhasePoint) -> tuple[float, float]:
-    """Mean and deviation of the scores, times 100."""
+    """Return mean and standard deviation of the scores, times 100."""
     summary = summarize(point.scores)
     return 100 * summary.mean, 100 * (summary.std or 0.0)
 
@@ -468,7 +468,7 @@ def _phase_series(name: str, curve: Sequence[PhasePoint], full: PhasePoint, look
     start = [] if any(point.remaining == 1 for point in curve) else [PhasePoint(1.0, full.scores)]
     ordered = sorted([*start, *curve], key=lambda point: -point.remaining)
     values = [_phase_values(point) for point in ordered]
-    # The full model is no ticket of this selection and has no marker.
+    # The full model is not a ticket of this selection, so it has no marker.
     marks: list[Mark] = ["none" if point in start else "filled" for point in ordered]
     spread = [(mean - std, mean + std) for mean, std in values]
     x, y = percents(point.remaining for point in ordered), [mean for mean, _ in values]
@@ -476,7 +476,7 @@ def _phase_series(name: str, curve: Sequence[PhasePoint], full: PhasePoint, look
 
 
 def draw_level(axes: Any, value: float, deviation: float, label: str = "_nolegend_") -> None:
-    """A dashed line to compare with, in a gray band of one deviation on both sides."""
+    """Draw a dashed reference line in a gray band of one deviation on both sides."""
     axes.axhline(value, label=label, **DASHED)
     if deviation:
         axes.axhspan(value - deviation, value + deviation, color=GRID, alpha=0.6, linewidth=0)

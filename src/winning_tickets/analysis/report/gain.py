@@ -8,7 +8,7 @@ from winning_tickets.analysis.report.tables import Result, Table, columns, forma
 
 
 def gain_table(result: Result) -> Table:
-    """The mean scores and the gain of each task, and their mean over tasks."""
+    """Return the mean scores and the gain of each task, and their mean over tasks."""
     mean, share = result["mean"], result["dense_share"]
     average = {"task": "mean over tasks", "dense": share["dense"] if share else None}
     average |= {key: mean[key] for key in ("target", "baseline", "gain", "n", "wins", "ties", "losses")}
@@ -51,13 +51,13 @@ def _notes(result: Result) -> list[str]:
 
 
 def unfair_note(how: str, result: Result) -> list[str]:
-    """A warning where runs that are compared differ in their settings."""
+    """Return a warning if compared runs differ in their settings; empty otherwise."""
     found = dict.fromkeys(f"{one['setting']} on {one['task']}" for one in result["different_settings"])
     return [f"Not a fair comparison: {how} in {', '.join(found)}."] if found else []
 
 
 def gain_figure(result: Result) -> Drawing:
-    """Each cell's gain, each task's mean, and the mean over tasks with its interval."""
+    """Draw each cell's gain, each task's mean, and the mean over tasks with its interval."""
     tasks, mean = result["tasks"], result["mean"]
     last = len(tasks)
     with canvas(7.2, 1.5 + 0.42 * (last + 1), "gain") as (drawing, made):

@@ -19,7 +19,7 @@ from winning_tickets.analysis.report.tables import Column, Result, Row, Table, c
 
 
 def similarity_table(result: Result) -> Table:
-    """The similarity of each pair, and the chance level."""
+    """Return the similarity of each pair, and the chance level."""
     labels = result["labels"]
     rows = [
         {"ticket": label, "value": name, **dict(zip(labels, line, strict=True))}
@@ -38,7 +38,7 @@ def similarity_table(result: Result) -> Table:
 
 
 def similarity_figure(result: Result) -> Drawing:
-    """A heat map of all pairs, the chance level small below each number (TAMT, Figure 8, right)."""
+    """Draw a heat map of all pairs, with the chance level in small print below each number (TAMT, Figure 8, right)."""
     labels = result["labels"]
     longest, side = max(map(len, labels)), 0.62 * len(labels)
     tiles = [
@@ -56,7 +56,7 @@ def similarity_figure(result: Result) -> Drawing:
 
 
 def distance_table(result: Result) -> Table:
-    """The distances of each checkpoint, from the reference also by kind of matrix."""
+    """Return the distances of each checkpoint; those from the reference also by kind of matrix."""
     points = [(one, point) for one in result["searches"] for point in one["checkpoints"]]
     rows = [{"search": one["label"], "sparsity": one["sparsity"], **point, **point["by_kind"]} for one, point in points]
     kinds = dict.fromkeys(kind for _, point in points for kind in point["by_kind"])
@@ -77,7 +77,7 @@ def distance_table(result: Result) -> Table:
 
 
 def distance_figure(result: Result) -> Drawing:
-    """Distance from OMP along each search, from its first and previous tickets, and by kind of matrix."""
+    """Draw the distances along each search: from OMP, from its first and previous tickets, and by kind of matrix."""
     searches = result["searches"]
     several = len({one["sparsity"] for one in searches}) > 1
     reference = "OMP" if result["reference"] is None else "the reference"
@@ -144,9 +144,9 @@ def densities_table(result: Result) -> Table:
 
 
 def _layer_rows(ticket: Result, key: str, name: str) -> list[dict[str, Any]]:
-    """One row per layer, one key per kind of matrix; matrices outside the layers come first.
+    """Return one row per layer with one key per kind of matrix; matrices outside the layers have a row of their own.
 
-    Several matrices of one kind in a layer (the two parts of a gated FFN) give their mean.
+    Several matrices of one kind in a layer (the two parts of a gated FFN) are averaged.
     """
     layers: dict[Any, dict[str, list[float]]] = {}
     for matrix in ticket["matrices"]:
@@ -173,7 +173,7 @@ def densities_figure(result: Result) -> Drawing:
 
 
 def _draw_density(axes: Any, rows: Sequence[Row], key: str) -> None:
-    """Layers downwards, kinds of matrices across; a matrix outside the layers takes a whole line."""
+    """Draw layers downwards and kinds of matrices across; a matrix outside the layers takes a whole line."""
     inside = dict.fromkeys(kind for row in rows if row["layer"] is not None for kind in row if kind not in _KEYS)
     kinds = list(inside) or [""]
     tiles: list[Tile] = []
@@ -187,6 +187,6 @@ def _draw_density(axes: Any, rows: Sequence[Row], key: str) -> None:
         for kind, value in values.items():
             tiles.append(Tile(0, len(names), value, f"{100 * value:.1f}", len(kinds)))
             names.append(kind)
-    # Empty rows and columns are few; their darkest tile is the fullest one, at least a tenth.
+    # Empty rows and columns are few, so their darkest tile is the largest value, but at least 0.1.
     draw_heat_map(axes, tiles, 1.0 if key == "kept" else max([0.1, *(tile.value for tile in tiles)]))
     label_heat_map(axes, kinds, names, fontsize=8.5)

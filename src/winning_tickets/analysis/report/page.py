@@ -13,7 +13,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def fill_template(template: str, values: Mapping[str, Any], folder: Path = TEMPLATES) -> str:
-    """Fill in a template of `folder`, which may extend `page.html.j2`; all text but that in `svg()` is escaped."""
+    """Fill in a template of `folder`, which may extend `page.html.j2`; all text except inside `svg()` is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -11,7 +11,7 @@ from winning_tickets.analysis.report.tables import Result, Table, columns
 
 
 def predictors_table(result: Result) -> Table:
-    """The predictors and the scores of each ticket, and the correlations."""
+    """Return the predictors and the scores of each ticket, and the correlations."""
     rows = [
         {**{key: row[key] for key in ("label", "method", "sparsity", "mean")}, **row["predictors"], **row["scores"]}
         for row in result["rows"]
@@ -62,7 +62,7 @@ def _correlations(result: Result) -> Table:
 
 
 def predictors_figure(result: Result) -> figures.Drawing:
-    """One panel per predictor: its value before fine-tuning against the mean score (TAMT, Figure 5)."""
+    """Draw one panel per predictor: its value before fine-tuning against the mean score (TAMT, Figure 5)."""
     names = result["predictors"]
     tickets = [row for row in result["rows"] if row["ticket_id"] is not None]
     scored = [row for row in tickets if row["mean"] is not None]
@@ -104,5 +104,5 @@ def _correlation_text(result: Result, name: str) -> str:
 
 
 def _assigned(values: Iterable[Any], looks: Sequence[str]) -> dict[Any, str]:
-    """A color or marker for each different value, in sorted order."""
+    """Return a color or marker for each different value, in sorted order."""
     return {value: looks[index % len(looks)] for index, value in enumerate(sorted(set(values)))}

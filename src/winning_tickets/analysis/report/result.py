@@ -1,4 +1,4 @@
-"""Results in Python: what a verb or an analysis found, as a dict with attributes, a table and a figure."""
+"""Results in Python: the result of a verb or an analysis, as a dict with attributes, a table and a figure."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Found = Mapping[str, Any]
 
 
 class Result(dict[str, Any]):
-    """What a verb or an analysis found.
+    """The result of a verb or an analysis.
 
-    The keys of the dict are attributes too. A result shows itself as a table, also in notebooks.
+    The keys of the dict are attributes, too. A result is displayed as a table, also in notebooks.
 
     Args:
-        content: the dict, as it is stored and as `--json` prints it.
+        content: the dict, as stored and as printed by `--json`.
         verb: the verb; empty for an analysis, whose `kind` is in its content.
 
     Example:
@@ -72,13 +72,13 @@ class Result(dict[str, Any]):
             able = ", ".join(name for name, (_, figure) in VIEWS.items() if figure is not None)
             raise UsageError(f"Results of {self._verb} have no figure; those of {able} have one. See to_frame().")
         made = draw(self)
-        # A figure that pyplot does not know is shown by notebooks only if it says how.
+        # Notebooks show a figure that pyplot does not know only if it has a method for that.
         made.figure._repr_png_ = lambda: made["png"]
         return made.figure
 
 
 def resulting(verb: str = "") -> Callable[[Callable[Parameters, dict[str, Any]]], Callable[Parameters, Result]]:
-    """Decorate a function that returns a dict: it returns a `Result` of the verb, or of the analysis in the dict."""
+    """Return a decorator for functions that return a dict; they then return a `Result` of the verb or analysis."""
 
     def decorate(function: Callable[Parameters, dict[str, Any]]) -> Callable[Parameters, Result]:
         @wraps(function)
@@ -91,7 +91,7 @@ def resulting(verb: str = "") -> Callable[[Callable[Parameters, dict[str, Any]]]
 
 
 def facts_table(found: Found) -> Table:
-    """One row for everything that is a number, a text or a truth value."""
+    """Return one row for each entry that is a number, a string or a Boolean."""
     facts = {key: value for key, value in found.items() if isinstance(value, str | bool) or is_number(value)}
     return Table([{"fact": key, "value": value} for key, value in facts.items()], columns(fact="Fact", value="Value"))
 
@@ -107,7 +107,7 @@ _MEASURED = (
 
 
 def evaluation_table(found: Found) -> Table:
-    """One row: the target, its method and sparsity, and the values that were measured."""
+    """Return one row: the target, its method and sparsity, and the values that were measured."""
     measured = [name for name in _MEASURED if found[name] is not None]
     heads = [
         *columns(target="Target", method="Method"),
@@ -132,12 +132,12 @@ def evaluation_figure(found: Found) -> Drawing:
 
 
 def transfer_table(found: Found) -> Table:
-    """One row a seed: the final and the best value of each metric."""
+    """Return one row per seed with the final and the best value of each metric."""
     return _score_table([_seed_rows(found, {"task": found["task"], **_about(found)})], found["metrics"])
 
 
 def share_table(found: Found) -> Table:
-    """One row for each task and seed."""
+    """Return one row for each task and seed."""
     tasks = found["tasks"]
     rows = [_seed_rows({**one, "seeds": found["seeds"]}, {"task": name, **_about(one)}) for name, one in tasks.items()]
     metrics = {name: kinds for one in tasks.values() for name, kinds in one["metrics"].items()}
@@ -182,7 +182,7 @@ def transfer_figure(found: Found) -> Drawing:
 
 
 def share_figure(found: Found) -> Drawing:
-    """Draw the final score of each seed and their mean, by task: of its primary metric."""
+    """Draw the final score of each seed and their mean, by task, for the task's primary metric."""
     finals = {name: one["metrics"][one["primary_metric"]]["final"] for name, one in found["tasks"].items()}
     return _draw_seeds({name: final for name, final in finals.items() if final["mean"] is not None}, "one encoder")
 
@@ -203,7 +203,7 @@ def _draw_seeds(finals: Mapping[str, Any], about: str) -> Drawing:
 
 
 def super_table(found: Found) -> Table:
-    """One row for each selection and level: the mean score on the rest of the dev set."""
+    """Return one row for each selection and level, with the mean score on the rest of the dev set."""
     selections = {"full": {"0": found["full"]}, **found["selections"]}
     rows = [
         {"selection": name, "level": float(level), "weight_remaining": one["weight_remaining"], **one["rest"]}
@@ -237,7 +237,7 @@ def _as_similarity(found: Found) -> Found:
 
 
 def measure_table(found: Found) -> Table:
-    """One row for each batch size and length."""
+    """Return one row for each batch size and length."""
     rows = [
         {
             **{key: shape.get(key) for key in ("batch", "length", "flops", "flops_ratio")},
@@ -273,14 +273,14 @@ def measure_figure(found: Found) -> Drawing:
 
 
 def predictions_table(found: Found) -> Table:
-    """One row a text with its label, score or answer."""
+    """Return one row per text with its label, score or answer."""
     rows = [{**one, "text": " | ".join(one["text"])} for one in found["predictions"]]
     keys = dict.fromkeys(key for row in rows for key in row)
     return Table(rows, [Column(key, key, _shown) for key in keys])
 
 
 def fitted_table(found: Found) -> Table:
-    """The quality of the head before and after it was trained."""
+    """Return the quality of the head before and after it was trained."""
     rows = [{"head": name, **found[key]} for name, key in (("untrained", "start"), ("fitted", "final"))]
     heads = [*columns(head="Head"), *columns(decimal, mlm_loss="MLM loss", perplexity="Perplexity")]
     return Table(rows, [*heads, *columns(percent, mlm_accuracy="MLM accuracy")])
@@ -301,4 +301,4 @@ VIEWS: dict[str, tuple[Callable[[Found], Table], Callable[[Found], Drawing] | No
     "fit-head": (fitted_table, None),
     "shrink": (shrink_table, shrink_figure),
 }
-"""The functions that make the table and the figure of each verb and analysis; others are shown as one row of facts."""
+"""The functions that make the table and the figure of each verb and analysis; other results use `facts_table`."""

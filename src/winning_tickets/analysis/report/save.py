@@ -38,17 +38,17 @@ _NAMES = {
 
 
 def analysis_table(result: Result) -> Table:
-    """The table of an analysis, from the result of a function of `ANALYSES`."""
+    """Return the table of an analysis, from the result of a function of `ANALYSES`."""
     return REPORTS[result["kind"]][0](result)
 
 
 def figure(result: Result) -> Drawing:
-    """The figure of an analysis: the bytes of a file for each of `FORMATS`."""
+    """Return the figure of an analysis: the bytes of a file for each of `FORMATS`."""
     return REPORTS[result["kind"]][1](result)
 
 
 def check_out(out: Path | None) -> None:
-    """Check before any work that a folder is absent, empty or holds an analysis."""
+    """Refuse, before any work, a folder that is not absent or empty and does not hold an analysis."""
     if out is None or not out.exists():
         return
     if not out.is_dir():
@@ -59,7 +59,7 @@ def check_out(out: Path | None) -> None:
 
 
 def save(result: Result, out: Path | str, force: bool = False) -> list[Path]:
-    """Write an analysis, `analysis.json` last; the same one may be written again, `force` replaces another one."""
+    """Write an analysis, `analysis.json` last; an equal analysis may be rewritten, `force` replaces another one."""
     out = Path(out)
     check_out(out)
     with hold(out):
@@ -79,7 +79,7 @@ def _save(result: Result, out: Path, force: bool) -> list[Path]:
     tables = {"table": made, **made.further, **made.unshown}
     content = {f"{name}.csv": one.csv().encode() for name, one in tables.items()}
     content |= {f"figure.{suffix}": drawn[suffix] for suffix in FORMATS}
-    for name in _NAMES - content.keys() - {FILE}:  # of the analysis that is replaced
+    for name in _NAMES - content.keys() - {FILE}:  # files of the analysis that is replaced
         (out / name).unlink(missing_ok=True)
     for name, data in content.items():
         write_bytes(out / name, data)

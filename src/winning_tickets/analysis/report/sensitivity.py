@@ -12,7 +12,7 @@ _NAMES = {"learning_rate": "learning rate", "batch_size": "batch size", "steps":
 
 
 def sensitivity_table(result: Result) -> Table:
-    """A row per group; below it each setting, and the differences to the dense model."""
+    """Return a row per group; further tables have each setting, and the differences from the dense model."""
     rows = [
         {**one, "seeds": len(one["seeds"]), "best_setting": _setting(result, one["best_setting"])}
         for one in result["groups"]
@@ -40,7 +40,7 @@ def sensitivity_table(result: Result) -> Table:
 
 
 def _fine(value: float) -> str:
-    """A deviation, times 100, with two decimals as in the paper."""
+    """Return a deviation, times 100, with two decimals as in the paper."""
     return f"{100 * value:.2f}"
 
 
@@ -49,7 +49,7 @@ def _signed(value: float) -> str:
 
 
 def _setting(result: Result, setting: Mapping[str, Any]) -> str:
-    """The settings that differ in the analysis; the learning rate at least."""
+    """Return, as text, the settings that vary in the analysis, or else the learning rate."""
     varied = [key for key in _NAMES if len({one[key] for one in result["settings"]}) > 1] or ["learning_rate"]
     return ", ".join(f"{_NAMES[key]} {setting[key]:g}" for key in varied)
 
@@ -93,7 +93,7 @@ def _notes(result: Result) -> list[str]:
 
 
 def sensitivity_figure(result: Result) -> Drawing:
-    """Each setting's seeds (dots), and their mean with one deviation on both sides."""
+    """Draw each setting's seeds (dots), and their mean with one deviation on both sides."""
     groups = [one["group"] for one in result["groups"]]
     settings = list(dict.fromkeys(_setting(result, one) for one in result["settings"]))
     with canvas(max(6.0, 1.0 + 0.45 * len(settings) * (len(groups) + 1)), 4.2, "sensitivity") as (drawing, made):

@@ -12,7 +12,7 @@ _UNITS = {"heads": "Heads", "ffns": "FFNs", "neurons": "Neurons"}
 
 
 def sharing_table(result: Result) -> Table:
-    """The structures each task keeps; then how many tasks use a structure, by layer too, and the overlap of pairs."""
+    """Return the structures that each task keeps; further tables: tasks per structure, also by layer, and overlaps."""
     units, names = list(result["used_by"]), [task["task"] for task in result["tasks"]]
     sums = {"any task": result["union"], "every task": result["intersection"]}
     rows = [*result["tasks"], *({"task": name} | one for name, one in sums.items())]
@@ -97,10 +97,10 @@ _GAP = 0.6  # between the heads and the column of FFNs
 
 
 def sharing_figure(result: Result) -> Drawing:
-    """A grid of layers and heads, a column for the FFNs: radius = importance, slices = tasks' shares.
+    """Draw a grid of pies for heads and FFNs by layer: radius = importance, slices = tasks' shares.
 
-    The largest head and the largest FFN fill their cells. Without importances all pies are equal, and each task fills
-    its own sector of those that it keeps.
+    The pies of the largest head and FFN fill their cells. Without importances all pies are equal, and each task fills
+    its own sector in the pies of the structures that it keeps.
     """
     with canvas(*sharing_size(result), "sharing") as (drawing, made):
         axes = drawing.add_subplot()
@@ -113,7 +113,7 @@ def sharing_figure(result: Result) -> Drawing:
 
 
 def _cell(result: Result) -> float:
-    """The side of a cell in inches: the figure grows with the encoder."""
+    """Return the side of a cell in inches: the figure grows with the encoder."""
     across, down = float(result["encoder"]["heads"]) + 1 + _GAP, float(result["encoder"]["layers"])
     return max(0.34, min(0.52, 9.0 / max(across, down)))
 
@@ -127,13 +127,13 @@ def _legend_columns(result: Result) -> int:
 
 
 def sharing_size(result: Result) -> tuple[float, float]:
-    """Width and height of the pies of a result in inches, with a legend of all tasks."""
+    """Return width and height of the pies of a result in inches, including a legend of all tasks."""
     lines = math.ceil(len(result["tasks"]) / _legend_columns(result))
     return _width(result), max(2.4, _cell(result) * result["encoder"]["layers"] + 1.05) + 0.22 * lines
 
 
 def sharing_legend(result: Result) -> list[Any]:
-    """The entries of a legend of the tasks."""
+    """Return the entries of a legend of the tasks."""
     from matplotlib.patches import Patch
 
     return [Patch(label=task["task"], **slice_look(index)) for index, task in enumerate(result["tasks"])]

@@ -17,7 +17,7 @@ _LOWER_IS_BETTER = (*_QUALITY, "pairs_from", "pairs")
 
 
 def shrink_table(result: Result) -> Table:
-    """A row for the dense model, each small one and its exports."""
+    """Return a row for the dense model, for each small model and for its exports."""
     metrics = _metrics(result)
     heads = [
         *columns(model="Model"),
@@ -69,7 +69,7 @@ def _metrics(result: Result) -> list[str]:
 
 
 def shrink_figure(result: Result) -> Drawing:
-    """Draw the last score, or the KD loss where there is none, by the speed-up of the dense and the small models."""
+    """Draw the last score, or the KD loss if there is no score, against the speed-up of the dense and small models."""
     metric = (_metrics(result) or ["kd_loss"])[-1]
     models = [result["dense"], *sorted(result["models"], key=lambda one: one["speedup"]["median"])]
     speeds = [one["speedup"] for one in models]
@@ -104,7 +104,7 @@ def _threads(result: Result) -> str:
 
 
 def layer_table(one: Result) -> Table:
-    """Heads and neurons of the layers of a small model."""
+    """Return the numbers of heads and neurons in the layers of a small model."""
     heads = [*columns(layer="Layer of the dense model"), *columns(format_count, heads="Heads", neurons="Neurons")]
     return Table(one["layers"], heads, title=f"Layers of {one['name']}")
 

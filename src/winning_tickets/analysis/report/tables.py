@@ -17,37 +17,37 @@ Format = Callable[[Any], str]
 
 
 def text(value: Any) -> str:
-    """The value as it is."""
+    """Return the value unchanged as text."""
     return str(value)
 
 
 def percent(value: float) -> str:
-    """A fraction between 0 and 1, times 100, with one decimal."""
+    """Return a fraction between 0 and 1, times 100, with one decimal."""
     return f"{100 * value:.1f}"
 
 
 def signed_percent(value: float) -> str:
-    """A difference of fractions, times 100, with its sign."""
+    """Return a difference of fractions, times 100, with its sign."""
     return f"{100 * value:+.1f}"
 
 
 def decimal(value: float) -> str:
-    """A number with three decimals, for losses."""
+    """Return a number with three decimals, for losses."""
     return f"{value:.3f}"
 
 
 def format_count(value: int) -> str:
-    """A whole number."""
+    """Return a whole number with thousands separators."""
     return f"{value:,}"
 
 
 def seconds(value: float) -> str:
-    """A duration in whole seconds."""
+    """Return a duration in whole seconds."""
     return f"{value:.0f} s"
 
 
 def format_interval(interval: Sequence[float] | None, form: Format) -> str:
-    """An interval in brackets."""
+    """Return an interval in brackets."""
     return MISSING if interval is None else f"[{form(interval[0])}, {form(interval[1])}]"
 
 
@@ -66,7 +66,7 @@ class Column:
 
 
 def columns(form: Format = text, /, **titles: str) -> list[Column]:
-    """Columns of one format, as `key=title`."""
+    """Return columns with one format, given as `key=title`."""
     return [Column(key, title, form) for key, title in titles.items()]
 
 
@@ -77,20 +77,20 @@ class Table:
     rows: Sequence[Row]  # unrounded values by key
     columns: Sequence[Column]
     notes: Sequence[str] = ()  # sentences below the table
-    title: str = ""  # its caption
-    name: str = ""  # its label in LaTeX
+    title: str = ""  # caption of the table
+    name: str = ""  # label of the table in LaTeX
     bold: frozenset[tuple[int, int]] = frozenset()  # (row, column) of cells in bold
     further: Mapping[str, Table] = field(default_factory=dict)  # more tables by name, stored as `NAME.csv`
-    unshown: Mapping[str, Table] = field(default_factory=dict)  # the same, but too long for a terminal
+    unshown: Mapping[str, Table] = field(default_factory=dict)  # further tables that are too long for a terminal
 
     def texts(self) -> list[list[str]]:
-        """The formatted cells, by row."""
+        """Return the formatted cells, by row."""
         return [
             [MISSING if row.get(c.key) is None else c.format(row[c.key]) for c in self.columns] for row in self.rows
         ]
 
     def text(self) -> str:
-        """The table, further tables and the notes for a terminal."""
+        """Return the table, further tables and the notes for a terminal."""
         shown = [self._piped(str)] if self.rows else []
         return "\n".join([*shown, *(f"{one.text()}\n" for one in self.further.values()), *self.notes]).rstrip()
 
@@ -99,7 +99,7 @@ class Table:
         return "\n\n".join([f"**{markdown_escape(self.title)}**", table, *map(markdown_escape, self.notes)]) + "\n"
 
     def _piped(self, escape: Format) -> str:
-        """A Markdown table with aligned source text."""
+        """Return a Markdown table with aligned source text."""
         grid = [[escape(column.title) for column in self.columns], *self._marked(escape, "**{}**")]
         grid = [[cell.replace("|", "\\|") for cell in line] for line in grid]
         widths = [max(3, *map(len, cells)) for cells in zip(*grid, strict=True)]
@@ -115,14 +115,14 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def _marked(self, escape: Format, mark: str) -> list[list[str]]:
-        """The cells, escaped, those in bold inside a mark."""
+        """Return the escaped cells; bold cells are put into `mark`."""
         return [
             [mark.format(escape(cell)) if (row, at) in self.bold else escape(cell) for at, cell in enumerate(line)]
             for row, line in enumerate(self.texts())
         ]
 
     def latex(self) -> str:
-        """A `table` with the rules of booktabs; the caption has title and notes, the label is `tab:` and the name."""
+        """Return a LaTeX `table` with booktabs rules; title and notes are its caption, its label is `tab:` and name."""
         import pandas as pd
 
         sentence = self.title if self.title.endswith((".", "?", "!")) else f"{self.title}."
@@ -151,13 +151,13 @@ class Table:
         return [{key: row.get(key) for key in self.keys} for row in self.rows]
 
     def to_frame(self) -> Any:
-        """The records as a pandas data frame, unrounded and not times 100."""
+        """Return the records as a pandas data frame; numbers are unrounded and not multiplied by 100."""
         import pandas as pd
 
         return pd.DataFrame(self.records(), columns=self.keys, dtype=object)
 
     def csv(self) -> str:
-        """The records as CSV; an absent value is empty."""
+        """Return the records as CSV; an absent value is empty."""
         written: str = self.to_frame().to_csv(index=False, lineterminator="\n")
         return written
 
@@ -177,10 +177,10 @@ _LATEX = {
 
 
 def markdown_escape(content: str) -> str:
-    """Text that Markdown shows literally; the bar of tables is escaped where tables are written."""
+    """Return text that Markdown shows literally; the bars of tables are escaped where tables are written."""
     return re.sub(r"([\\`*_\[\]<>#~$])", r"\\\1", " ".join(content.split())).replace("&", "&amp;")
 
 
 def latex_escape(content: str) -> str:
-    """Text that LaTeX shows literally."""
+    """Return text that LaTeX shows literally."""
     return "".join(_LATEX.get(letter, letter) for letter in " ".join(content.split()))

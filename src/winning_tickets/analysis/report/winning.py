@@ -25,7 +25,7 @@ _REASONS = {
 
 
 def winning_table(result: Result) -> Table:
-    """The highest winning sparsities; below them the grid of verdicts, and in a file only all cells."""
+    """Return the highest winning sparsities; a further table has the grid of verdicts, and a CSV file all cells."""
     heads = [
         *columns(task="Task", metric="Metric", group="Tickets"),
         *columns(percent, dense="Dense", dense_std="± (dense)", highest="Highest winning", unbroken="Unbroken"),
@@ -76,7 +76,7 @@ def _row(one: Result, task: Result) -> Row:
 
 
 def _grid(result: Result) -> Table:
-    """Verdicts by task and sparsity; a star marks constant predictions."""
+    """Return the verdicts by task and sparsity; a star marks constant predictions."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for cell in result["cells"]:
         row = rows.setdefault((cell["task"], cell["group"]), {"task": cell["task"], "group": cell["group"]})
@@ -125,7 +125,7 @@ def _notes(result: Result) -> list[str]:
 
 
 def winning_figure(result: Result) -> figures.Drawing:
-    """A panel for each task: score by sparsity, the full model dashed, filled dots win (BERT tickets, Figure 11)."""
+    """Draw a panel per task: score by sparsity, full model dashed, filled dots win (BERT tickets, Figure 11)."""
     tasks, groups = result["tasks"], [one["group"] for one in result["groups"]]
     across, down = figures.layout_panels(len(tasks), 4)
     with figures.canvas(max(6.0, 3.0 * across), 2.8 * down + 0.9, "winning") as (drawing, made):

@@ -21,7 +21,7 @@ Kind = Literal["changed", "missing", "extra", "damaged", "leftover"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem of a file."""
+    """A problem found in one file of a run."""
 
     kind: Kind  # `damaged`: cannot be read; `leftover`: a temporary file of a process that was killed
     path: Path
@@ -34,17 +34,17 @@ class Check:
 
     run_id: str
     status: str
-    sealed: bool = False  # whether it has checksums
+    sealed: bool = False  # whether the run has checksums
     findings: list[Finding] = field(default_factory=list)
-    files: int = 0  # how many were hashed
+    files: int = 0  # number of files that were hashed
     bytes_read: int = 0
 
 
 def seal_files(folder: Path, about: Path) -> dict[str, Any]:
-    """Remove temporary files; return the content of `files.json`: by relative path `size` in bytes and `hash`."""
+    """Remove temporary files; return the content of `files.json`: `size` in bytes and `hash` of each file by path."""
     for place in (folder, about):
         remove_leftovers(place)
-    for scratch in list(folder.rglob(SCRATCH)):  # a kill may have come after the result
+    for scratch in list(folder.rglob(SCRATCH)):  # the process may have been killed after it wrote the result
         shutil.rmtree(scratch, ignore_errors=True)
     files = {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "hash": _hash(path)}

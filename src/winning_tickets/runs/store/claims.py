@@ -12,7 +12,7 @@ from winning_tickets.runs.locks import ClaimedError, Lock, look_at, name_owner, 
 
 
 class Claims:
-    """All claims of a store, in an existing folder; the lock `claims/<id>/lease` is that of the run's folder too."""
+    """All claims of a store, in an existing folder; `claims/<id>/lease` is also the lock of the run's folder."""
 
     def __init__(self, folder: Path, heartbeat_seconds: float, dead_after_seconds: float) -> None:
         self.folder = folder
@@ -20,7 +20,7 @@ class Claims:
         self.dead_after_seconds = dead_after_seconds
 
     def take(self, run_id: str) -> Lock:
-        """Claim a run, or raise `ClaimedError` where a process that lives, or may live, holds it."""
+        """Claim a run, or raise `ClaimedError` if a process that lives, or may live, holds the claim."""
         path = self._path(run_id)
 
         def claimed(who: str) -> ClaimedError:
@@ -31,12 +31,12 @@ class Claims:
         try:
             seen = look_at(path)
             if seen is not None:
-                # A recent sign of life counts, in either direction of a clock that jumped, unless the process is known
-                # to be dead. An old claim is watched until the lease has passed by our own clock.
+                # A recent heartbeat counts, even one in the future after a clock jumped, unless the process is known
+                # to be dead. An older claim is watched until the lease has run out by our own clock.
                 recent = abs(self._now() - seen[0]) <= self.dead_after_seconds
                 if recent and owner_lives(owner_of(path)) is not False:
                     raise claimed(name_owner(path))
-                # filelock keeps an empty file forever, which a kill or a power failure may leave.
+                # A kill or a power failure may leave an empty file, which filelock would keep forever.
                 if seen[1] == 0:
                     remove_lock(path, seen)
         except OSError as error:
@@ -60,7 +60,7 @@ class Claims:
         return self.folder / run_id / "lease"
 
     def _now(self) -> float:
-        """Return the time of the file system, which may be another machine's."""
+        """Return the time of the file system, which may have the clock of another machine."""
         probe = self.folder / ".clock"
         try:
             probe.touch()

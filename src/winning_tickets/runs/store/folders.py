@@ -1,4 +1,4 @@
-"""Records of runs wherever they are: in a store, or below a folder of runs that were made with `--out`."""
+"""Records of the runs in a store, or of the runs made with `--out` below a folder."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from winning_tickets.runs.store.query import select
 from winning_tickets.runs.store.store import Store
 
 _MARKERS = (MARKER, HEAD_MARKER)
-_OF_RESULT = ("versions", "machine")  # facts that results have, and that a store keeps beside them
+_OF_RESULT = ("versions", "machine")  # fields of a result that a store keeps in provenance.json
 
 
 def find_records(folder: Path | str, where: Sequence[str] = (), status: str | None = None) -> list[Record]:
-    """Return the records of the runs of a store, or of those below another folder, that fulfill all conditions.
+    """Return the records of all runs in a store, or below another folder, that fulfill all conditions.
 
-    Runs that a run has made, such as those of its seeds, are not listed apart. The id of a run that is in no store is
-    its path below the folder.
+    Runs inside the folder of a run, such as the runs of its seeds, are not listed separately. The id of a run outside a
+    store is its path relative to the folder.
 
     Raises:
-        UsageError: no such folder, one without runs, an unknown status, or a condition with an unknown key.
+        UsageError: a missing folder, a folder without runs, an unknown status, or a condition with an unknown key.
     """
     path = Path(folder)
     if not path.is_dir():

@@ -25,7 +25,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 class Layout:
-    """Paths inside a store; a verb refuses foreign files in `runs/<id>`, so those of the store are in `about/<id>`."""
+    """Paths inside a store; the store's own files are in `about/<id>`, as verbs refuse foreign files in `runs/<id>`."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -53,7 +53,7 @@ class Layout:
                 f"{self.path} holds files that are not a store of this tool; it was left untouched. "
                 "Give a folder that is absent, empty, or a store."
             )
-        return foreign  # true only if that other process has
+        return foreign  # true only if another process has created the store meanwhile
 
     def create(self) -> None:
         """Create the store unless it exists; its marker is written first."""
@@ -86,7 +86,7 @@ def is_id(name: str) -> bool:
 
 
 def check_id(run_id: str) -> str:
-    """Return the id, or refuse one that is no safe name of a folder."""
+    """Return the id; refuse an id that is not safe as the name of a folder."""
     if not is_id(run_id):
         raise UsageError(
             f"{run_id!r} cannot be the id of a run: it must begin with a letter or digit, hold only letters, digits, "
@@ -117,7 +117,7 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
         "source": (dict,),
     },
 }
-"""By file: the fields that are read, and their types unless null."""
+"""By file: the fields that are read, and their types; null is allowed as well."""
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a number"}
 
 
@@ -170,13 +170,13 @@ _FILES = {"description", "marker", "result", "error", "provenance"}
 
 @dataclass(frozen=True)
 class Record:
-    """All that a store knows of one run."""
+    """Everything that a store knows about one run."""
 
     id: str
     verb: str = ""
     status: Status = "unfinished"
-    config: dict[str, Any] = field(default_factory=dict)  # of the description, updated by the run directory
-    result: dict[str, Any] | None = None  # of a run that is done
+    config: dict[str, Any] = field(default_factory=dict)  # settings of run.json, updated by those of the run directory
+    result: dict[str, Any] | None = None  # None unless the run is done
     error: dict[str, Any] | None = None  # `kind`, `message`, `time` and more of a failed run
     labels: dict[str, Any] = field(default_factory=dict)  # notes of the study that started the run
     seconds: float | None = None  # of the last attempt
@@ -187,7 +187,7 @@ class Record:
     source: dict[str, Any] | None = None  # commit of the working directory, and whether it had changes
 
 
-Body = dict[str, Any]  # the parsed `description`, `marker`, `result`, `error` and `provenance` of a run, each or None
+Body = dict[str, Any]  # parsed `description`, `marker`, `result`, `error`, `provenance` of a run; None if absent
 
 
 class Index:
@@ -215,9 +215,9 @@ class Index:
         return self._read_run(run_id)[0]
 
     def bodies(self, ids: Iterable[str]) -> dict[str, Body]:
-        """Return the content of the files of many runs, and cache what had to be read."""
+        """Return the content of the files of many runs, and cache the files that had to be read."""
         if not self._loaded:
-            files.remove_leftovers(self._layout.cache)  # a process that writes one now only loses its cache
+            files.remove_leftovers(self._layout.cache)  # a process that is writing one now only loses its cache
             self._known |= self._read_cache()
             self._loaded = True
         found, changed = {}, False
@@ -264,7 +264,7 @@ class Index:
         return {}
 
     def _write_cache(self) -> None:
-        # A read-only store or a full disk: everything was read, only not cached.
+        # On a read-only store or a full disk everything was read, but is not cached.
         with suppress(TrainingError):
             write_text(self._cache, json.dumps({"version": _CACHE_VERSION, "runs": self._known}))
         for old in self._layout.cache.glob("[0-9][0-9].json"):  # caches of earlier versions
@@ -294,7 +294,7 @@ def record_of(run_id: str, body: Body, status: Status) -> Record:
 
 
 def stored_error(body: Body) -> dict[str, Any] | None:
-    """Return the error of a failed run, which may be a damaged file; None if there is none."""
+    """Return the error of a failed run, where a damaged file counts as an error; None if there is no error."""
     for message in damages(body):
         return {"kind": ContentError.__name__, "message": message}
     error: dict[str, Any] | None = body["error"]
@@ -308,7 +308,7 @@ def damages(body: Body) -> list[str]:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Switch off garbage collection, which makes reading tens of thousands of lasting objects several times faster."""
+    """Switch off garbage collection inside the block: reading tens of thousands of objects is several times faster."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -334,12 +334,12 @@ def _stamp(path: str) -> list[int] | None:
 
 
 def read_body(paths: Mapping[str, str]) -> Body:
-    """Return the content of the files of a run by their kinds; None for those that are not there or not given."""
+    """Return the content of the files of a run by kind; None for files that do not exist or have no path given."""
     return {name: _parsed(name, paths[name]) if name in paths else None for name in sorted(_FILES)}
 
 
 def _parsed(name: str, path: str) -> dict[str, Any] | None:
-    """Return a JSON object; None if the file was just removed, `{_DAMAGED: message}` if it was edited or cut off."""
+    """Return the JSON object of a file; None if there is no file, `{_DAMAGED: message}` if it was edited or cut off."""
     try:
         content = read_json(Path(path), "file")
     except UsageError:

@@ -26,7 +26,7 @@ _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
 }
 _CONDITION = re.compile(r"\s*([^=<>!\s]+)\s*(==|=|!=|<=|>=|<|>)\s*(.*?)\s*", re.DOTALL)
 _FIELDS = tuple(entry.name for entry in fields(Record))
-_PLACES = ("labels", "config", "result")  # fields in which a key without such a prefix is looked up, in this order
+_PLACES = ("labels", "config", "result")  # a key that starts with no field is looked up in these fields, in this order
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Condition:
     """One condition on a run.
 
     A key is a dotted path into a record (`config.sparsity`, `result.metrics.f1.final.mean`, `error.kind`), or into its
-    labels, configuration or result, whichever has a value first (`sparsity`). A number picks from a list. `=` on a list
-    tests membership. `<`, `<=`, `>` and `>=` compare numbers with numbers and text with text. A run without the key
-    fulfills no condition on it, not even `!=`; the value `null` counts as present.
+    labels, configuration or result (`sparsity`): the first of these that has a value. A number in a path is an index
+    into a list. `=` on a list tests membership. `<`, `<=`, `>` and `>=` compare numbers with numbers and text with
+    text. A run without the key fulfills no condition on that key, not even `!=`; the value `null` counts as present.
     """
 
     key: str
@@ -118,7 +118,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 def select(records: Sequence[Record], where: Sequence[str], status: str | None) -> list[Record]:
-    """Return the records of one status, or of any, that fulfill all conditions."""
+    """Return the records that fulfill all conditions and have the given status; None allows any status."""
     if status is not None and status not in STATUSES:
         raise unknown("status", status, STATUSES)
     conditions = [Condition.parse(text) for text in where]
@@ -134,7 +134,7 @@ _ABSENT = object()
 
 
 def _inside(value: Any, parts: list[str]) -> Any:
-    """Follow a path; keys may contain dots, and the longest key that fits wins."""
+    """Return the value at a path, or `_ABSENT`; keys may contain dots, and the longest key that fits wins."""
     if not parts:
         return value
     if isinstance(value, dict):
@@ -180,11 +180,11 @@ def as_text(records: Sequence[Record], store: str) -> str:
     return "\n".join([*lines, f"{store}: {len(records)} runs" + (f" ({counts})" if counts else "")])
 
 
-_LONG = ("result.classes.", "result.confusion.", "result.labels")  # columns for every class, in result.json
+_LONG = ("result.classes.", "result.confusion.", "result.labels")  # a column per class: left to result.json
 
 
 def as_csv(records: Sequence[Record]) -> str:
-    """Return one row per run and one column per value that some run has, such as `config.sparsity`; lists are JSON."""
+    """Return CSV: a row per run and a column per value that any run has, such as `config.sparsity`; lists are JSON."""
     rows = [_flat(record) for record in records]
     filled = (column for row in rows for column, value in row.items() if value is not None)
     columns = [column for column in dict.fromkeys(filled) if not column.startswith(_LONG)]
@@ -215,7 +215,7 @@ def _headline(record: Record) -> str:
 
 
 def _scores(result: dict[str, Any]) -> list[str]:
-    """Return the primary metric of the task x100, or the losses and the sparsity of the result."""
+    """Return the primary metric of the task in percent, or the losses and the sparsity of the result, as text."""
     primary, metrics = result.get("primary_metric"), result.get("metrics")
     scores = metrics.get(primary) if isinstance(metrics, dict) and isinstance(primary, str) else None
     final = scores.get("final") if isinstance(scores, dict) else None

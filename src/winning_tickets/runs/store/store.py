@@ -24,12 +24,12 @@ from winning_tickets.runs.store.query import select
 class Store:
     """A folder of runs that several processes, also on several machines, may use at the same time.
 
-    `runs/<id>` is an ordinary run directory, `about/<id>` has the store's own files of the run, `claims/<id>` the claim
-    of the process that works on it. The folder is created on first use.
+    `runs/<id>` is an ordinary run directory, `about/<id>` has the store's own files about the run, and `claims/<id>`
+    has the claim of the process that works on the run. The folder is created on first use.
 
     Args:
-        heartbeat_seconds: time between two signs of life of a claim.
-        dead_after_seconds: time without a sign of life after which a claim of another machine counts as dead.
+        heartbeat_seconds: time between two heartbeats of a claim.
+        dead_after_seconds: time without a heartbeat after which a claim of another machine counts as dead.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Store:
         return self._layout.exists()
 
     def folder(self, run_id: str) -> Path:
-        """Return the run directory of a run, the `--out` of its verb; it need not exist."""
+        """Return the run directory of a run, which is the `--out` of its verb; the directory need not exist."""
         return self._layout.run(run_id)
 
     def describe(self, run_id: str, verb: str, config: dict[str, Any], labels: dict[str, Any] | None = None) -> None:
-        """Record a run before it starts, with its settings and labels to filter by."""
+        """Record a run before it starts, with its settings and with labels that later select runs."""
         self._layout.create()
         body = {"verb": verb, "id": run_id, "config": config, "labels": labels or {}}
         write_json(self._layout.about(run_id) / DESCRIPTION, body)
@@ -63,7 +63,7 @@ class Store:
         return self._status(run_id, self._index.body(run_id))
 
     def result(self, run_id: str) -> dict[str, Any]:
-        """Return the result of a run that is done; any other run is refused."""
+        """Return the result of a run that is done; refuse any other run."""
         body = self._index.body(run_id)
         status = self._status(run_id, body)
         if status == "failed":
@@ -82,17 +82,17 @@ class Store:
         with index.without_collector():
             bodies = self._index.bodies(self._index.ids())
             records = [index.record_of(run_id, body, self._status(run_id, body)) for run_id, body in bodies.items()]
-        # A kill may leave the folder without the description.
+        # A killed process may leave a run with an empty folder in `about`, which counts as absent.
         yield from (record for record in select(records, where, status) if record.status != "absent")
 
     @contextmanager
     def claim(self, run_id: str) -> Iterator[Lock]:
-        """Hold a run during a `with` block in the process that does the work; after a kill others may take it."""
+        """Claim a run for the `with` block in the process that does it; others may take the claim of a dead process."""
         self._layout.run(run_id)
         self._layout.create()
         folder = self.folder(run_id)
         claim = self._claims.take(run_id)
-        hold = adopt(folder, claim)  # for the run directory in it
+        hold = adopt(folder, claim)  # the claim is also the lock of the run directory
         # A run that was killed between its result and its checksums is done; its cost is unknown.
         self._accounts[run_id] = Account((folder / MARKER).exists(), measured=not is_done(folder))
         try:
@@ -102,12 +102,12 @@ class Store:
             hold.release()
 
     def fail(self, run_id: str, error: BaseException | str) -> None:
-        """Record the error of a run, which counts as failed until `retry`; its checksums are removed."""
+        """Record the error of a run, which counts as failed until `retry`; remove its checksums and provenance."""
         self._layout.create()
         body = {
             "kind": "Error" if isinstance(error, str) else type(error).__name__,
             "message": str(error),
-            # Our own errors explain themselves; a bug needs its traceback.
+            # The library's own errors explain themselves; a bug needs its traceback.
             "traceback": None if isinstance(error, str | TicketsError) else "".join(traceback.format_exception(error)),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "provenance": self._account(run_id).provenance({}),
@@ -122,7 +122,7 @@ class Store:
         (self._layout.about(run_id) / ERROR).unlink(missing_ok=True)
 
     def seal(self, run_id: str) -> None:
-        """Record the checksums of all files of a run that is done, and its provenance, unless they are recorded."""
+        """Write the checksums of all files of a run that is done, and its provenance, unless it is sealed already."""
         result = self.result(run_id)
         about = self._layout.about(run_id)
         if self.sealed(run_id):

@@ -24,7 +24,7 @@ from winning_tickets.studies.report.plots import Plot, plot_grid, plot_of
 
 
 def report_text(result: Mapping[str, Any]) -> str:
-    """The progress of the study, the verdicts, the warnings, and the path of the report."""
+    """Return the progress of the study, the verdicts, the warnings and the path of the report as text."""
     runs = result["runs"]
     rest = "".join(f", {runs[key]} {word}" for key, word in (("failed", "failed"), ("missing", "to do")) if runs[key])
     lines = [f"{result['study']} at {result['scale']}: {runs['done']} of {sum(runs.values())} runs done{rest}."]
@@ -44,7 +44,7 @@ _FIXED = ("run", "stage", "verb", "status")
 
 
 def long_form(runs: Sequence[StudyRun]) -> str:
-    """CSV of all planned runs with their axes and each number of their results by path; one line without a result."""
+    """Return CSV of all planned runs: a line for each number of a result, by path; one line for a run without any."""
     axes = list(dict.fromkeys(axis for run in runs for axis in run.axes))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -57,7 +57,7 @@ def long_form(runs: Sequence[StudyRun]) -> str:
 
 
 def numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in a result with its path, but for versions, machine, configuration and the scores of classes."""
+    """Yield each number in a result with its path, except versions, machine, configuration and scores of classes."""
     if isinstance(node, bool):
         return
     if isinstance(node, int | float):
@@ -84,7 +84,7 @@ def report_study(
 
     Args:
         out: a folder that is absent or empty, or holds a report of this study, which is replaced.
-        formats: of `FORMATS`.
+        formats: some of `FORMATS`.
         force: replace the report of another study.
 
     Returns:
@@ -103,7 +103,7 @@ def report_study(
 
 
 def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The files of a report by their names, and its result."""
+    """Return the files of a report by their names, and its result."""
     runs = gather_runs(plan, store)
     study = plan.study
     grids = [table_grid(study, name, runs) for name in study.tables]
@@ -145,7 +145,7 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
 
 
 def _check_out(out: Path, plan: Plan, force: bool) -> None:
-    """Make sure, before any work, that a folder is absent, empty, or a report of this study."""
+    """Refuse a folder that is not absent, empty, or a report of this study; `force` allows that of another study."""
     if out.is_file():
         raise UsageError(f"--out {out} is a file; give a directory that is absent or empty.")
     if not out.is_dir() or not any(one.name[0] != "." for one in out.iterdir()):
@@ -162,7 +162,7 @@ def _check_out(out: Path, plan: Plan, force: bool) -> None:
 
 
 def _draw_files(plot: Plot, grid: Grid, formats: Sequence[str]) -> dict[str, bytes]:
-    """The files of a figure; nothing while it has no number."""
+    """Return the files of a figure; none while it has no number."""
     wanted = [*(["png"] if "png" in formats else []), *(["svg"] if {"svg", "html"} & set(formats) else [])]
     if plot.empty or not wanted:
         return {}

@@ -81,7 +81,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         if log:
             axes.set_xscale("log")
         if len(_places(plot)) == 1:
-            axes.margins(x=1.0)  # lines are points beside each other in the middle
+            axes.margins(x=1.0)  # lines are then points side by side in the middle
         positions = dict(sorted(_places(plot).items(), key=lambda item: item[1]))
         words = any(isinstance(x, str) for x in positions)
         few = len(positions) <= _MOST_TICKS
@@ -116,7 +116,7 @@ def _y_label(plot: Plot) -> str:
 
 
 def _places(plot: Plot) -> dict[Any, float]:
-    """The positions of a line chart where they are drawn: words such as `all` come after the largest number."""
+    """Return where each position of a line chart is drawn; words such as `all` come after the largest number."""
     points = [point for panel in plot.panels for curve in panel.curves for point in curve.points]
     found = dict.fromkeys(point.x for point in points if point.x is not None)
     numbers = sorted(x for x in found if isinstance(x, int | float))
@@ -132,7 +132,7 @@ def _places(plot: Plot) -> dict[Any, float]:
 
 
 def _shift(plot: Plot, index: int) -> float:
-    """How far a line is moved where all lines have one and the same position, so that none hides another."""
+    """Return how far a line is moved, so that it hides no other, if all lines have the same single position."""
     places = list(_places(plot).values())
     if len(places) != 1 or plot.x_value is not None:
         return 0.0
@@ -144,12 +144,12 @@ def _line_names(plot: Plot) -> list[str]:
 
 
 def _tick(x: Any, log: bool) -> str:
-    """The label of a position; thousands on a logarithmic axis, which has little room, are `10k`."""
+    """Return the label of a position; thousands on a logarithmic axis, which has little room, are `10k`."""
     return f"{x / 1000:g}k" if log and isinstance(x, int | float) and x >= 1000 else label(x)
 
 
 def _thin(positions: Mapping[Any, float], log: bool) -> dict[Any, float]:
-    """The positions whose labels have room: words, and numbers that are far enough from the one before."""
+    """Return the positions whose labels have room: words, and numbers that are far enough from the one before."""
     found: dict[Any, float] = {}
     ordered = list(positions.values())
     room = (ordered[-1] - ordered[0]) / _MOST_TICKS
@@ -247,7 +247,7 @@ def describe_correlation(found: Mapping[str, Any]) -> str:
 
 
 def _draw_matrix(axes: Any, plot: Plot, panel: Panel) -> None:
-    """Draw a heat map: the larger a value, the darker, or marked ones dark; a star marks a mean that lacks runs."""
+    """Draw a heat map: larger values, or marked cells, are darker; a star marks a mean that lacks runs."""
     rows, columns = _names_of(panel)
     form = plot.form
     means = {place: cell.mean for place, cell in panel.matrix.items() if cell.mean is not None}

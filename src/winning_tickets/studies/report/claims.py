@@ -1,4 +1,4 @@
-"""The findings of a paper, judged on our numbers: each is a number with an interval, and the values that it allows.
+"""Verdicts on a paper's claims: each claim is an estimate with an interval, and the values that the claim allows.
 
 docs/explanation/claims.md says how the intervals are made, and why.
 """
@@ -45,32 +45,32 @@ from winning_tickets.studies.schema import MATRIX_AXES, Comparison, Correlation,
 
 NO_PAIRS = "No pairs for it are planned with these parameters."
 FEWEST = 3
-"""Smallest number of repetitions that a verdict rests on: two say hardly anything about their deviation."""
+"""Smallest number of repetitions that a verdict needs: two say hardly anything about their deviation."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What our numbers say on a claim, or on the part of it that is about one task."""
+    """What the study's numbers say about a claim, or about the part of it for one task."""
 
     word: Word
     reason: str
     n: int  # complete pairs or points
     planned: int
     effect: Effect | None = None  # None with too few runs for an interval
-    missing_runs: int = 0  # that a verdict needs
-    degenerate: tuple[str, ...] = ()  # places in the grid whose scores say nothing, and which count for nothing
+    missing_runs: int = 0  # number of runs that a verdict still needs
+    degenerate: tuple[str, ...] = ()  # places in the grid whose scores are not above chance; they are not counted
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of our numbers on a claim, with the finding in words, the test, and the numbers behind it."""
+    """The verdict on a claim, with the finding in words, the test, and the numbers behind it."""
 
     name: str
     text: str
     test: str
     finding: Finding
     cells: Mapping[str, Cell]  # by group and pair
-    parts: Mapping[str, Finding] = field(default_factory=dict)  # of a claim that is made for each task
+    parts: Mapping[str, Finding] = field(default_factory=dict)  # findings by task, if the claim is made for each task
     problems: tuple[str, ...] = ()  # errors in its declaration
 
     @property
@@ -110,7 +110,7 @@ def _judge_planned(name: str, claim: StudyClaim, runs: Sequence[StudyRun]) -> Ve
 
 @dataclass(frozen=True)
 class _Pair:
-    """The cells of both groups at one place of the grid, by their positions on curves; one group for `lies`."""
+    """The cells of both groups at one place of the grid, by position on their curves; the test `lies` has one group."""
 
     place: Mapping[str, Any]  # values of the axes that pair the runs
     groups: tuple[Mapping[Any, Cell], ...]
@@ -134,7 +134,7 @@ class _Pair:
         return [{x: cell.mean for x, cell in group.items() if cell.mean is not None} for group in self.groups]
 
     def part(self, wanted: Callable[[str], bool]) -> Key:
-        """The values of some axes of the place."""
+        """Return the values of the axes of the place for which `wanted` is true."""
         return tuple(value for axis, value in self.place.items() if wanted(axis))
 
     def titled(self, claim: StudyClaim) -> list[tuple[str, Cell]]:
@@ -148,7 +148,7 @@ class _Pair:
 
 
 def _names(claim: StudyClaim) -> list[str]:
-    """The names of the groups of a claim."""
+    """Return the names of the groups of a claim."""
     comparison = claim.comparison
     if comparison is None:
         return [claim.value]
@@ -158,12 +158,12 @@ def _names(claim: StudyClaim) -> list[str]:
 
 
 def _is_repetition(axis: str) -> bool:
-    """Return whether the values of an axis repeat the same with other chance: seeds, or masks of several seeds."""
+    """Return whether the values of an axis are repetitions that differ only by chance: seeds, or masks of seeds."""
     return axis.endswith("seed") or axis in MATRIX_AXES
 
 
 def _is_factor(axis: str) -> bool:
-    """Return whether the values of an axis are a sample of more: tasks and repetitions, but not the sparsities."""
+    """Return whether the values of an axis are a sample of many: tasks and repetitions, but not the sparsities."""
     return axis == "task" or _is_repetition(axis)
 
 
@@ -172,7 +172,7 @@ def _is_condition(axis: str) -> bool:
 
 
 def _pairs(claim: StudyClaim, runs: Sequence[StudyRun]) -> list[_Pair]:
-    """Pair the cells of both groups by the axes of the claim; by default all but those compared or averaged."""
+    """Pair the cells of both groups by the claim's `pair_by`; by default by all axes not compared or averaged."""
     comparison = claim.comparison
     own = subtract(observe(select_runs(runs, claim.stage, claim.where), claim.value), claim.minus, runs)
     sides = [own] if comparison is None else _sides(own, comparison, runs)
@@ -183,7 +183,7 @@ def _pairs(claim: StudyClaim, runs: Sequence[StudyRun]) -> list[_Pair]:
 
     def has(side: int, axis: str) -> bool:
         # A group that lacks an axis, such as the sparsity of a dense model, or that has one mask where the other has
-        # several, stands beside all values of the other.
+        # several, is paired with all values of the other.
         mine, most = len(levels[side][axis]), max(len(one[axis]) for one in levels)
         if side and isinstance(second, Value) and mine == 1 and not levels[0][axis] & levels[1][axis]:
             return False  # a name that only the other stage has, such as the method `Full`
@@ -208,7 +208,7 @@ def _pairs(claim: StudyClaim, runs: Sequence[StudyRun]) -> list[_Pair]:
 
 
 def _sides(own: list[Observation], comparison: Comparison, runs: Sequence[StudyRun]) -> list[list[Observation]]:
-    """The observations of both groups."""
+    """Return the observations of both groups."""
 
     def at(axis: str, value: object) -> list[Observation]:
         return [one for one in own if label(one.axes.get(axis)) == label(value)]
@@ -223,13 +223,13 @@ def _sides(own: list[Observation], comparison: Comparison, runs: Sequence[StudyR
 def _groups(
     observations: Sequence[Observation], axes: Sequence[str], claim: StudyClaim, runs: Sequence[StudyRun]
 ) -> dict[Key, dict[Any, Cell]]:
-    """The cells of one group by place and by position; without `along` the only position is None."""
+    """Return the cells of one group by place and by position; without `along` the only position is None."""
     comparison = claim.comparison
     along = comparison.along if comparison else None
     found: dict[Key, dict[Any, Cell]] = {}
     if along is None:
         for key, inside in group_by(observations, axes).items():
-            # The deviation of a group is that of its repetitions, which a mean would hide.
+            # `steadier` compares deviations over the repetitions, which a mean over them would hide.
             average = claim.average if claim.steadier else other_axes(inside, axes)
             found[key] = {None: make_cell(inside, average)}
         return found
@@ -244,7 +244,7 @@ def _groups(
 def _positions(
     observations: Sequence[Observation], along: str, at: Value | None, runs: Sequence[StudyRun]
 ) -> Callable[[Observation, Any], Any]:
-    """Return a function from a number and its position on an axis to what is reported instead, such as hours."""
+    """Return a function from an observation and its position on an axis to the position to use, such as hours."""
     if at is None:
         return lambda one, position: position
     steps = frozenset(one.axes.get(along) for one in observations)
@@ -259,7 +259,7 @@ def _positions(
 
 
 def _gap(first: Mapping[Any, float], second: Mapping[Any, float]) -> float | None:
-    """The mean difference of two curves over the positions that both have gone through, between points linearly."""
+    """Return the mean difference of two curves over their common range, interpolated linearly between points."""
     if None in first or None in second:
         return first[None] - second[None] if first.keys() == second.keys() == {None} else None
     low, high = max(min(first), min(second)), min(max(first), max(second))
@@ -274,20 +274,20 @@ def _gap(first: Mapping[Any, float], second: Mapping[Any, float]) -> float | Non
 
 
 def _at(curve: Mapping[Any, float], x: float) -> float:
-    """The value of a curve at a position between its ends, linear between its points."""
+    """Return the value of a curve at a position between its ends, linear between its points."""
     left, right = max(p for p in curve if p <= x), min(p for p in curve if p >= x)
     share = 0.0 if left == right else (x - left) / (right - left)
     return curve[left] + share * (curve[right] - curve[left])
 
 
 def _sooner(first: Mapping[Any, float], second: Mapping[Any, float]) -> float | None:
-    """The logarithm of how many times later the second curve has its best value than the first one reaches that."""
+    """Return log(position of the second curve's best value / position where the first curve reaches that value)."""
     if not first or not second or None in first or None in second:
         return None
     best = max(second.values())
     target = min(x for x, value in second.items() if value == best)
     places = sorted(first)
-    # A curve that never reaches it counts as if it did at its last position.
+    # A first curve that never reaches the value counts as if it did so at its last position.
     reached = next((index for index, x in enumerate(places) if first[x] >= best), None)
     x = places[-1] if reached is None else places[reached]
     if reached:
@@ -297,7 +297,7 @@ def _sooner(first: Mapping[Any, float], second: Mapping[Any, float]) -> float | 
 
 
 def _contrast(claim: StudyClaim, pair: _Pair) -> float | None:
-    """The number of a pair that the claim is about; of ratios the logarithm."""
+    """Return the number of a pair that the claim is about; for ratios, the logarithm."""
     sign = -1.0 if claim.lower_is_better else 1.0
     means = [{x: sign * mean for x, mean in group.items()} for group in pair.means]
     if claim.lies is not None:
@@ -309,7 +309,7 @@ def _contrast(claim: StudyClaim, pair: _Pair) -> float | None:
 
 
 def _region(claim: StudyClaim) -> Region:
-    """The values that a claim allows for what is estimated."""
+    """Return the range of values that a claim allows for its estimate."""
     margin = claim.margin
     bounds = claim.lies or claim.ratio
     if bounds is not None:
@@ -352,13 +352,13 @@ def _judge(claim: StudyClaim, planned: Sequence[_Pair], confidence: float = CONF
     return Finding(word, reason, n, len(planned), effect, 0, degenerate)
 
 
-_Counts = dict[Key, int]  # repetitions that are there, by place
+_Counts = dict[Key, int]  # number of repetitions that have numbers, by place
 
 
 def _differences(
     claim: StudyClaim, places: Mapping[Key, Sequence[_Pair]], confidence: float
 ) -> tuple[Effect | None, int, _Counts]:
-    """The effect on the mean of what the pairs are compared by, the number of pairs, and that of repetitions."""
+    """Return the effect on the mean contrast of the pairs, the number of pairs, and the repetitions by place."""
     values: list[tuple[_Pair, float]] = []
     repetitions: _Counts = {}
     for key, pairs in places.items():
@@ -367,7 +367,7 @@ def _differences(
         values += found
     if max(repetitions.values(), default=0) < 2:
         return None, len(values), repetitions
-    # Conditions such as sparsities are no sample: what differs between their means is not chance.
+    # Conditions such as sparsities are not a sample: differences between their means are not chance and are removed.
     conditions: dict[Key, list[float]] = {}
     for pair, value in values:
         conditions.setdefault(pair.part(_is_condition), []).append(value)
@@ -385,7 +385,7 @@ def _differences(
 
 
 def _deviations(places: Mapping[Key, Sequence[_Pair]], confidence: float) -> tuple[Effect | None, int, _Counts]:
-    """The ratio of the variances of both groups over their repetitions, by place."""
+    """Return the ratio of both groups' variances over repetitions, the number of places, and repetitions by place."""
     groups = []
     repetitions: _Counts = {}
     for key, pairs in places.items():
@@ -398,9 +398,9 @@ def _deviations(places: Mapping[Key, Sequence[_Pair]], confidence: float) -> tup
 
 
 def _combine(claim: StudyClaim, split: Mapping[str, Sequence[_Pair]], parts: Mapping[str, Finding]) -> Finding:
-    """The verdict on a claim that is made for each of several tasks, such as "in all tasks"."""
+    """Return the verdict on a claim that is made for each of several tasks, such as "in all tasks"."""
     counted = {title: part for title, part in parts.items() if part.n or not part.degenerate}
-    # All must hold. By chance one of many easily is on the wrong side, so what contradicts has a wider interval.
+    # The claim must hold for all. One of many easily contradicts it by chance, so contradictions need a wider interval.
     strict = 1 - (1 - CONFIDENCE) / max(1, len(counted))
     against = [title for title in counted if _judge(claim, split[title], strict).word == "contradicted"]
     by_word = {
@@ -429,7 +429,7 @@ def _combine(claim: StudyClaim, split: Mapping[str, Sequence[_Pair]], parts: Map
 
 
 def format_signed(path: str, value: float) -> str:
-    """A difference of values with its sign, written as the values are."""
+    """Return a difference of values with its sign, in the unit of the values."""
     return f"{100 * value:+.1f}" if form_of(path) is tables.percent else f"{value:+.3f}"
 
 
@@ -443,7 +443,7 @@ _PLURALS = {"task": "tasks", "seed": "seeds", "search_seed": "search seeds", "ro
 
 
 def format_estimate(claim: StudyClaim, value: float) -> str:
-    """What a claim estimates, as text."""
+    """Return an estimate of a claim as text."""
     if claim.test in ("ratio", "sooner", "steadier"):
         return f"{value:.2f}"
     if claim.test == "lies" and claim.minus is None:
@@ -452,7 +452,7 @@ def format_estimate(claim: StudyClaim, value: float) -> str:
 
 
 def describe_test(claim: StudyClaim) -> str:
-    """What is estimated, and which values the claim allows for it."""
+    """Return in words what is estimated, and which values the claim allows for the estimate."""
     names, region, comparison = _names(claim), _region(claim), claim.comparison
     value = re.sub(r"\$\{\s*\w+\s*\}\.?", "", claim.value)  # without the axes that are part of its path
     low, high = (None if math.isinf(end) else format_estimate(claim, end) for end in (region.low, region.high))
@@ -481,7 +481,7 @@ def _levels(effect: Effect) -> str:
 def _reason(claim: StudyClaim, effect: Effect, word: Word, n: int, planned: int, degenerate: Sequence[str]) -> str:
     low, high = (format_estimate(claim, end) for end in effect.interval)
     first = f"{_ESTIMATES.get(claim.test, 'Mean difference')} {format_estimate(claim, effect.estimate)}"
-    # Elsewhere the end of the allowed values is not the zero that p is about.
+    # p is about no effect, which is the end of the allowed values only in these tests.
     p = f", p = {effect.p:.2g}" if effect.p is not None and claim.test in ("better", "sooner", "steadier") else ""
     parts = [f"{first}, 95 % interval [{low}, {high}]{p}, over {n} of {planned} planned pairs{_levels(effect)}."]
     if claim.published is not None:
@@ -515,7 +515,7 @@ def _too_few(claim: StudyClaim, planned: int, n: int, most: int, missing: int, d
 
 
 def _judge_correlation(name: str, claim: StudyClaim, wanted: Correlation, runs: Sequence[StudyRun]) -> Verdict:
-    """Pearson's r, whose interval must be on the claimed side of zero."""
+    """Judge a claim on Pearson's r, whose interval must be on the claimed side of zero."""
     chosen = select_runs(select_runs(runs, wanted.y.stage, wanted.y.where), wanted.y.stage, claim.where)
     observations = observe(chosen, wanted.y.value)
     points = match_points(wanted.x, observations, runs, claim.average)

@@ -1,4 +1,4 @@
-"""Cells, the numbers of several runs at one place with what is still missing, and tables of these."""
+"""Cells, which hold the numbers of several runs at one place, present or missing; and tables of cells."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Cell:
     values: tuple[float, ...]  # one for each complete repetition (such as a seed)
     expected: int  # number of planned repetitions
     failed: int  # number of repetitions in which some run failed
-    observations: tuple[Observation, ...]  # all that the cell is made from, absent ones too
+    observations: tuple[Observation, ...]  # all observations that the cell is made from, also absent ones
 
     @property
     def n(self) -> int:
@@ -58,7 +58,7 @@ class Cell:
         return tuple(dict.fromkeys(one.run.id for one in self.observations))
 
     def text(self, form: Form) -> str:
-        """Mean ± deviation; of a partial cell also the number of repetitions, such as `(2 of 3, 1 failed)`."""
+        """Return mean ± deviation; for a partial cell also the number of repetitions, such as `(2 of 3, 1 failed)`."""
         summary, state = self.summary, ""
         if self.partial:
             state = f" ({self.n} of {self.expected}{f', {self.failed} failed' if self.failed else ''})"
@@ -68,17 +68,17 @@ class Cell:
 
 
 def required_places(observations: Sequence[Observation], average: Sequence[str]) -> frozenset[Key]:
-    """The places along the averaged axes that each repetition must have, so that all means are over the same ones."""
+    """Return the places along averaged axes that each repetition must have, so that all means cover the same places."""
     return frozenset(_place(one, average) for one in observations)
 
 
 def make_cell(
     observations: Sequence[Observation], average: Sequence[str] = (), needed: frozenset[Key] | None = None
 ) -> Cell:
-    """Put the numbers of one place together, in any state.
+    """Return the cell of one place, made from its observations in any state.
 
     Axes of `average` are averaged inside each repetition; the remaining axes tell repetitions apart. A repetition must
-    have all `needed` places along the averaged axes; None for those that occur.
+    have all `needed` places along the averaged axes; by default, all places that occur.
     """
     needed = required_places(observations, average) if needed is None else needed
     repetitions: dict[Key, list[Observation]] = {}
@@ -98,7 +98,7 @@ def make_cell(
 
 
 def _p_value(differences: Sequence[float]) -> float:
-    """The two-sided p-value of the paired t-test that differences have the mean zero; 1 if all of them are zero."""
+    """Return the two-sided p-value of the paired t-test on differences; if all are equal, 1 for zero and else 0."""
     places = {index: 0.0 if abs(value) <= TIE else value for index, value in enumerate(differences)}
     found = paired(places, dict.fromkeys(places, 0.0))
     return found.p if found.p is not None else float(abs(found.mean) <= TIE)
@@ -113,7 +113,7 @@ STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
 
 
 def condense_cell(cell: Cell, statistic: str) -> Cell:
-    """A cell whose only value is a statistic of its repetitions, once all of them are there; a mean stays as it is."""
+    """Return a cell whose only value is a statistic of all its repetitions; for `mean`, return the cell unchanged."""
     if statistic == "mean":
         return cell
     enough = not cell.partial and cell.n >= (2 if statistic in ("std", "p") else 1)
@@ -124,7 +124,7 @@ def condense_cell(cell: Cell, statistic: str) -> Cell:
 def choose_settings(
     observations: Sequence[Observation], axes: Sequence[str], best: str | None = "max"
 ) -> Sequence[Observation]:
-    """The observations of the setting with the best mean, as papers report them after a search of settings.
+    """Return the observations of the setting with the best mean, as papers do after a search over settings.
 
     While numbers of some setting are missing, that setting is returned, so that the cell is partial.
     """
@@ -157,7 +157,7 @@ def _place(one: Observation, average: Sequence[str]) -> Key:
 
 
 def group_by(observations: Sequence[Observation], axes: Sequence[str]) -> dict[Key, list[Observation]]:
-    """Observations by their values on some axes, in the order of their first occurrence."""
+    """Return observations by their values on some axes, in the order of first occurrence."""
     found: dict[Key, list[Observation]] = {}
     for one in observations:
         found.setdefault(tuple(one.axes.get(axis) for axis in axes), []).append(one)
@@ -165,24 +165,25 @@ def group_by(observations: Sequence[Observation], axes: Sequence[str]) -> dict[K
 
 
 def common_axes(*groups: Sequence[Observation]) -> list[str]:
-    """The axes that all observations of some groups have; none if a group is empty."""
+    """Return the axes that all observations of some groups have; none if a group is empty."""
     sets = [set(one.axes) for group in groups for one in group]
     return sorted(set.intersection(*sets)) if all(groups) and sets else []
 
 
 def other_axes(observations: Sequence[Observation], axes: Sequence[str]) -> list[str]:
-    """The axes of observations that are not among these."""
+    """Return the axes of observations that are not among the given ones."""
     return sorted({axis for one in observations for axis in one.axes} - set(axes))
 
 
 def subtract(
     observations: Sequence[Observation], minus: Value | Condition | None, runs: Sequence[StudyRun]
 ) -> list[Observation]:
-    """Subtract from each number that of its partner, such as the full model's on the same task and with the same seed.
+    """Subtract from each number the number of its partner, such as that of the full model on the same task and seed.
 
-    Partners are the observations at some values of axes, which are left out themselves, or those of a value of other
-    stages. They agree on all axes that both have and share values of; several partners count with their mean. An
-    observation without a partner is left out, and one with a missing partner is missing.
+    `minus` is a condition on axes or a value of other stages. Partners are the observations that match the condition,
+    which are left out of the result, or the observations of that value. Partners agree on all axes on which both sides
+    have common values; of several partners, the mean is subtracted. An observation without a partner is left out; one
+    whose partner has no number is missing.
     """
     if minus is None:
         return list(observations)
@@ -214,26 +215,26 @@ def subtract(
 
 
 def describe_minus(minus: Value | Condition) -> str:
-    """What is subtracted, in words."""
+    """Return in words what is subtracted."""
     if isinstance(minus, Value):
         return minus.title
     return ", ".join(f"{axis} {label(value)}" for axis, value in minus.items())
 
 
 def label(value: Any) -> str:
-    """The text of a value of an axis."""
+    """Return the text of a value of an axis."""
     if value is None:
         return tables.MISSING
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def row_label(key: Sequence[Any]) -> str:
-    """The name of a row of several axes."""
+    """Return the name of a row of several axes."""
     return " / ".join(label(value) for value in key)
 
 
 def slug(text: str) -> str:
-    """A text as part of a file name or of an anchor."""
+    """Return a text in a form that is safe in file names and anchors."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
 
 
@@ -243,9 +244,9 @@ _FRACTION = re.compile(
 
 
 def form_of(path: str, signed: bool = False) -> Form:
-    """The format of the numbers at a path: fractions times 100, durations whole, all else with decimals.
+    """Return the format of the numbers at a path: fractions times 100, durations whole, all else with decimals.
 
-    Signed ones are differences, which have one more decimal.
+    Signed numbers are differences, which have one more decimal.
     """
     if signed:
         return _signed_percent if form_of(path) is tables.percent else _signed
@@ -284,7 +285,7 @@ class Grid(Table):
     """A table of a study: labels in the first columns, then cells and published numbers."""
 
     axes: tuple[str, ...] = ()  # names of the columns of labels
-    forms: Mapping[int, Form] = field(default_factory=dict)  # number formats of the columns of our cells
+    forms: Mapping[int, Form] = field(default_factory=dict)  # number formats of the columns that have cells
     problems: tuple[str, ...] = ()  # errors in its declaration
     kind: Literal["table", "figure"] = "table"  # `figure` for the numbers of a figure
 
@@ -302,7 +303,7 @@ class Grid(Table):
 
     @property
     def published(self) -> dict[tuple[int, int], Published]:
-        """The paper's numbers by row and column; each is to the right of our cell."""
+        """The paper's numbers by row and column; each is to the right of the study's cell."""
         return self._values(Published)
 
     def _values(self, kind: type[Any]) -> dict[tuple[int, int], Any]:
@@ -319,7 +320,7 @@ class Grid(Table):
         return [*self.axes, *numbers]
 
     def records(self) -> list[dict[str, Any]]:
-        """The cells in long form."""
+        """Return the cells in long form."""
         labels, published, found = self.labels, self.published, []
         for (row, column), cell in self.cells.items():
             summary, paper = cell.summary, published.get((row, column + 1))
@@ -350,9 +351,9 @@ def make_grid(
     marked: Collection[tuple[int, int]] = (),
     **further: Any,
 ) -> Grid:
-    """A grid of labels by row, heads (heading and number format), and cells.
+    """Return a grid made of row labels, heads (heading and number format) and cells.
 
-    A column with published numbers of this table is followed by one with these; the `best` means
+    A column for which the paper has numbers is followed by a column with these; the `best` means
     are in bold, and so are `marked` places by row and head.
     Further fields of the grid, such as its title, are keyword arguments.
     """
@@ -392,7 +393,7 @@ def _best_rows(column: int, form: Form, cells: Places, best: str | None) -> set[
 
 
 def _writer(form: Form) -> Callable[[Any], str]:
-    """A function that writes a cell, a number of the paper, or the empty text of a place without planned runs."""
+    """Return a function that writes a cell, a number of the paper, or "" for a place without planned runs."""
 
     def write(value: Any) -> str:
         if isinstance(value, Cell):
@@ -408,7 +409,7 @@ MEAN: Key = ("mean over columns",)
 
 
 def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
-    """One of the study's tables, from all its planned runs."""
+    """Return one of the study's tables, made from all its planned runs."""
     table = study.tables[name]
     own = select_runs(runs, table.stage, table.where)
     paths, parts, sources = {}, {}, {}
@@ -462,7 +463,7 @@ def _form(table: StudyTable, path: str) -> Form:
 def _part(table: StudyTable, path: str, own: Sequence[StudyRun], runs: Sequence[StudyRun]) -> _Part:
     observations = subtract(observe(own, path), table.minus, runs)
     axes = (table.columns,) if table.columns else ()
-    # The metric is an axis of its own where a path takes all of them and the table has no other place for it.
+    # The metric becomes an axis if the path takes all metrics and the table has no other place for them.
     if "*" in path.split(".") and METRIC not in (*axes, *table.rows, *table.average):
         axes = (*axes, METRIC)
     needed = required_places(observations, table.average)
@@ -501,7 +502,7 @@ def _notes(table: StudyTable, cells: Sequence[Cell]) -> list[str]:
 
 
 def describe_cells(cells: Sequence[Cell]) -> str:
-    """The number of repetitions of the cells."""
+    """Return the number of repetitions of the cells."""
     numbers = sorted({cell.expected for cell in cells})
     each = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     partial = sum(cell.partial for cell in cells)

@@ -1,4 +1,4 @@
-"""Numbers of runs in long form: one observation per number with its axes; absent numbers have one too."""
+"""Numbers of runs in long form: one observation per number with its axes, also for absent numbers."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class StudyRun:
     id: str
     stage: str
     verb: str
-    axes: Mapping[str, Any]  # its place in the study's grid
-    config: Mapping[str, Any] = field(default_factory=dict)  # of the planned run
+    axes: Mapping[str, Any]  # place of the run in the study's grid
+    config: Mapping[str, Any] = field(default_factory=dict)  # settings of the planned run that are not defaults
     status: str = "absent"  # in the store: `done`, `failed`, `running`, `unfinished`, `absent`
-    result: Mapping[str, Any] | None = None  # of a run that is done
+    result: Mapping[str, Any] | None = None  # None unless the run is done
     error: str | None = None  # message of a run that failed
     facts: Mapping[str, Any] = field(default_factory=dict)  # seconds, versions, machine and path
     folder: Path | None = None  # its run directory
@@ -51,7 +51,7 @@ class StudyRun:
 
 
 def count_states(runs: Iterable[StudyRun]) -> dict[State, int]:
-    """The number of runs that are done, failed and missing."""
+    """Return the number of runs that are done, failed and missing."""
     found: dict[State, int] = {"done": 0, "failed": 0, "missing": 0}
     for run in runs:
         found[run.state] += 1
@@ -83,24 +83,24 @@ class Observation:
 
 
 def observe(runs: Sequence[StudyRun], path: str, steps: Container[Any] | None = None) -> list[Observation]:
-    """The numbers at a path (keys with dots) in the results of runs.
+    """Return the numbers at a path (keys with dots) in the results of runs.
 
-    `*` takes every key and makes it the axis `metric`; `score` and `score.best` are those of the primary metric;
-    `name=value` takes the entry of a list; `log.kd` takes `kd` of each record of the log, and makes the axis `step`;
-    `settings.learning_rate` is a setting of a finished run, with the values of its profile.
-    `log.hours` is the time of training until then. A run with a step of its own has only that, and of other runs only
-    those in `steps` are taken, if these are given. `jaccard.IMP*.OMP` takes entries of a matrix by the names of its
-    rows and columns, which become axes. A record of several seeds (`{"values": [...]}`) gives one number per seed.
+    `*` takes every key and makes it the axis `metric`; `score` and `score.best` are the scores of the primary metric;
+    `name=value` takes the entry of a list with that value; `settings.learning_rate` is a setting of a finished run,
+    with the values of its profile. `log.kd` takes `kd` of each record of the log, and makes the axis `step`;
+    `log.hours` is the training time up to each record. Of a log, only the steps in `steps` are taken, if given, and for
+    a run with an axis `step` only that step. `jaccard.IMP*.OMP` takes entries of a matrix by the names of its rows and
+    columns, which become axes. A record of several seeds (`{"values": [...]}`) gives one number per seed.
     """
     return [one for run in runs for one in _observe(run, path, steps)]
 
 
 def describe_absent(path: str, runs: Sequence[StudyRun]) -> list[str]:
-    """A sentence where no finished run has a path, as with a misspelled path."""
+    """Return a sentence if no finished run has a path, for example a misspelled one; empty otherwise."""
     finished = [run for run in runs if run.state == "done"]
     if not finished or any(one.value is not None for one in observe(finished, path)):
         return []
-    if any(node.value is None for run in finished for node in _nodes(run, path)):  # such as no sparsity that wins
+    if any(node.value is None for run in finished for node in _nodes(run, path)):  # null can be a result
         return []
     keys = sorted({key for run in finished for key in run.result or ()})
     return [f"No finished run has {path}; their results have {', '.join(keys)}."]
@@ -134,7 +134,7 @@ def _metric(name: str | None) -> dict[str, str]:
 
 
 def _logged(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator[Observation]:
-    """The numbers at a path in the records of a run's log, or of the logs of its seeds."""
+    """Yield the numbers at a path in the records of a run's log, or of the logs of its seeds."""
     for folder in () if run.folder is None else (run.folder, *sorted(run.folder.glob("seed-*"))):
         seed = int(folder.name.removeprefix("seed-")) if folder != run.folder else None
         seconds, own = 0.0, run.axes.get("step")
@@ -153,20 +153,20 @@ def _logged(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator[
 
 @dataclass(frozen=True)
 class _Node:
-    """A value in a result, the axes that its path opened, and what is known of the scores of its task."""
+    """A value in a result, the axes that its path opened, and what is known about the scores of its task."""
 
     value: Any
     axes: Mapping[str, str] = field(default_factory=dict)
     metric: str | None = None
     majority: float | None = None  # accuracy of the most frequent class
-    constant: bool = False  # the predictions are
+    constant: bool = False  # whether the predictions are constant
 
     def inside(self, value: Any, **axes: str) -> _Node:
-        """The node of an entry of this one."""
+        """Return the node of an entry of this node."""
         return replace(self, value=value, axes={**self.axes, **axes})
 
     def noted(self) -> _Node:
-        """This node with what its own entries say of the scores in it."""
+        """Return this node with what its own entries say about the scores in it."""
         if not isinstance(self.value, Mapping):
             return self
         found: dict[str, Any] = {}
@@ -202,7 +202,7 @@ def _values(run: StudyRun, found: _Node) -> Iterator[Observation]:
 
 
 def edited_error(run: StudyRun, how: str) -> ContentError:
-    """The error of a stored result that no run writes; `how` is the part of the message after its name."""
+    """Return the error for a stored result that no run writes; `how` follows the name of the file in the message."""
     return ContentError(
         f"{run.facts.get('path', run.id)} {how}: it was edited. tickets verify finds such files; repeat the run."
     )
@@ -211,7 +211,7 @@ def edited_error(run: StudyRun, how: str) -> ContentError:
 def _make_observation(
     run: StudyRun, seed: Any, opened: Mapping[str, str], state: State, value: Any = None
 ) -> Observation:
-    """An observation; any value but a finite number is missing."""
+    """Return an observation; a value that is not a finite number counts as missing."""
     axes = dict(run.axes)
     if seed is not None:
         # A study's own axis is kept: its label may be another word for the run's only seed.
@@ -226,7 +226,7 @@ def _make_observation(
 
 
 def _nodes(run: StudyRun, path: str) -> list[_Node]:
-    """The values at a path."""
+    """Return the values at a path."""
     result = {**(run.result or {}), "run": run.facts}
     if path.startswith(SETTINGS):
         result["settings"] = _resolved(run.settings)
@@ -238,7 +238,7 @@ def _nodes(run: StudyRun, path: str) -> list[_Node]:
 
 
 def _step(here: _Node, key: str, names: Any) -> Iterator[_Node]:
-    """The entries of a node at one key of a path; `names` are those of the rows and columns of a matrix."""
+    """Yield the entries of a node at one key of a path; `names` are the names of rows and columns of a matrix."""
     node = here.value
     if isinstance(node, Mapping) and key == "*":
         for name, value in node.items():
@@ -257,19 +257,19 @@ def _step(here: _Node, key: str, names: Any) -> Iterator[_Node]:
     elif isinstance(node, list) and isinstance(names, list) and len(names) == len(node):
         axis = MATRIX_AXES[any(axis in here.axes for axis in MATRIX_AXES)]
         for name, value in zip(names, node, strict=True):
-            # What a wildcard finds are pairs: each row is equal to itself.
+            # A wildcard finds pairs of different masks, as each mask is equal to itself.
             if fnmatchcase(str(name), key) and (name == key or str(name) not in here.axes.values()):
                 yield here.inside(value, **{axis: str(name)})
 
 
 def _resolved(settings: Settings | None) -> dict[str, Any]:
-    """The settings of a run with the values of its profile."""
+    """Return the settings of a run with the values of its profile."""
     resolved = getattr(settings, "resolved", None)
     return {} if settings is None else dict(settings if resolved is None else resolved())
 
 
 def _keys(path: str, axes: Mapping[str, Any]) -> list[str]:
-    """The keys of a path, with `${axis}` replaced; a value with a dot in it is one key."""
+    """Return the keys of a path, with `${axis}` replaced; a value with a dot in it is one key."""
     for short, kind in SCORES.items():
         if path == short or path.endswith(f".{short}"):
             path = f"{path.removesuffix(short)}{_PRIMARY}.{kind}"
@@ -288,13 +288,13 @@ def _has_value(item: Any, name: str, wanted: str) -> bool:
 
 
 def _planned_seeds(run: StudyRun) -> Sequence[Any]:
-    """The seeds that one run will have; None where it has one number."""
+    """Return the seeds that a run will have; only None if it will have a single number."""
     seeds = run.config.get("seeds", getattr(run.settings, "seeds", None))  # the planned fields lack default seeds
     return seeds if isinstance(seeds, Sequence) and not isinstance(seeds, str) and SEED not in run.axes else [None]
 
 
 def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
-    """The metrics that a transfer to a known task will have, where a path asks for all of them."""
+    """Return the metrics that a transfer to a known task will have, if a path asks for all metrics; else only None."""
     if "metrics.*" not in path:
         return [None]
     task = TASKS.get(str(run.axes.get("task", run.config.get("task"))))
@@ -307,7 +307,7 @@ def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
 
 
 def gather_runs(plan: Plan, store: Store) -> list[StudyRun]:
-    """The runs at all places of a plan's grid, in its order, from small files of the store."""
+    """Return the runs at all places of a plan's grid, in its order, read from small files of the store."""
     known = {record.id: record for record in store.records() if record.id in plan.runs} if store.exists() else {}
     return [_run(plan.runs[point.run], point, known.get(point.run), store) for point in plan.points]
 
@@ -332,6 +332,6 @@ def _run(planned: Run, point: Point, record: Record | None, store: Store) -> Stu
 def select_runs(
     runs: Sequence[StudyRun], stage: str | tuple[str, ...] | None, where: Sequence[Mapping[str, Any]] = ()
 ) -> list[StudyRun]:
-    """Runs of one or several stages, in the order of these, that match one of the conditions, if there are any."""
+    """Return the runs of one or several stages, stage by stage, that match any of the conditions, if there are any."""
     stages = (stage,) if isinstance(stage, str) else stage or ()
     return [run for stage in stages for run in runs if run.stage == stage and (not where or matches(where, run.axes))]

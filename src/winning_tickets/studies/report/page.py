@@ -32,7 +32,7 @@ def render_page(
     verdicts: Sequence[Verdict],
     problems: Sequence[str],
 ) -> str:
-    """The whole page of a study from all planned runs, its tables and its figures (with SVG, which may be empty)."""
+    """Return the page of a study from all planned runs, its tables and its figures (with SVG, which may be empty)."""
     unique = list({run.id: run for run in runs}.values())
     study, usual = plan.study, usual_facts(unique)
     values = {
@@ -66,7 +66,7 @@ def _claim(value: str, verdict: Verdict) -> dict[str, Any]:
 
 
 def _table(grid: Grid) -> dict[str, Any]:
-    """A grid; a look, a sort key and a link of each place with a number; and the numbers behind each mean."""
+    """Return a grid; a look, a sort key and a link for each place with a number; and the numbers behind each mean."""
     places: dict[tuple[int, int], dict[str, str]] = {}
     evidence = []
     labels = grid.labels
@@ -85,7 +85,7 @@ def _table(grid: Grid) -> dict[str, Any]:
 
 
 def _evidence(anchor: str, title: str, cell: Cell, form: Form) -> dict[str, Any]:
-    """The numbers behind a mean: for each run the axes that differ, its number or state, and its anchor."""
+    """Return the numbers behind a mean: for each run the axes that differ, its number or state, and its anchor."""
     shared = shared_items([one.axes for one in cell.observations])
     parts = [
         (
@@ -99,18 +99,18 @@ def _evidence(anchor: str, title: str, cell: Cell, form: Form) -> dict[str, Any]
 
 
 def shared_items(many: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The items that all mappings have, which need not be repeated."""
+    """Return the items that all mappings have, which need not be repeated."""
     first = many[0] if many else {}
     return {key: value for key, value in first.items() if all(key in one and one[key] == value for one in many)}
 
 
 def places_text(many: Sequence[Mapping[str, Any]]) -> str:
-    """Places in the grid by their axes."""
+    """Return places in the grid as text, by their axes."""
     return "; ".join(", ".join(f"{axis} {label(value)}" for axis, value in axes.items()) for axes in many)
 
 
 def _stages(runs: Sequence[StudyRun], usual: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """All runs by stage; a run that several stages share is listed with the first of them."""
+    """Yield all runs by stage; a run that several stages share is listed with the first of them."""
     listed: set[str] = set()
     for stage in dict.fromkeys(run.stage for run in runs):
         own: dict[str, list[StudyRun]] = {}
@@ -132,7 +132,7 @@ def _stages(runs: Sequence[StudyRun], usual: Mapping[str, str]) -> Iterator[dict
 
 
 def _line(run: StudyRun, axes: str, shared: Mapping[str, Any], usual: Mapping[str, str]) -> dict[str, Any]:
-    """A run: its settings and its versions and machine, but for those of all runs of the stage or of most runs."""
+    """Return the entry of a run, without settings that its stage shares and facts that are the usual ones."""
     own = {key: value for key, value in run.config.items() if key not in shared}
     return {
         "run": run,
@@ -146,17 +146,17 @@ def _line(run: StudyRun, axes: str, shared: Mapping[str, Any], usual: Mapping[st
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """A configuration in one line."""
+    """Return a configuration as one line of text."""
     return ", ".join(f"{key} = {shown_setting(value)}" for key, value in settings.items())
 
 
 def facts_text(run: StudyRun) -> dict[str, str]:
-    """Versions, machine and source of a run, each in one line, where they are known."""
+    """Return versions, machine and source of a run, each in one line, if they are known."""
     return {key: settings_text(run.facts[key]) for key in ("versions", "machine", "source") if run.facts.get(key)}
 
 
 def usual_facts(runs: Sequence[StudyRun]) -> dict[str, str]:
-    """The most frequent versions, machine and source; only those that differ are shown with a run."""
+    """Return the most frequent versions, machine and source; only those that differ are shown with a run."""
     found: dict[str, Counter[str]] = {}
     for run in runs:
         for key, text in facts_text(run).items():
@@ -168,7 +168,7 @@ _KINDS = {"line": "Line chart", "bar": "Bar chart", "scatter": "Scatter plot", "
 
 
 def describe_plot(plot: Plot, grid: Grid) -> str:
-    """A figure in words: its kind, its axes, and the first and the last value of each line."""
+    """Describe a figure in words: its kind, its axes, and the first and the last value of each line."""
     form = plot.form
     words = f"{plot.path.replace('_', ' ')} over {plot.x_name.replace('_', ' ')}"
     if plot.figure.kind == "pies":

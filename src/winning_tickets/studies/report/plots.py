@@ -1,4 +1,4 @@
-"""The data of a study's figures: series of points, matched clouds, matrices and pies; and the tables of these."""
+"""The data of a study's figures: series of points, clouds of matched points, matrices and pies; and their tables."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from winning_tickets.studies.schema import Figure, Published, Study, Value
 
 @dataclass(frozen=True)
 class PlotPoint:
-    """A cell with its position: a number, a label, or the mean of another cell (`across`); `name` tells the runs."""
+    """A cell with its position: a number, a label, or the mean of the cell `across`; `name` identifies the runs."""
 
     x: Any
     cell: Cell
     name: str = ""
     across: Cell | None = None
-    training: str = ""  # id of the search whose ticket it is; points of one training are not independent
+    training: str = ""  # id of the search that made the ticket; points of one training are not independent
 
     @property
     def complete(self) -> bool:
@@ -68,17 +68,17 @@ class Panel:
     title: str
     curves: tuple[Curve, ...] = ()
     levels: Mapping[str, Cell] = field(default_factory=dict)
-    points: Mapping[str, PlotPoint] = field(default_factory=dict)  # of clouds, beside the curves
+    points: Mapping[str, PlotPoint] = field(default_factory=dict)  # further points of a cloud, besides its curves
     matrix: Mapping[tuple[str, str], Cell] = field(default_factory=dict)
     marked: frozenset[tuple[str, str]] = frozenset()  # dark cells of a matrix
     counts: Mapping[str, Cell] = field(default_factory=dict)  # number of dark cells by row
     correlation: Mapping[str, Any] | None = None
-    result: Mapping[str, Any] | None = None  # of `analyse sharing`, for pies
+    result: Mapping[str, Any] | None = None  # result of `analyse sharing`, for pies
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure's data; the path is that of the drawn values."""
+    """The data of a figure; `path` is the path of the drawn values in a result."""
 
     name: str
     figure: Figure
@@ -105,7 +105,7 @@ class Plot:
 
     @property
     def x_value(self) -> Value | None:
-        """The value that gives the positions, where these are no axis."""
+        """The value that gives the positions; None if an axis gives them."""
         return self.figure.x if isinstance(self.figure.x, Value) else self.figure.x_at
 
     @property
@@ -119,7 +119,7 @@ class Plot:
 
 
 def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
-    """The data of one of the study's figures, from all its planned runs."""
+    """Return the data of one of the study's figures, made from all its planned runs."""
     figure = study.figures[name]
     stage, path = (figure.stage, figure.y) if isinstance(figure.y, str) else (figure.y.stage, figure.y.value)
     own = select_runs(runs, stage, figure.where)
@@ -146,7 +146,7 @@ def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
 
 
 def correlate_points(points: Sequence[PlotPoint]) -> dict[str, Any]:
-    """Both correlations of the complete points; the interval of Pearson's r leaves out one training after the other."""
+    """Return both correlations of the complete points; the interval of r leaves out one training after the other."""
     complete = [point for point in points if point.complete]
     xs, ys = [float(point.x) for point in complete], [point.cell.mean or 0.0 for point in complete]
     effect = clustered_correlation(xs, ys, [point.training for point in complete])
@@ -178,7 +178,7 @@ def _curves(
 def _move(
     points: Sequence[PlotPoint], axis: str, at: Value, observations: Sequence[Observation], runs: Sequence[StudyRun]
 ) -> list[PlotPoint]:
-    """The points at the mean of another value, such as the hours after their steps; those without it are left out."""
+    """Return points moved to the mean of another value, such as the hours after so many steps; drop those without."""
     steps = frozenset(point.x for point in points)
     across = observe(select_runs(runs, at.stage, at.where), at.value, steps)
     shared = [other for other in common_axes(observations, across) if other != axis]
@@ -193,7 +193,7 @@ def _move(
 
 
 def _gap(first: str, second: str, curves: Sequence[Curve]) -> list[Curve]:
-    """The difference of two lines where both have a complete point."""
+    """Return the difference of two lines as a curve, at positions that both have; incomplete points have no value."""
     points = {curve.name: {point.x: point.cell for point in curve.points} for curve in curves}
     found = []
     for x, upper in points.get(first, {}).items():
@@ -208,7 +208,7 @@ def _gap(first: str, second: str, curves: Sequence[Curve]) -> list[Curve]:
 def match_points(
     x: Value, observations: Sequence[Observation], runs: Sequence[StudyRun], average: Sequence[str] = ()
 ) -> list[PlotPoint]:
-    """Points of two stages, matched by the axes that both have; other axes and those of `average` are averaged."""
+    """Return points of two stages, matched by their common axes; other axes and those of `average` are averaged."""
     across = observe(select_runs(runs, x.stage, x.where), x.value)
     shared = [axis for axis in common_axes(observations, across) if axis not in average]
     positions = group_by(across, shared)
@@ -222,13 +222,13 @@ def match_points(
 
 
 def _training(run: StudyRun) -> str:
-    """The id of the search whose ticket a run has as its target; of another target the run's own id."""
+    """Return the id of the search whose ticket is the run's target; for any other target, the run's own id."""
     target = run.config.get("target")
     return target_id(str(target)) if is_reference(target) else run.id
 
 
 def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> dict[str, Cell]:
-    """The mean of each stage drawn as a line, over the places that the figure averages."""
+    """Return the mean of each stage or value that is drawn as a horizontal line, over the axes that are averaged."""
     found = {}
     for level in figure.level:
         value = level if isinstance(level, Value) else _level_of(level, path, figure, runs)
@@ -239,14 +239,14 @@ def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> 
 
 
 def _level_of(stage: str, path: str, figure: Figure, runs: Sequence[StudyRun]) -> Value:
-    """The values of a stage, with the name that its runs have on the axis of the lines, if that is one."""
+    """Return the values of a stage, named by the runs' value on the axis of the lines if all have the same."""
     axes = [run.axes for run in select_runs(runs, stage)]
     names = {str(one[figure.series]) for one in axes if figure.series is not None and figure.series in one}
     return Value(stage=stage, value=path, name=names.pop() if len(names) == 1 else None)
 
 
 def _points(figure: Figure, runs: Sequence[StudyRun], panel: Any) -> dict[str, PlotPoint]:
-    """The further points of a cloud, such as the full model: the means of all their runs."""
+    """Return the further points of a cloud, such as the full model: the means of all their runs."""
     found = {}
     for name, point in figure.points.items():
         x, y = (
@@ -260,7 +260,7 @@ def _points(figure: Figure, runs: Sequence[StudyRun], panel: Any) -> dict[str, P
 
 
 def _in_panel(figure: Figure, observations: list[Observation], panel: Any) -> list[Observation]:
-    """The observations of one panel; those without its axis belong to all panels."""
+    """Return the observations of one panel; those without its axis belong to all panels."""
     if not figure.panels or not any(figure.panels in one.axes for one in observations):
         return observations
     return [one for one in observations if one.axes.get(figure.panels) == panel]
@@ -282,7 +282,7 @@ def _matrix(
 
 
 def _stored_matrix(run: StudyRun, path: str) -> dict[tuple[str, str], Cell]:
-    """A matrix inside one result, such as that of `compare` or `analyse similarity`; empty where there is none."""
+    """Return a matrix inside one result, such as that of `compare` or `analyse similarity`; empty if there is none."""
     result = run.result or {}
     node = result.get(path)
     names = result.get("labels", result.get("names"))
@@ -302,7 +302,7 @@ def _stored_matrix(run: StudyRun, path: str) -> dict[tuple[str, str], Cell]:
 
 
 def _mark(figure: Figure, panel: Panel, runs: Sequence[StudyRun]) -> Panel:
-    """The panel of a heat map with its dark cells, which reach a number, and with how many of them each row has."""
+    """Return the panel of a heat map with its dark cells, which reach a limit, and with their number in each row."""
     if figure.mark_at_least is None:
         return panel
     limits = _limits(figure, panel, runs)
@@ -314,7 +314,7 @@ def _mark(figure: Figure, panel: Panel, runs: Sequence[StudyRun]) -> Panel:
     counts = {}
     for row in dict.fromkeys(row for row, _ in panel.matrix) if figure.count else ():
         own = {place: cell for place, cell in panel.matrix.items() if place[0] == row}
-        # A row counts when all its cells and all that they are compared with are there.
+        # A row has a count only if all its cells are complete and have a limit to compare with.
         whole = all(not cell.partial and limits.get(place[1]) is not None for place, cell in own.items())
         observations = tuple(one for cell in own.values() for one in cell.observations)
         failed = int(any(cell.failed for cell in own.values()))
@@ -323,7 +323,7 @@ def _mark(figure: Figure, panel: Panel, runs: Sequence[StudyRun]) -> Panel:
 
 
 def _limits(figure: Figure, panel: Panel, runs: Sequence[StudyRun]) -> dict[str, float | None]:
-    """By column the number that a dark cell reaches."""
+    """Return by column the number that a dark cell must reach."""
     wanted, columns = figure.mark_at_least, dict.fromkeys(column for _, column in panel.matrix)
     if isinstance(wanted, float):
         return dict.fromkeys(columns, wanted)
@@ -345,7 +345,7 @@ IMPORTANCE = "importance"
 
 
 def _pies(figure: Figure, runs: Sequence[StudyRun]) -> Iterable[Panel]:
-    """A panel for each result of `analyse sharing`: importance and tasks' shares of each head and FFN."""
+    """Yield a panel for each result of `analyse sharing`: importance and tasks' shares of each head and FFN."""
     for run in {run.id: run for run in runs}.values():
         result, title = run.result or {}, label(run.axes.get(figure.panels)) if figure.panels else ""
         found: dict[tuple[str, str], Cell] = {}
@@ -360,7 +360,7 @@ def _pies(figure: Figure, runs: Sequence[StudyRun]) -> Iterable[Panel]:
 
 
 def describe_reached(plot: Plot) -> list[str]:
-    """A sentence for each line: where it first reaches the score, on measured positions and without interpolation."""
+    """Return a sentence for each line: the measured position at which it first reaches the score, not interpolated."""
     figure, form = plot.figure, plot.form
     sentences = []
     for panel in plot.panels if figure.reach is not None else ():
@@ -401,7 +401,7 @@ Parts = tuple[list[tuple[str, ...]], list[tuple[str, Form]], dict[tuple[int, int
 
 
 def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> grids.Grid:
-    """The table of a figure, with the numbers of the paper for it."""
+    """Return the table of a figure, with the paper's numbers."""
     figure = plot.figure
     rows, heads, cells = _by_point(plot, plot.x_value) if plot.x_value is not None else _by_position(plot)
     axes = [figure.panels] if figure.panels else []
@@ -424,7 +424,7 @@ def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> grids.Grid:
 
 
 def _describe_marks(figure: Figure) -> list[str]:
-    """A sentence on the dark cells of a heat map."""
+    """Return a sentence on the dark cells of a heat map."""
     wanted, margin = figure.mark_at_least, figure.mark_margin
     if wanted is None:
         return []
@@ -441,7 +441,7 @@ def _describe_marks(figure: Figure) -> list[str]:
 
 
 def _by_position(plot: Plot) -> Parts:
-    """A row for each line, a column for each position; a heat map as it is, with the counts of its rows."""
+    """Return a row for each line and a column for each position, or a heat map with the counts of its rows."""
     places: list[tuple[tuple[str, ...], str, Cell]] = []
     forms: dict[str, Form] = {plot.figure.count or "": lambda value: format_count(round(value))}
     if plot.figure.kind == "pies":
@@ -466,7 +466,7 @@ def _by_position(plot: Plot) -> Parts:
 
 
 def _position(name: str) -> tuple[int, float]:
-    """Sort numbers first, then labels in the order of their occurrence, then the level."""
+    """Return a sort key: numbers first, then labels in the order of their occurrence, then the level."""
     if name == "level":
         return (2, 0.0)
     try:
@@ -476,7 +476,7 @@ def _position(name: str) -> tuple[int, float]:
 
 
 def _by_point(plot: Plot, x: Value) -> Parts:
-    """A row for each point, a column for each of its two values."""
+    """Return a row for each point and a column for each of its two values."""
     rows: list[tuple[str, ...]] = []
     cells: dict[tuple[int, int], Cell] = {}
     for panel in plot.panels:

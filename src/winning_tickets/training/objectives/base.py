@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Batch = Mapping[str, Tensor]
-"""Of text: `input_ids`, where rows are padded `attention_mask`, and for MLM the positions and ids of masked tokens.
+"""A batch of text: `input_ids`, `attention_mask` if rows are padded, and for MLM positions and ids of masked tokens.
 
 Without masked tokens a model with a head predicts the next token at every position but the last.
 """
@@ -24,21 +24,21 @@ class Objective(Protocol):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Weight of each part."""
+        """The weight of each part."""
 
     def counts(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Divisor of each part's sum: a number of tokens, masked tokens or examples; scalars.
+        """Return the divisor of each part's sum: a number of tokens, masked tokens or examples, as a scalar.
 
-        They are counted where the batch is, or on the CPU where its shapes tell them.
+        It is on the device of the batch, or on the CPU if it follows from shapes alone.
         """
 
     def __call__(self, model: Any, batch: Mapping[str, Any], /) -> dict[str, Tensor]:
-        """Differentiable sum of each part over the batch."""
+        """Return the differentiable sum of each part over the batch."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of one forward pass; empty where no term needs them."""
+    """Outputs of one forward pass; those that no term needs are empty."""
 
     last: Tensor = field(default_factory=lambda: torch.empty(0))  # of the last layer, `(batch, seq, hidden)`
     states: tuple[Tensor, ...] = ()  # output of each layer, L of `(batch, seq, hidden)`
@@ -65,8 +65,8 @@ class TermSettings:
     count_padding: bool = False  # whether padded positions count in `kd`, as in the released code
     temperature: float = 0.05  # of `contrastive`
     logits_temperature: float = 1.0  # of `logits`
-    logits_top_k: int | None = None  # most probable tokens that `logits` compares one by one; None for all
-    kd_layers: tuple[int, ...] = ()  # that `kd` compares, counted from 1; empty for all
+    logits_top_k: int | None = None  # how many of the most probable tokens `logits` compares one by one; None for all
+    kd_layers: tuple[int, ...] = ()  # layers that `kd` compares, counted from 1; empty for all
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ HeadKind = Kind | Literal["mlm"]
 
 
 def similarity_sum(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum over texts of the mean squared difference of their cosines with the other texts of the batch."""
+    """Return the sum over texts of the mean squared difference of their cosines with the other texts of the batch."""
     # Takes embeddings of length 1, `(batch, hidden)`. The diagonal is 1 in both.
     if len(student) < 2:
         return student.sum() * 0
@@ -38,7 +38,7 @@ def _of_tokens(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 
 def _of_spans(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Half the divergence of the starts plus half that of the ends, over the positions of a text."""
+    """Return half the divergence of the starts plus half that of the ends, over the positions of a text."""
     padding = ~mask.bool().unsqueeze(-1)
     ours, theirs = (logits.masked_fill(padding, -1e4).transpose(1, 2) for logits in (student, teacher))
     return kl_sum(ours, theirs) / 2
@@ -56,7 +56,7 @@ _HEADS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "span": _of_spans,
     "mlm": lambda student, teacher, _: logits_sum(student, teacher, 1.0),
 }
-"""Distances of a head's outputs by its kind, added up over examples, tokens or masked positions."""
+"""Distances between the outputs of two heads, by their kind, added up over examples, tokens or masked positions."""
 
 
 @dataclass(eq=False)
@@ -69,17 +69,17 @@ class Distillation:
     layers: Sequence[int]  # of the teacher, which the student's layers are compared with
     head: HeadKind | None = None
     pooling: Literal["mean", "cls"] = "mean"
-    places: Tensor | None = None  # of each token in the vocabulary of the student, where that is a smaller one
+    places: Tensor | None = None  # new number of each token, if the student has a smaller vocabulary
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Divisor of each part: unpadded tokens, texts, or what the head predicts."""
+        """Return the divisor of each part: unpadded tokens, texts, or the predictions of the head."""
         tokens, texts = count_tokens(batch), torch.tensor(len(batch["input_ids"]))
         of_head = {"tokens": tokens, "mlm": predictions(batch, TermSettings()) if self.head == "mlm" else texts}
         found = {"states": tokens, "pooled": texts, "similarity": texts, "logits": of_head.get(str(self.head), texts)}
         return {name: found[name] for name in self.weights}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sum of each part over the batch."""
+        """Return the sum of each part over the batch."""
         teacher = self.dense_outputs(batch)
         own = dict(batch)
         if self.places is not None:
@@ -87,7 +87,7 @@ class Distillation:
         return self.compare(self.outputs(model, own), teacher, batch)
 
     def compare(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Sum of each part over the batch, from outputs of both models; `layers` belong to the student's last ones."""
+        """Return the sum of each part from outputs of both models; `layers` belong to the student's last layers."""
         mask = batch.get("attention_mask")
         sums: dict[str, Tensor] = {}
         if "states" in self.weights:
@@ -129,8 +129,8 @@ class Distillation:
 class HeadProbe:
     """Objective to differentiate: the log-likelihood of labels that are drawn from the model's own predictions."""
 
-    # Its squared gradients are the Fisher information of the outputs: half of a change's squared length in it is, to
-    # second order, the divergence of the outputs.
+    # Its mean squared gradients are the Fisher information of the outputs. To second order, the divergence of the
+    # outputs after a change is half the squared length of the change, measured by this information.
 
     def __init__(self, head: Kind, seed: int) -> None:
         self.weights = {"logits": 1.0}
@@ -141,7 +141,7 @@ class HeadProbe:
         return {"logits": torch.tensor(len(batch["input_ids"]))}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sum over the batch; of a regression or label sets the outputs are projected on random signs."""
+        """Return the sum over the batch; for regression and label sets, that of the outputs times random signs."""
         logits = task_logits(model(**{name: value for name, value in batch.items() if name not in TARGETS})).float()
         if self._head in ("regression", "multilabel"):
             signs = torch.randint(0, 2, logits.shape, generator=self._generator).to(logits) * 2 - 1

@@ -20,9 +20,9 @@ from winning_tickets.training.objectives.terms import ALL_TERMS, lm_logits, need
 
 
 class _NoCache:
-    """A cache of keys and values that keeps none.
+    """A key-value cache that stores nothing.
 
-    Without one transformers looks on the device, in every pass, whether the positions are those of several texts.
+    Without a cache, transformers checks in every pass, on the device, whether the positions are those of several texts.
     """
 
     def update(self, keys: Tensor, values: Tensor, *details: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ def run_encoder(model: Any, batch: Batch, needs: AbstractSet[Need], architecture
 
 
 def check_attention_maps(model: Any) -> None:
-    """Refuse a model that gives no attention maps."""
+    """Refuse a model that returns no attention maps."""
     ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
     with torch.no_grad():
         _attention_maps(model, model.base_model(ids, torch.ones_like(ids), output_attentions=True))
@@ -92,7 +92,7 @@ class PretrainingObjective:
 
     weights: Mapping[str, float]  # by term
     architecture: Architecture
-    teacher: Any = None  # the dense model, which some terms need: a twin of the student (`models.twin`), in its mode
+    teacher: Any = None  # the dense model, for some terms: a twin of the student (`models.twin`), left in its mode
     settings: TermSettings | None = None
 
     def __post_init__(self) -> None:
@@ -101,11 +101,11 @@ class PretrainingObjective:
             raise ValueError("Objectives with a teacher need the dense model (teacher=...).")
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Divisor of each term's sum: a number of tokens, masked tokens or segments."""
+        """Return the divisor of each term's sum: a number of tokens, masked tokens or segments."""
         return {name: ALL_TERMS[name].count(batch, self._settings) for name in self.weights}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the terms."""
+        """Return the sum of each term."""
         # The teacher runs first, while the student's activations do not fill the memory yet.
         teacher = Outputs()
         if needs_teacher(self.weights):
@@ -132,7 +132,7 @@ class StateProbe:
         return {"kd": count_tokens(batch)}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sum over layers and unpadded tokens of <v, normalized state>, divided by the root of the number of layers."""
+        """Return the sum over L layers and unpadded tokens of <v, normalized state>, divided by the root of L."""
         states = run_encoder(model, batch, {"states"}, self._architecture).states
         total = states[0].new_zeros((), dtype=torch.float32)
         for state in states:

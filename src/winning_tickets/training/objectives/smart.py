@@ -1,4 +1,4 @@
-"""SMART: a loss of how much outputs change when word embeddings change a little (Jiang et al. 2020)."""
+"""SMART: a loss that measures how much outputs change when word embeddings change a little (Jiang et al. 2020)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SmartObjective:
         return sums
 
     def _worst_noise(self, model: Any, batch: Batch, logits: Tensor, state: _RandomState) -> Tensor:
-        """Noise `(batch, seq, hidden)`, zero at padding."""
+        """Return the noise `(batch, seq, hidden)`, zero at padding."""
         settings = self._settings
         with torch.no_grad():
             embeddings = model.get_input_embeddings()(batch["input_ids"])
@@ -70,7 +70,7 @@ class SmartObjective:
         return noise
 
     def _perturbed(self, model: Any, batch: Batch, noise: Tensor, state: _RandomState) -> Tensor:
-        """Logits of the batch with noise on its word embeddings, under the dropout of a random state."""
+        """Return the logits of the batch with noise on its word embeddings, under the dropout of a random state."""
         embeddings = model.get_input_embeddings()(batch["input_ids"])
         inputs = {name: value for name, value in batch.items() if name != "input_ids"}
         with state.replayed():
@@ -115,7 +115,7 @@ def project(noise: Tensor, settings: Smart) -> Tensor:
 
 
 def _onto_l1_ball(rows: Tensor, radius: float) -> Tensor:
-    """Soft thresholding of each row so that its absolute values sum to the radius (Duchi et al. 2008, Figure 1)."""
+    """Soft-threshold each row so that its absolute values sum to at most the radius (Duchi et al. 2008, Figure 1)."""
     sizes = rows.abs()
     ordered = sizes.sort(dim=-1, descending=True).values
     excess = (ordered.cumsum(-1) - radius) / torch.arange(1, rows.shape[-1] + 1, device=rows.device)
@@ -125,7 +125,7 @@ def _onto_l1_ball(rows: Tensor, radius: float) -> Tensor:
 
 
 def _rows(values: Tensor, settings: Smart) -> Tensor:
-    """Vectors that norms are taken over, along the last dimension."""
+    """Return the vectors whose norms are taken, along the last dimension."""
     return values if settings.level == "token" else values.flatten(1)
 
 

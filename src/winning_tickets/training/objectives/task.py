@@ -18,22 +18,22 @@ from winning_tickets.training.objectives.base import Batch
 
 
 def kl_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum over examples of KL(target || ours), natural logarithm; logits are `(examples, classes)`."""
+    """Return the sum over examples of KL(target || ours), natural logarithm; logits are `(examples, classes)`."""
     # The target holds log-probabilities or logits; minus infinity rules a class out.
     return functional.kl_div(logits.log_softmax(-1), target.softmax(-1), reduction="sum")
 
 
 def symmetric_kl_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum over examples of KL(target || ours) + KL(ours || target) (Jiang et al. 2020, the distance of SMART)."""
-    # Computed as one sum of products, none of which is negative. Both are logits `(examples, classes)`, or
-    # log-probabilities above minus infinity.
+    """Return the sum over examples of KL(target || ours) + KL(ours || target), the distance of SMART."""
+    # Jiang et al. 2020. Computed as one sum of products, none of which is negative. Both are logits
+    # `(examples, classes)`, or log-probabilities above minus infinity.
     ours, theirs = logits.log_softmax(-1), target.log_softmax(-1)
     return ((ours.exp() - theirs.exp()) * (ours - theirs)).sum()
 
 
 @dataclass(frozen=True)
 class Distance:
-    """A distance of outputs and targets as a sum and a count."""
+    """A distance between outputs and targets, as a sum and a count."""
 
     sum: Callable[[Tensor, Tensor], Tensor]  # over a batch; differentiable in both
     count: Callable[[Tensor], int]  # from `(examples, outputs)`
@@ -58,7 +58,7 @@ class SoftLabelLoss:
         return self._distance.count(soft)
 
     def sum(self, logits: Tensor, soft: Tensor) -> Tensor:
-        """Differentiable sum over a batch; both are `(examples, outputs)`."""
+        """Return the differentiable sum over a batch; both are `(examples, outputs)`."""
         outputs = logits.softmax(-1) if self._as_probabilities else logits
         return self._distance.sum(outputs, soft.log() if self._as_logarithms else soft)
 
@@ -80,7 +80,7 @@ def _word_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _span_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Half the cross-entropy of the start plus half that of the end, over the positions of a window."""
+    """Return half the cross-entropy of the start plus half that of the end, over the positions of a window."""
     return functional.cross_entropy(logits, labels, reduction="sum") / 2  # (batch, positions as classes, 2)
 
 
@@ -94,7 +94,7 @@ TASK_LOSSES: dict[Kind, TaskLoss] = {
 
 
 def task_logits(output: Any) -> Tensor:
-    """The logits of a model with a head: `(batch, outputs)`, `(batch, seq, outputs)`; `(batch, seq, 2)` for spans."""
+    """Return a head's logits: `(batch, outputs)`, for tokens `(batch, seq, outputs)`, for spans `(batch, seq, 2)`."""
     if "start_logits" in output:
         return torch.stack((output.start_logits, output.end_logits), dim=-1)
     logits: Tensor = output.logits
@@ -102,7 +102,7 @@ def task_logits(output: Any) -> Tensor:
 
 
 class TaskObjective:
-    """The loss of fine-tuning: that of the kind of task, plus that of soft labels where a batch has some."""
+    """The loss of fine-tuning: that of the kind of task, plus that of soft labels if a batch has some."""
 
     def __init__(self, kind: Kind, soft: SoftLabelLoss | None = None) -> None:
         self.weights = {"loss": 1.0} | ({} if soft is None else {"soft_loss": 1.0})
@@ -114,7 +114,7 @@ class TaskObjective:
         return cls(task.kind, None if task.soft_loss is None else SoftLabelLoss(task.soft_loss, task.soft_form))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Number of examples, of pairs of an example and a class, of labelled words, or of windows."""
+        """Return the number of examples, of pairs of an example and a class, of labeled words, or of windows."""
         labels = batch["labels"]
         counts = {"loss": torch.as_tensor(self._loss.count(labels), device=labels.device)}
         if self._soft is not None and SOFT_LABELS in batch:
@@ -122,7 +122,7 @@ class TaskObjective:
         return counts
 
     def logits(self, model: Any, batch: Batch) -> Tensor:
-        """Logits of the model's head for a batch, in float32."""
+        """Return the logits of the model's head for a batch, in float32."""
         output = model(**{key: value for key, value in batch.items() if key not in TARGETS})
         return task_logits(output).float()
 

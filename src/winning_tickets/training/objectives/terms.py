@@ -1,4 +1,4 @@
-"""TERMS: the losses that a pre-training objective can be a sum of, and MEASURES: what only evaluation sums up."""
+"""TERMS, the losses that a pre-training objective can combine, and MEASURES, which only evaluation uses."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from winning_tickets.training.objectives.base import Batch, Need, Outputs, Term,
 
 _LEAST = torch.finfo(torch.float32).tiny
 _LEAST_NORM = 1e-12
-_LEAST_REST = 1e-6  # probability of the merged class of all other tokens: float32 cannot subtract more finely from 1
+_LEAST_REST = 1e-6  # lowest probability of all other tokens together, as float32 cannot subtract more finely from 1
 
 # Below, states and attention maps are L tensors, `(batch, seq, hidden)` and `(batch, heads, query, key)`, of the
 # student and of the dense model (the teacher); `attention_mask` is `(batch, seq)`, 1 for tokens that count, or None
-# where all do. Sums leave padding out by multiplication: an index of booleans would make a GPU's program wait for it.
+# if all count. Sums leave padding out by multiplication: indexing with booleans would make the host wait for a GPU.
 
 
 def sum_over_tokens(values: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Sum of values `(..., batch, seq)` over the tokens that count."""
+    """Return the sum of values `(..., batch, seq)` over the tokens that count."""
     return (values if attention_mask is None else values * attention_mask).sum()
 
 
 def predicted_tokens(batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Return the tokens to predict `(n,)`, and 1 where they count; None for all.
+    """Return the tokens to predict `(n,)`, and a mask that is 1 where they count, or None if all count.
 
-    They are those that were masked, or of a text without masks all tokens but the first of each row.
+    These are the masked tokens, or all tokens but the first of each row if none are masked.
     """
     if MASKED_POSITIONS in batch:
         return batch[MASKED_IDS], None
@@ -45,11 +45,11 @@ def predicted_tokens(batch: Batch) -> tuple[Tensor, Tensor | None]:
 
 
 LOGITS_AT_ONCE = 2**25
-"""Logits that are in memory at a time: of more positions they are computed again in the backward pass."""
+"""Logits in memory at a time; if there are more, they are computed in parts, and again in the backward pass."""
 
 
 def _over_predictions(sums: Callable[..., Tensor], student: Outputs, batch: Batch, *others: Tensor) -> Tensor:
-    """Add up `sums` of logits, targets, what counts, and other tensors over the predicted tokens, in parts."""
+    """Add up `sums(logits, targets, counted, *others)` over the predicted tokens, in parts that fit into memory."""
     targets, counted = predicted_tokens(batch)
 
     def total(states: Tensor, targets: Tensor, counted: Tensor | None, *rest: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def _cross_entropy_term(student: Outputs, teacher: Outputs, batch: Batch, settin
 
 
 def kd_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor | None) -> Tensor:
-    """Sum over unpadded tokens of 1 - cosine, averaged over layers (TAMT eq. 6 before dividing by |x|)."""
+    """Return the sum over unpadded tokens of 1 - cosine, averaged over layers (TAMT eq. 6 before dividing by |x|)."""
     total: Tensor = _CosineDistance.apply(attention_mask, *student, *teacher)  # type: ignore[no-untyped-call]
     return total
 
@@ -130,7 +130,7 @@ class _CosineDistance(torch.autograd.Function):
 
 
 def kd_squared_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor | None) -> Tensor:
-    """Sum over unpadded tokens of the mean squared error of the states, averaged over layers."""
+    """Return the sum over unpadded tokens of the mean squared error of the states, averaged over layers."""
     # The released evaluation code of the KD loss computes this by default, instead of TAMT eq. 6.
     pairs = zip(student, teacher, strict=True)
     errors = [(ours.float() - theirs.float()).square().mean(dim=-1) for ours, theirs in pairs]
@@ -138,7 +138,7 @@ def kd_squared_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], att
 
 
 def _compared(batch: Batch, settings: TermSettings) -> Tensor | None:
-    """Mask of the positions whose states are compared, `(batch, seq)`; None for all."""
+    """Return the mask of the positions whose states are compared, `(batch, seq)`; None for all."""
     return None if settings.count_padding else batch.get("attention_mask")
 
 
@@ -152,7 +152,7 @@ def _kd_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSet
 
 
 def attention_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor | None) -> Tensor:
-    """Sum over unpadded query tokens of KL(teacher || student), averaged over heads and layers; natural logarithm."""
+    """Return the sum over unpadded query tokens of KL(teacher || student), averaged over heads and layers, in nats."""
     # Padded keys have probability zero in both and add nothing.
     divergences = []
     for ours, theirs in zip(student, teacher, strict=True):
@@ -164,7 +164,7 @@ def attention_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], atte
 
 
 def pooled(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Mean over unpadded tokens, scaled to length 1; `(batch, hidden)` in float32."""
+    """Return the mean over unpadded tokens, scaled to length 1; `(batch, hidden)` in float32."""
     if attention_mask is None:
         mean = hidden.float().mean(1)
     else:
@@ -174,7 +174,7 @@ def pooled(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 
 def contrastive_sum(student: Tensor, teacher: Tensor, attention_mask: Tensor | None, temperature: float) -> Tensor:
-    """Sum over segments of InfoNCE: the teacher's state of the same segment among those of all in the batch."""
+    """Return the sum of InfoNCE over segments: each is to find its own teacher state among those of the batch."""
     # Takes the last hidden states `(batch, seq, hidden)`. A single segment has no negatives: the sum and its gradient
     # are zero.
     with torch.autocast(student.device.type, enabled=False):  # bfloat16 cosines over 0.05 are off by several percent
@@ -197,7 +197,7 @@ def check_negatives(segments: str, batch_tokens: int) -> None:
 def logits_sum(
     student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None = None, top_k: int | None = None
 ) -> Tensor:
-    """Sum over predicted tokens of KL(teacher || student), natural logarithm; not multiplied by the temperature."""
+    """Return the sum over predicted tokens of KL(teacher || student) in nats, not multiplied by the temperature."""
     # Both are logits `(n, vocabulary)` and are divided by the temperature; `counted` is `(n,)`, or None for all.
     ours = (student / temperature).log_softmax(-1)
     theirs = (teacher / temperature).log_softmax(-1)
@@ -209,7 +209,7 @@ def logits_sum(
 
 
 def _with_rest(logs: Tensor) -> Tensor:
-    """Append the logarithm of the probability that is left to logarithms of probabilities `(n, k)`."""
+    """Append the logarithm of the remaining probability to log-probabilities `(n, k)`."""
     whole = logs.logsumexp(-1, keepdim=True).clamp(max=-_LEAST_REST)
     return torch.cat([logs, (-torch.expm1(whole)).log()], -1)
 
@@ -243,12 +243,12 @@ def _agreement_term(student: Outputs, teacher: Outputs, batch: Batch, settings: 
 
 
 def unpadded_tokens(batch: Batch, settings: TermSettings) -> Tensor:
-    """Number of tokens that are not padding, special tokens included."""
+    """Return the number of tokens that are not padding, special tokens included."""
     return count_tokens(batch)
 
 
 def predictions(batch: Batch, settings: TermSettings) -> Tensor:
-    """Number of tokens that are predicted."""
+    """Return the number of tokens that are predicted."""
     if MASKED_POSITIONS in batch:
         return torch.tensor(len(batch[MASKED_POSITIONS]))
     rows, mask = len(batch["input_ids"]), batch.get("attention_mask")
@@ -291,7 +291,7 @@ ALL_TERMS = TERMS | MEASURES
 
 
 def needs_of(names: Iterable[str], teacher: bool = False) -> frozenset[Need]:
-    """Outputs that the terms need of the student's forward pass, or of the teacher's."""
+    """Return the outputs that the terms need from the student's forward pass, or from the teacher's."""
     chosen = [ALL_TERMS[name] for name in names]
     return frozenset().union(*(term.needs for term in chosen if term.teacher or not teacher))
 
@@ -302,12 +302,12 @@ def needs_teacher(names: Iterable[str]) -> bool:
 
 
 def needs_lm_head(names: Iterable[str]) -> bool:
-    """Return whether a term predicts tokens: it needs a trained language-model head, and an encoder masked tokens."""
+    """Return whether a term predicts tokens, which takes a trained language-model head, and masks in an encoder."""
     return "logits" in needs_of(names)
 
 
 def lm_head_of(names: Collection[str]) -> Head:
-    """Return the head that terms need: `mlm` or `clm` where one of them is a term, else that of the model."""
+    """Return the head that terms need: `mlm` or `clm` if it is a term, else `lm` for logits, else `none`."""
     found = [name for name in TEXT_NAMES if name in names]
     if len(found) > 1:
         raise UsageError("The objective mlm is for encoders and clm for decoders; give one of them.")
@@ -323,7 +323,7 @@ def check_mlm_tokenizer(tokenizer: Any, name: str) -> None:
 
 
 def lm_logits(model: Any, architecture: Architecture, states: Tensor) -> Tensor:
-    """Logits `(n, vocabulary)` in float32 of last hidden states `(n, hidden)`, by the head of a language model."""
+    """Return logits `(n, vocabulary)` in float32 of last hidden states `(n, hidden)`, by a language-model head."""
     for name in architecture.lm_head:
         states = getattr(model, name)(states)
     states = states.float()
