@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from winning_tickets.analysis import effects
 from winning_tickets.analysis.effects import Region, clustered_correlation, crossed_effect, variance_ratio
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.statistics import paired
@@ -59,6 +60,36 @@ def test_two_factors_add_their_components_by_hand():
     assert found.interval == pytest.approx((5.0 - half, 5.0 + half))
     power = stats.t.ppf(0.8, degrees) * math.sqrt(variance)
     assert found.detectable == pytest.approx(half + power)
+
+
+def test_the_needed_levels_of_one_factor_are_those_of_a_t_test():
+    values = [0.3, -0.2, 0.5]
+    found = crossed_effect(values, {"seed": [0, 1, 2]}, ends=(0.0,))
+    deviation, mean = statistics.stdev(values), statistics.fmean(values)
+    sizes = [(stats.t.ppf(0.975, n - 1) + stats.t.ppf(0.8, n - 1)) * deviation / n**0.5 for n in range(3, 100)]
+    assert found.needed == {"seed": 3 + next(index for index, size in enumerate(sizes) if size <= mean)}
+    assert found.needed["seed"] == 28
+    assert crossed_effect(values, {"seed": [0, 1, 2]}, ends=(0.2, 5.0)).needed == {}, "the estimate is on an end"
+    assert crossed_effect(values, {"seed": [0, 1, 2]}).needed == {}
+
+
+def test_the_needed_levels_of_two_factors_are_enough_in_four_of_five_studies():
+    generator, truth, deviations = np.random.default_rng(3), 1.6, (0.6, 0.6)
+    shape = (60, 60)
+    pilot = simulate(generator, shape, deviations, truth)  # large, so that its variances are nearly the true ones
+    codes = {name: np.array(code) for name, code in factors_of(shape).items()}
+    spread = effects._spread(pilot - pilot.mean(), codes).with_levels("task", 4).with_levels("seed", 4)
+    needed = effects._levels_needed(spread, truth, 0.95)
+    assert needed.keys() == {"task", "seed"}
+    for size in ((4, needed["seed"]), (needed["task"], 4)):
+        factors = factors_of(size)
+        found = [crossed_effect(simulate(generator, size, deviations, truth), factors) for _ in range(400)]
+        assert 0.7 <= statistics.fmean(one.interval[0] > 0 for one in found) <= 0.92, size
+
+
+def test_more_levels_of_one_factor_do_not_remove_the_variance_of_another():
+    values = [4.0, 4.1, 3.9, -3.0, -3.1, -2.9]
+    assert crossed_effect(values, factors_of((2, 3)), ends=(0.0,)).needed.keys() <= {"task"}
 
 
 def test_a_factor_that_only_divides_another_one_adds_nothing():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,8 @@ Word = Literal["holds", "contradicted", "inconclusive"]
 
 POWER = 0.8
 """Probability with which a study shows an effect that is called detectable (statistical power)."""
+MOST_LEVELS = 100
+"""Largest number of tasks or seeds that is considered as the size of a larger study."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,15 @@ class Effect:
     p: float | None  # two-sided p-value of a true value of zero; None if the runs do not vary
     detectable: float  # smallest distance from zero that such runs show with a probability of 80 %
     levels: Mapping[str, int] = field(default_factory=dict)  # number of tasks, seeds ... by the name of the factor
+    # Numbers of levels, each for one factor alone, with which such an estimate would give a verdict in 80 % of studies.
+    needed: Mapping[str, int] = field(default_factory=dict)
 
     def on_scale(self, function: Callable[[float], float]) -> Effect:
         """Return the effect on another scale, for example a ratio by `math.exp` of its logarithm."""
         low, high = map(function, self.interval)
-        return Effect(function(self.estimate), (low, high), self.p, function(self.detectable), self.levels)
+        return replace(
+            self, estimate=function(self.estimate), interval=(low, high), detectable=function(self.detectable)
+        )
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,10 @@ class Region:
 
 
 def crossed_effect(
-    values: Sequence[float], factors: Mapping[str, Sequence[Hashable]], confidence: float = CONFIDENCE
+    values: Sequence[float],
+    factors: Mapping[str, Sequence[Hashable]],
+    confidence: float = CONFIDENCE,
+    ends: Sequence[float] = (),
 ) -> Effect:
     """Estimate the mean of values whose runs share tasks, masks and seeds, all of which are samples.
 
@@ -67,6 +76,8 @@ def crossed_effect(
         values: one number for each combination of levels, such as a difference of scores `(n,)`.
         factors: by name of the factor, the level of each value; a factor with one level is left out.
         confidence: level of the interval.
+        ends: the ends of the values that a claim allows. With them the effect says how many levels of a factor would be
+            `needed` for a verdict, at most `MOST_LEVELS`, if the estimate and the variances are true.
 
     Raises:
         ContentError: fewer than two values, or no factor with two levels.
@@ -77,15 +88,19 @@ def crossed_effect(
     """
     found = np.asarray(values, dtype=float)
     codes = {name: _codes(levels) for name, levels in factors.items()}
-    crossing = _crossing(list(codes.values()))
+    crossing = _crossing(codes)
     if len(found) < 2 or not crossing:
         raise ContentError(f"{len(found)} values of one level of each factor have no interval; repeat the runs.")
     levels = {name: int(code.max()) + 1 for name, code in codes.items()}
     mean = float(found.mean())
     if np.ptp(found) <= TIE * max(1.0, float(np.abs(found).max())):
         return Effect(mean, (mean, mean), None, 0.0, levels)
-    variance, degrees = _variance_of_mean(found - mean, crossing)
-    return _with_interval(mean, math.sqrt(variance), degrees, levels, confidence)
+    spread = _spread(found - mean, crossing)
+    variance, degrees = spread.of_mean()
+    effect = _with_interval(mean, math.sqrt(variance), degrees, levels, confidence)
+    if not ends:
+        return effect
+    return replace(effect, needed=_levels_needed(spread, min(abs(mean - end) for end in ends), confidence))
 
 
 def _codes(levels: Sequence[Hashable]) -> Array:
@@ -93,38 +108,72 @@ def _codes(levels: Sequence[Hashable]) -> Array:
     return np.array([numbers.setdefault(level, len(numbers)) for level in levels], dtype=int)
 
 
-def _crossing(codes: list[Array]) -> list[Array]:
+def _crossing(codes: Mapping[str, Array]) -> dict[str, Array]:
     """Return the factors with two or more levels, without factors whose levels only subdivide those of another one."""
-    kept: list[Array] = []
-    for code in sorted((code for code in codes if code.size and code.max() > 0), key=lambda code: int(code.max())):
-        pairs = [len(set(zip(code.tolist(), other.tolist(), strict=True))) for other in kept]
+    kept: dict[str, Array] = {}
+    several = {name: code for name, code in codes.items() if code.size and code.max() > 0}
+    for name, code in sorted(several.items(), key=lambda item: int(item[1].max())):
+        pairs = [len(set(zip(code.tolist(), other.tolist(), strict=True))) for other in kept.values()]
         if all(number > code.max() + 1 for number in pairs):
-            kept.append(code)
+            kept[name] = code
     return kept
 
 
-def _variance_of_mean(residuals: Array, crossing: list[Array]) -> tuple[float, float]:
-    """Return variance and degrees of freedom of the mean of `(n,)` values, from residuals and codes of the factors."""
-    n = len(residuals)
-    # Each factor's mean square, divided by n, contains its own variance and that of the residual.
-    squares = []
-    for code in crossing:
+@dataclass(frozen=True)
+class _Spread:
+    """Mean squares divided by the number of values, which are the variance that each adds to the mean."""
+
+    squares: Mapping[str, tuple[float, int]]  # of each factor, including that of the residual; degrees of freedom
+    error: float = 0.0  # of the residual; 0 with one factor
+    free: float = 0.0  # degrees of freedom of the residual
+
+    def of_mean(self) -> tuple[float, float]:
+        """Return the variance of the mean, and its degrees of freedom."""
+        # Each factor that is above the residual adds its own variance.
+        above = [(square, degrees) for square, degrees in self.squares.values() if square > self.error]
+        times = len(above) - 1
+        variance = sum(square for square, _ in above) - times * self.error
+        spread = sum(square**2 / degrees for square, degrees in above) + (times * self.error) ** 2 / max(1, self.free)
+        return variance, variance**2 / spread
+
+    def with_levels(self, factor: str, count: int) -> _Spread:
+        """Return the spread of a study with so many levels of one factor, and the same variances."""
+        _, degrees = self.squares[factor]
+        share = (degrees + 1) / count
+        squares = {
+            name: (square * share, count - 1) if name == factor else (square - self.error * (1 - share), free)
+            for name, (square, free) in self.squares.items()
+        }
+        return _Spread(squares, self.error * share, self.free * (count - 1) / degrees)
+
+
+def _spread(residuals: Array, crossing: Mapping[str, Array]) -> _Spread:
+    """Return the spread of `(n,)` values, from residuals and codes of the factors."""
+    n, codes = len(residuals), list(crossing.values())
+    squares = {}
+    for name, code in crossing.items():
         groups = int(code.max()) + 1
         sums = np.bincount(code, residuals)
-        squares.append((groups / (groups - 1) * float(sums @ sums) / n**2, groups - 1))
+        squares[name] = (groups / (groups - 1) * float(sums @ sums) / n**2, groups - 1)
     if len(squares) == 1:
-        return squares[0]
+        return _Spread(squares)
     # The residual is what a fit of all factors leaves unexplained.
-    design = np.column_stack([np.ones(n), *(np.equal.outer(code, np.arange(1, code.max() + 1)) for code in crossing)])
+    design = np.column_stack([np.ones(n), *(np.equal.outer(code, np.arange(1, code.max() + 1)) for code in codes)])
     fitted, _, rank, _ = np.linalg.lstsq(design.astype(float), residuals, rcond=None)
     left, free = residuals - design @ fitted, n - int(rank)
-    error = float(left @ left) / free / n if free else 0.0
-    # Each factor that is above the residual adds its own variance.
-    above = [(square, degrees) for square, degrees in squares if square > error]
-    times = len(above) - 1
-    variance = sum(square for square, _ in above) - times * error
-    spread = sum(square**2 / degrees for square, degrees in above) + (times * error) ** 2 / max(1, free)
-    return variance, variance**2 / spread
+    return _Spread(squares, float(left @ left) / free / n if free else 0.0, free)
+
+
+def _levels_needed(spread: _Spread, distance: float, confidence: float) -> dict[str, int]:
+    """Return, for each factor, the smallest number of levels with which a study would show this distance."""
+    found = {}
+    for name, (_, degrees) in spread.squares.items():
+        for count in range(degrees + 1, MOST_LEVELS + 1):
+            variance, free = spread.with_levels(name, count).of_mean()
+            if _with_interval(0.0, math.sqrt(variance), free, {}, confidence).detectable <= distance:
+                found[name] = count
+                break
+    return found
 
 
 def _with_interval(

@@ -190,6 +190,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "p": effect and effect.p,
         "detectable": effect and effect.detectable,
         "levels": dict(effect.levels) if effect else None,
+        "needed": dict(effect.needed) if effect and finding.word == "inconclusive" else None,
         "missing_runs": finding.missing_runs,
         "degenerate": list(finding.degenerate),
     }

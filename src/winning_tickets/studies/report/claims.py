@@ -378,8 +378,11 @@ def _differences(
         combined.setdefault(pair.part(_is_factor), []).append(whole + value - means[pair.part(_is_condition)])
     axes = [axis for axis in values[0][0].place if _is_factor(axis)]
     factors = {axis: [key[index] for key in combined] for index, axis in enumerate(axes)}
-    effect = crossed_effect([fmean(found) for found in combined.values()], factors, confidence)
-    if claim.test in ("ratio", "sooner"):
+    logarithmic, region = claim.test in ("ratio", "sooner"), _region(claim)
+    ends = [end for end in (region.low, region.high) if math.isfinite(end) and (end > 0 or not logarithmic)]
+    ends = [math.log(end) for end in ends] if logarithmic else ends
+    effect = crossed_effect([fmean(found) for found in combined.values()], factors, confidence, ends)
+    if logarithmic:
         effect = effect.on_scale(math.exp)
     return effect, len(values), repetitions
 
@@ -490,6 +493,9 @@ def _reason(claim: StudyClaim, effect: Effect, word: Word, n: int, planned: int,
     if word == "inconclusive" and claim.test != "lies":
         size = format_estimate(claim, effect.detectable).removeprefix("+")
         parts.append(f"The smallest effect that these runs would show in four of five studies is {size}.")
+    if word == "inconclusive" and effect.needed:
+        counts = " or ".join(f"{count} {_PLURALS.get(axis, axis)}" for axis, count in effect.needed.items())
+        parts.append(f"If the estimate is right, {counts} would mostly be enough.")
     return " ".join(parts) + _name_degenerate(degenerate)
 
 
