@@ -65,10 +65,12 @@ def difference(
     pairs = sorted(first.keys() & second.keys())
     if tasks_vary:
         factors: dict[str, list[str]] = {"task": [task for task, _ in pairs], "seed": [seed for _, seed in pairs]}
-        return crossed_effect([first[pair] - second[pair] for pair in pairs], factors)
+        return crossed_effect([first[pair] - second[pair] for pair in pairs], factors, ends=[0.0])
     seeds = sorted({seed for _, seed in pairs})
     return crossed_effect(
-        [fmean(first[pair] - second[pair] for pair in pairs if pair[1] == seed) for seed in seeds], {"seed": seeds}
+        [fmean(first[pair] - second[pair] for pair in pairs if pair[1] == seed) for seed in seeds],
+        {"seed": seeds},
+        ends=[0.0],
     )
 
 
@@ -105,6 +107,14 @@ def main() -> None:
     for method in ("TAMT-KD", "IMP"):
         name = f"tickets_win, encoder of 1,000 steps: {method}, share of the dense mean of SST-2 and STS-B"
         found[name] = share(short[method, best], short["Full", best], {"sst2", "stsb"})
+    name = "tickets_win, encoder of 1,000 steps: TAMT-KD minus IMP"
+    found[f"{name}, tasks and seeds as samples"] = difference(short["TAMT-KD", best], short["IMP", best], True)
+    for task in MAIN:
+        mine, other = (
+            {pair: score for pair, score in short[method, best].items() if pair[0] == task}
+            for method in ("TAMT-KD", "IMP")
+        )
+        found[f"{name}, {task}"] = difference(mine, other, False)
     for loss in ("kd_loss", "mlm_loss"):
         found[f"tickets_win, with dropout: correlation of {loss} and the mean of 3 tasks"] = goes_with(loss, long)
     for rate in rates:
@@ -115,7 +125,9 @@ def main() -> None:
         models["Ticket-Share", rates[0]], single, tasks_vary=False
     )
     written: dict[str, Any] = {
-        name: None if effect is None else {"estimate": effect.estimate, "interval": effect.interval, "p": effect.p}
+        name: None
+        if effect is None
+        else {"estimate": effect.estimate, "interval": effect.interval, "p": effect.p, "needed": effect.needed}
         for name, effect in found.items()
     }
     (HERE / "intervals.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
