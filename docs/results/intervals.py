@@ -74,17 +74,18 @@ def difference(
     )
 
 
-def goes_with(loss: str, scores: Scores) -> Effect | None:
-    """Return the correlation of a loss of the tickets with dropout and their mean scores; one-shot is one ticket."""
+def goes_with(loss: str, report: str, fine_tuning: str) -> Effect | None:
+    """Return the correlation of a loss of the tickets of a report and their mean scores; magnitude is one ticket."""
     losses: dict[tuple[str, str], list[float]] = defaultdict(list)
     means: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for row in _rows("tickets_win/report"):
+    for row in _rows(report):
         ticket = (row["method"], "" if row["method"] == "OMP" else row["search_seed"])
         if row["stage"] == "losses" and row["value"] == loss and row["sparsity"] == "0.7":
             losses[ticket].append(float(row["number"]))
-    for method in ("OMP", "IMP", "TAMT-KD"):
-        for (_, seed), score in scores[method, "with dropout"].items():
-            means[method, "" if method == "OMP" else seed].append(score)
+    for (method, setting), found in fine_tuned(report).items():
+        if setting == fine_tuning and method != "Full":
+            for (_, seed), score in found.items():
+                means[method, "" if method == "OMP" else seed].append(score)
     tickets = sorted(losses.keys() & means.keys())
     return clustered_correlation(
         [fmean(losses[ticket]) for ticket in tickets], [fmean(means[ticket]) for ticket in tickets], tickets
@@ -116,7 +117,12 @@ def main() -> None:
         )
         found[f"{name}, {task}"] = difference(mine, other, False)
     for loss in ("kd_loss", "mlm_loss"):
-        found[f"tickets_win, with dropout: correlation of {loss} and the mean of 3 tasks"] = goes_with(loss, long)
+        found[f"tickets_win, with dropout: correlation of {loss} and the mean of 3 tasks"] = goes_with(
+            loss, "tickets_win/report", "with dropout"
+        )
+        found[f"tickets_win, all methods: correlation of {loss} and the mean of 2 tasks"] = goes_with(
+            loss, "tickets_win/all_methods", best
+        )
     for rate in rates:
         name = f"sharing, {rate}: Ticket-Share minus MT-DNN, tasks and seeds as samples"
         found[name] = difference(models["Ticket-Share", rate], models["MT-DNN", rate], tasks_vary=True)
