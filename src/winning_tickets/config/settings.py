@@ -220,8 +220,8 @@ class Runtime(Settings):
     )
     bf16: bool = _running(
         False,
-        "Use bfloat16 autocast, which accelerate launch can ask for too. Weights and scores stay float32. A CPU "
-        "without AMX can be slower with it.",
+        "Use bfloat16 autocast, which accelerate launch can ask for too. Weights and scores stay float32. It is "
+        "faster on most GPUs and on some CPUs.",
         validate_default=True,
     )
     torch_compile: bool = _running(
