@@ -5,7 +5,7 @@
 Variants, interleaved, whole optimizer steps on the same batch:
   chosen  what `winning_tickets.training.execution.attention_for_training` leaves: plain operations on a CPU in bfloat16
   fused   `scaled_dot_product_attention`, the default of transformers
-  float32 what trainings choose without bfloat16, which can be the faster one on a CPU without AMX
+  float32 what trainings choose without bfloat16, which is the faster one on some CPUs without AMX
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def attention_for_training(model: torch.nn.Module, device: torch.device, bf16: b
 
 
 def warn_of_slow_bf16(device: torch.device, runtime: Runtime) -> None:
-    """Warn once in a process if `--bf16` is given on a CPU that multiplies matrices no faster in bfloat16."""
+    """Warn once in a process if `--bf16` is given on a CPU that multiplies matrices hardly faster in bfloat16."""
     if runtime.bf16 and device.type == "cpu":
         _warn_of_slow_bf16(runtime.quiet)
 
