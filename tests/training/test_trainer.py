@@ -225,7 +225,12 @@ def test_a_gpu_multiplies_with_tf32_unless_it_has_bfloat16():
 
 @pytest.mark.parametrize(
     ("runtime", "bfloat16", "warned"),
-    [({"bf16": True}, 1.5, True), ({"bf16": True}, 0.5, False), ({"bf16": True, "quiet": True}, 1.5, False), ({}, 1.5, False)],
+    [
+        ({"bf16": True}, 1.5, True),
+        ({"bf16": True}, 0.5, False),
+        ({"bf16": True, "quiet": True}, 1.5, False),
+        ({}, 1.5, False),
+    ],
 )
 def test_slow_bfloat16_comes_with_one_warning(tmp_path, monkeypatch, capsys, runtime, bfloat16, warned):
     times = {torch.bfloat16: bfloat16, torch.float32: 1.0}
@@ -234,8 +239,8 @@ def test_slow_bfloat16_comes_with_one_warning(tmp_path, monkeypatch, capsys, run
     for name in ("first", "second"):
         trainer_arguments(tmp_path / name, Runtime(device="cpu", **runtime), max_steps=1)
     expected = (
-        "Warning: on this processor a matrix product takes 1.5 times as long in bfloat16 as in float32, so steps can be "
-        "slower with --bf16.\n"
+        "Warning: on this processor a matrix product takes 1.5 times as long in bfloat16 as in float32, so steps can "
+        "be slower with --bf16.\n"
     )
     assert capsys.readouterr().err == (expected if warned else "")
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -68,11 +69,8 @@ def warn_of_slow_bf16(device: torch.device, runtime: Runtime) -> None:
 def _warn_of_slow_bf16(quiet: bool) -> None:
     ratio = _time_of_a_product(torch.bfloat16) / _time_of_a_product(torch.float32)
     if ratio > _SLOW:
-        tell(
-            f"Warning: on this processor a matrix product takes {ratio:.1f} times as long in bfloat16 as in float32, so "
-            "steps can be slower with --bf16.",
-            quiet,
-        )
+        found = f"on this processor a matrix product takes {ratio:.1f} times as long in bfloat16 as in float32"
+        tell(f"Warning: {found}, so steps can be slower with --bf16.", quiet)
 
 
 def _time_of_a_product(dtype: torch.dtype) -> float:
