@@ -74,12 +74,15 @@ def difference(
     )
 
 
-def five_tasks(method: str, cola_rate: float) -> dict[tuple[str, str], float]:
-    """Return the scores of 70 % tickets of tickets_win/five_tasks, those of CoLA at the given learning rate."""
+def five_tasks(method: str | None, cola_rate: float) -> dict[tuple[str, str], float]:
+    """Return the scores of 70 % tickets of a method of tickets_win/five_tasks, or the dense model's.
+
+    Those of CoLA are of the given learning rate.
+    """
     runs = json.loads((HERE / "tickets_win/raw/curves-five-tasks.json").read_text(encoding="utf-8"))
     found = {}
     for run in runs:
-        wanted = (run["method"], round(run["sparsity"], 1)) == (method, 0.7)
+        wanted = run["method"] == method and round(run["sparsity"], 1) in (0.0, 0.7)
         if wanted and (run["task"] != "cola" or run["learning_rate"] == cola_rate):
             metric = MAIN.get(run["task"], "matthews")
             found[run["task"], str(run["seed"])] = run["evaluations"][-1]["evaluation"][metric]
@@ -128,9 +131,12 @@ def main() -> None:
             for method in ("TAMT-KD", "IMP")
         )
         found[f"{name}, {task}"] = difference(mine, other, False)
-    found["tickets_win, five tasks, CoLA with rate 2e-4: TAMT-KD minus IMP, tasks and seeds as samples"] = difference(
-        five_tasks("mask-training", 2e-4), five_tasks("imp", 2e-4), tasks_vary=True
-    )
+    name, mine = "tickets_win, five tasks, CoLA with rate 2e-4", five_tasks("mask-training", 2e-4)
+    found[f"{name}: TAMT-KD minus IMP, tasks and seeds as samples"] = difference(mine, five_tasks("imp", 2e-4), True)
+    dense = five_tasks(None, 1e-4)
+    found[f"{name}: TAMT-KD, share of the dense mean with its best rates"] = share(mine, dense, {*MAIN, "cola"})
+    kept = share(five_tasks("mask-training", 1e-4), dense, set(MAIN))
+    found["tickets_win, five tasks: TAMT-KD, share of the dense mean without CoLA"] = kept
     for loss in ("kd_loss", "mlm_loss"):
         found[f"tickets_win, with dropout: correlation of {loss} and the mean of 3 tasks"] = goes_with(
             loss, "tickets_win/report", "with dropout"

@@ -229,6 +229,15 @@ def test_lines_of_one_position_are_points_beside_each_other():
     assert second - first > 20
 
 
+def test_single_points_beside_a_line_do_not_hide_each_other():
+    plot, grid = lines({"A": {100: 0.5, 200: 0.5}, "B": {200: 0.5}, "C": {200: 0.5}}, {})
+    svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
+    marks = re.findall(r'<use [^>]*x="([\d.]+)" y="[\d.]+" style="fill: #(?!333333)', svg)
+    left, right, *alone = map(float, marks[:4])
+    assert sum(alone) / 2 == pytest.approx(right, abs=0.1)
+    assert alone[1] - alone[0] == pytest.approx(0.02 * (right - left), rel=0.1)
+
+
 def test_the_full_model_is_a_point_of_a_scatter():
     x, y = {"stage": "targets", "value": "loss"}, "accuracy"
     points = {"Full BERT": {"x": {"stage": "dense", "value": "loss"}, "y": {"stage": "dense", "value": "accuracy"}}}

@@ -82,6 +82,9 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
             axes.set_xscale("log")
         if len(_places(plot)) == 1:
             axes.margins(x=1.0)  # lines are then points side by side in the middle
+        elif not log and figure.x_at is None and plot.x_value is None:
+            first, last = min(_places(plot).values()), max(_places(plot).values())
+            axes.set_xlim(first - 0.05 * (last - first), last + 0.05 * (last - first))  # the same in all panels
         positions = dict(sorted(_places(plot).items(), key=lambda item: item[1]))
         words = any(isinstance(x, str) for x in positions)
         few = len(positions) <= _MOST_TICKS
@@ -132,11 +135,22 @@ def _places(plot: Plot) -> dict[Any, float]:
 
 
 def _shift(plot: Plot, index: int) -> float:
-    """Return how far a line is moved, so that it hides no other, if all lines have the same single position."""
-    places = list(_places(plot).values())
-    if len(places) != 1 or plot.x_value is not None:
+    """Return how far the line of this index is moved, so that points with error bars do not hide each other.
+
+    If all lines have the same single position, all are moved, and else those that are a single point in every panel.
+    """
+    places, names = sorted(_places(plot).values()), _line_names(plot)
+    if plot.x_value is not None or (len(places) > 1 and plot.figure.x_scale == "log"):
         return 0.0
-    return 0.01 * (index - (len(_line_names(plot)) - 1) / 2) * (abs(places[0]) or 1.0)
+    longest = dict.fromkeys(names, 0)
+    for curve in (curve for panel in plot.panels for curve in panel.curves):
+        drawn = sum(point.cell.mean is not None for point in curve.points)
+        longest[curve.name] = max(drawn, longest[curve.name])
+    moved = names if len(places) == 1 else [name for name, count in longest.items() if count == 1]
+    if names[index] not in moved:
+        return 0.0
+    step = 0.01 * (abs(places[0]) or 1.0) if len(places) == 1 else 0.02 * (places[-1] - places[0])
+    return step * (moved.index(names[index]) - (len(moved) - 1) / 2)
 
 
 def _line_names(plot: Plot) -> list[str]:
