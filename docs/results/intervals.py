@@ -15,6 +15,7 @@ from winning_tickets.analysis.effects import Effect, clustered_correlation, cros
 
 HERE = Path(__file__).parent
 MAIN = {"mnli": "accuracy_matched", "sst2": "accuracy", "mrpc": "accuracy", "stsb": "pearson"}
+METRICS = {**MAIN, "cola": "matthews"}
 
 Scores = dict[tuple[str, str], dict[tuple[str, str], float]]  # by method and setting, then by task and seed
 
@@ -28,7 +29,7 @@ def fine_tuned(report: str) -> Scores:
     """Return the scores of a report of tickets_win at 70 %; the seed of the ticket is that of its fine-tuning."""
     found: Scores = defaultdict(dict)
     for row in _rows(report):
-        if row["value"] == f"metrics.{MAIN.get(row['task'])}.final.mean" and row["sparsity"] in ("", "0.7"):
+        if row["value"] == f"metrics.{METRICS.get(row['task'])}.final.mean" and row["sparsity"] in ("", "0.7"):
             method = {"dense": "Full", "transfer": row["method"]}.get(row["stage"])
             if method:
                 seed = row["search_seed"] or row["seed"]
@@ -74,18 +75,18 @@ def difference(
     )
 
 
-def five_tasks(method: str | None, cola_rate: float) -> dict[tuple[str, str], float]:
-    """Return the scores of 70 % tickets of a method of tickets_win/five_tasks, or the dense model's.
+def five_tasks(method: str | None, cola_rate: float, sparsity: float = 0.7) -> dict[tuple[str, str], float]:
+    """Return the scores of the tickets of a method of tickets_win/five_tasks, or the dense model's.
 
     Those of CoLA are of the given learning rate.
     """
     runs = json.loads((HERE / "tickets_win/raw/curves-five-tasks.json").read_text(encoding="utf-8"))
     found = {}
     for run in runs:
-        wanted = run["method"] == method and round(run["sparsity"], 1) in (0.0, 0.7)
+        wanted = run["method"] == method and round(run["sparsity"], 1) in (0.0, sparsity)
         if wanted and (run["task"] != "cola" or run["learning_rate"] == cola_rate):
-            metric = MAIN.get(run["task"], "matthews")
-            found[run["task"], str(run["seed"])] = run["evaluations"][-1]["evaluation"][metric]
+            score = run["evaluations"][-1]["evaluation"][METRICS[run["task"]]]
+            found[run["task"], str(run["seed"])] = score
     return found
 
 
@@ -134,12 +135,16 @@ def main() -> None:
     name, mine = "tickets_win, five tasks, CoLA with rate 2e-4", five_tasks("mask-training", 2e-4)
     found[f"{name}: TAMT-KD minus IMP, tasks and seeds as samples"] = difference(mine, five_tasks("imp", 2e-4), True)
     dense = five_tasks(None, 1e-4)
-    found[f"{name}: TAMT-KD, share of the dense mean with its best rates"] = share(mine, dense, {*MAIN, "cola"})
-    kept = share(five_tasks("mask-training", 1e-4), dense, set(MAIN))
-    found["tickets_win, five tasks: TAMT-KD, share of the dense mean without CoLA"] = kept
+    found[f"{name}: TAMT-KD, share of the dense mean with its best rates"] = share(mine, dense, set(METRICS))
+    for sparsity in (0.7, 0.6):
+        name = f"tickets_win, five tasks: TAMT-KD at {sparsity:.0%}, share of the dense mean without CoLA"
+        found[name] = share(five_tasks("mask-training", 1e-4, sparsity), dense, set(MAIN))
     for loss in ("kd_loss", "mlm_loss"):
         found[f"tickets_win, with dropout: correlation of {loss} and the mean of 3 tasks"] = goes_with(
             loss, "tickets_win/report", "with dropout"
+        )
+        found[f"tickets_win, five tasks: correlation of {loss} and the mean"] = goes_with(
+            loss, "tickets_win/five_tasks", best
         )
         found[f"tickets_win, all methods: correlation of {loss} and the mean of 2 tasks"] = goes_with(
             loss, "tickets_win/all_methods", best
