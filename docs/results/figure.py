@@ -110,7 +110,9 @@ def main() -> None:
             color, marker = LOOK[name]
             for at, values in enumerate(by_task.values()):
                 left.plot([at + 0.2 * (place - 1)] * len(values), values, marker, color=color, fillstyle="none")
-        left.set(title="MiniLM-MLM at 70 %: fine-tuned", ylabel="percent of the dense model", xlim=(-0.5, len(TASKS) - 0.5))
+        left.set(
+            title="MiniLM-MLM at 70 %: fine-tuned", ylabel="percent of the dense model", xlim=(-0.5, len(TASKS) - 0.5)
+        )
         left.set(xticks=range(len(TASKS)), xticklabels=TASKS.values())
         left.grid(axis="y")
         panels = (
