@@ -229,6 +229,12 @@ def test_lines_of_one_position_are_points_beside_each_other():
     assert second - first > 20
 
 
+def test_a_line_chart_without_runs_is_drawn():
+    plot, grid = lines({"A": {}}, {})
+    assert not any(panel.curves for panel in plot.panels)
+    assert draw_plot(plot, ["svg"], grid)["svg"].startswith(b"<svg")
+
+
 def test_single_points_beside_a_line_do_not_hide_each_other():
     plot, grid = lines({"A": {100: 0.5, 200: 0.5}, "B": {200: 0.5}, "C": {200: 0.5}}, {})
     svg = draw_plot(plot, ["svg"], grid)["svg"].decode()

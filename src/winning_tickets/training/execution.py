@@ -61,16 +61,16 @@ def attention_for_training(model: torch.nn.Module, device: torch.device, bf16: b
 
 def warn_of_slow_bf16(device: torch.device, runtime: Runtime) -> None:
     """Warn once in a process if `--bf16` is given on a CPU that multiplies matrices hardly faster in bfloat16."""
-    if runtime.bf16 and device.type == "cpu":
-        _warn_of_slow_bf16(runtime.quiet)
+    if runtime.bf16 and device.type == "cpu" and not runtime.quiet:
+        _warn_of_slow_bf16()
 
 
 @cache
-def _warn_of_slow_bf16(quiet: bool) -> None:
+def _warn_of_slow_bf16() -> None:
     ratio = _time_of_a_product(torch.bfloat16) / _time_of_a_product(torch.float32)
     if ratio > _SLOW:
         found = f"on this processor a matrix product takes {ratio:.1f} times as long in bfloat16 as in float32"
-        tell(f"Warning: {found}, so steps can be slower with --bf16.", quiet)
+        tell(f"Warning: {found}, so steps can be slower with --bf16.", quiet=False)
 
 
 def _time_of_a_product(dtype: torch.dtype) -> float:

@@ -80,12 +80,12 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         log = figure.x_scale == "log"
         if log:
             axes.set_xscale("log")
-        if len(_places(plot)) == 1:
-            axes.margins(x=1.0)  # lines are then points side by side in the middle
-        elif not log and figure.x_at is None and plot.x_value is None:
-            first, last = min(_places(plot).values()), max(_places(plot).values())
-            axes.set_xlim(first - 0.05 * (last - first), last + 0.05 * (last - first))  # the same in all panels
         positions = dict(sorted(_places(plot).items(), key=lambda item: item[1]))
+        if len(positions) == 1:
+            axes.margins(x=1.0)  # lines are then points side by side in the middle
+        elif positions and not log and plot.x_value is None:
+            first, *_, last = positions.values()
+            axes.set_xlim(first - 0.05 * (last - first), last + 0.05 * (last - first))  # the same in all panels
         words = any(isinstance(x, str) for x in positions)
         few = len(positions) <= _MOST_TICKS
         if positions and (words or log or (few and figure.x_at is None)):
@@ -96,7 +96,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         # Numbers of the paper are crosses in the color of the line of this study.
         for index, name in enumerate(names):
             for point in curves[name].points if name in curves else ():
-                x = _places(plot).get(point.x)
+                x = positions.get(point.x)
                 if (value := paper.get((panel.title, name, label(point.x)))) is not None and x is not None:
                     place = [x + _shift(plot, index)], [_scaled(plot.path, value)]
                     axes.plot(*place, "x", color=series[index].color, markersize=7, label="paper")
@@ -143,9 +143,10 @@ def _shift(plot: Plot, index: int) -> float:
     if plot.x_value is not None or (len(places) > 1 and plot.figure.x_scale == "log"):
         return 0.0
     longest = dict.fromkeys(names, 0)
-    for curve in (curve for panel in plot.panels for curve in panel.curves):
-        drawn = sum(point.cell.mean is not None for point in curve.points)
-        longest[curve.name] = max(drawn, longest[curve.name])
+    for panel in plot.panels:
+        for curve in panel.curves:
+            drawn = sum(point.cell.mean is not None for point in curve.points)
+            longest[curve.name] = max(drawn, longest[curve.name])
     moved = names if len(places) == 1 else [name for name, count in longest.items() if count == 1]
     if names[index] not in moved:
         return 0.0
