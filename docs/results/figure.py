@@ -9,12 +9,13 @@ as a multiple of the dense model's, the mean of all seeds.
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+from intervals import fine_tuned
 
 from winning_tickets.analysis.report.figures import (
     BLACK,
@@ -40,7 +41,6 @@ LOOK = {
     "random": (BLACK, "x"),
 }
 TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "mnli": "MNLI", "cola": "CoLA"}
-PRIMARY = {"sst2": "accuracy", "mrpc": "accuracy", "stsb": "pearson", "mnli": "accuracy_matched", "cola": "matthews"}
 FINE_TUNED = {"mask training, KD": "TAMT-KD", "iterative magnitude pruning": "IMP", "magnitude": "OMP"}
 ENCODER = {"mask training, KD": "tuned", "magnitude": "magnitude", "random": "random"}
 DECODER = {
@@ -61,15 +61,12 @@ def read(path: Path) -> dict[str, Any]:
 def scores() -> dict[str, dict[str, list[float]]]:
     """Return by method and task the final scores of all seeds at 70 %, in percent of the dense model's mean."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    with (HERE / "tickets_win" / "five_tasks" / "runs.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            score = f"metrics.{PRIMARY.get(row['task'])}.final.mean"
-            final = (row["value"], row["fine_tuning"]) == (score, "without dropout")
-            if final and (row["stage"] == "dense" or (row["stage"] == "transfer" and row["sparsity"] == "0.7")):
-                found[row["method"]][row["task"]].append(float(row["number"]))
-    dense = {task: statistics.mean(values) for task, values in found.pop("Full").items()}
+    for (method, _), of_pairs in fine_tuned("tickets_win/five_tasks").items():
+        for (task, _), score in of_pairs.items():
+            found[method][task].append(score)
+    dense = {task: statistics.mean(values) for task, values in found["Full"].items()}
     return {
-        name: {task: [100 * one / dense[task] for one in found[method].get(task, [])] for task in TASKS}
+        name: {task: [100 * one / dense[task] for one in found[method][task]] for task in TASKS}
         for name, method in FINE_TUNED.items()
     }
 
