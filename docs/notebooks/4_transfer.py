@@ -2,7 +2,7 @@
 # # Notebook 4: transfer with several seeds
 #
 # Does a ticket fine-tune as well as the whole model? One seed says little, so each model is fine-tuned three times. The
-# task `pydocs` asks which of 36 modules of Python's library a passage of the documentation describes.
+# task `pydocs` asks which of 20 modules of Python's library a passage of the documentation describes.
 #
 # Three tickets prune 60 % of MiniLM: at random, by magnitude, and by 20 steps of mask training.
 

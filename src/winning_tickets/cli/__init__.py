@@ -34,7 +34,7 @@ GUIDES = {
     "share": ("researchers", "how_to/share_tickets.md"),
     "compare": ("researchers", "how_to/analyse_tickets.md"),
     "inspect": ("students", "tutorials/first_ticket.md"),
-    "average": ("researchers", "how_to/analyse_tickets.md"),
+    "average": ("students", "explanation/numbers.md"),
     "combine": ("researchers", "how_to/controls.md"),
     "perturb": ("researchers", "how_to/controls.md"),
     "super": ("researchers", "how_to/find_a_super_ticket.md"),

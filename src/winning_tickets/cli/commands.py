@@ -30,6 +30,7 @@ from winning_tickets.config import (
     load_config_file,
 )
 from winning_tickets.config.settings import PERCENT, as_fraction
+from winning_tickets.config.share import SELECT_ON
 from winning_tickets.data.names import misnamed
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import MARKER, trusting
@@ -571,7 +572,7 @@ def _plan_of_super(config: SuperConfig, runtime: Runtime) -> tuple[SuperConfig, 
     meaning="Hub id, local folder or builtin:minilm.",
     inline="fine_tuning",
     without=("learning_rate", "batch_size"),
-    defaults={"fine_tuning": {"seeds": (0, 1, 2)}},
+    defaults={"fine_tuning": {"seeds": (0, 1, 2), "select_on": SELECT_ON}},
     plan=_plan_of_super,
 )
 def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) -> Printed:

@@ -364,7 +364,7 @@ def demo(
     quiet: commands.Quiet = False,
     as_json: commands.Json = False,
 ) -> None:
-    """Run the main job on the built-in model, corpus and task: four tickets, one table, one report; a few minutes."""
+    """Run the main job on the built-in model, corpus and task: three tickets and the dense model; a few minutes."""
     from winning_tickets.studies.demo import REPORT, run_demo, table
 
     result = run_demo(out, Runtime.of(device=device, quiet=quiet), "smoke" if tiny else "small")

@@ -310,7 +310,7 @@ _SUPER_PAPER: dict[str, Any] = {
     "max_length": 512,
     "dropout": "model",
 }
-_SELECT_ON = 0.1
+SELECT_ON = 0.1
 _SUPER_TUNED: dict[str, Any] = {"learning_rates": (), "batch_sizes": ()}
 
 
@@ -384,7 +384,7 @@ class SuperConfig(WithLevels):
         own = {name: values.pop(name) for name in ("learning_rates", "batch_sizes") if name in values}
         own = {name: value for name, value in own.items() if getattr(self, name) is None}
         given = self.fine_tuning.model_fields_set | ({"epochs"} if self.fine_tuning.steps is not None else set())
-        open_ = {name: value for name, value in ({"select_on": _SELECT_ON} | values).items() if name not in given}
+        open_ = {name: value for name, value in ({"select_on": SELECT_ON} | values).items() if name not in given}
         return self.model_copy(update=own | {"fine_tuning": self.fine_tuning.model_copy(update=open_)})
 
     def grid(self) -> Iterator[tuple[str, TransferConfig]]:
