@@ -74,6 +74,17 @@ def test_every_number_by_hand(groups):
     }
 
 
+def test_gains_that_differ_by_rounding_are_ties(tmp_path):
+    target = [run(tmp_path / "a", "rte", {0: 0.90, 1: 0.81}), run(tmp_path / "b", "cola", {0: 0.1 + 0.2, 1: 0.3})]
+    baseline = [run(tmp_path / "c", "rte", {0: 0.88, 1: 0.83}), run(tmp_path / "d", "cola", {0: 0.3, 1: 0.1 + 0.2})]
+    result = gain(target, baseline)
+    rte, cola = result["tasks"]
+    assert 0 < rte["gain"] < 1e-15
+    assert result["mean"]["tasks_won"] == 0
+    assert (rte["wins"], rte["ties"], rte["losses"]) == (1, 0, 1)
+    assert (cola["wins"], cola["ties"], cola["losses"]) == (0, 2, 0)
+
+
 def test_the_interval_is_that_of_a_naive_bootstrap(groups):
     result = gain(*groups, seed=3)
     gains = [cell["gain"] for cell in result["cells"]]

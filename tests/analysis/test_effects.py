@@ -159,6 +159,22 @@ def test_one_ratio_of_variances_is_the_f_test():
     assert found.interval == pytest.approx(exact, rel=0.05)
 
 
+def test_the_p_value_of_a_ratio_of_variances_is_that_of_its_interval():
+    low, high = [0.0, 1.0, 2.0], [0.0, 38**0.5, 2 * 38**0.5]
+    found = variance_ratio([(high, low)])
+    assert found.interval[0] < 1 < found.interval[1]
+    assert found.p == pytest.approx(2 * stats.f.sf(38, 2, 2), rel=0.05)
+    assert variance_ratio([(low, high)]).p == pytest.approx(found.p)
+    assert variance_ratio([(low, low)]).p == 1.0
+    for count, confidence in itertools.product((2, 3, 5), (0.5, 0.9, 0.95, 0.999)):
+        # The p-value of a ratio at the end of an interval is that of the level of the interval.
+        values = np.arange(count).tolist()
+        low_end, high_end = variance_ratio([(values, values)], confidence).interval
+        for end in (low_end, high_end):
+            scaled = [value * math.sqrt(end) for value in values]
+            assert variance_ratio([(scaled, values)]).p == pytest.approx(1 - confidence)
+
+
 def test_the_interval_of_a_ratio_of_variances_covers_the_truth():
     generator, covered, repeats = np.random.default_rng(4), 0, 500
     for _ in range(repeats):

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from samples.tiny_decoders import make_decoder
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, evaluate, export, search
+from winning_tickets.cli import show
 from winning_tickets.runs.errors import UsageError
 
 QUIET = Runtime(quiet=True)
@@ -26,10 +27,8 @@ def folder(tmp_path_factory):
 
 
 def measured(folder, target, *objectives, **settings):
-    config = EvaluateConfig(
-        target=str(folder / target), objectives=objectives, corpus=str(folder / "text.txt"), **settings
-    )
-    return evaluate(config, QUIET)
+    fields = {"target": str(folder / target), "objectives": objectives, "corpus": str(folder / "text.txt")}
+    return evaluate(EvaluateConfig(**fields | settings), QUIET)
 
 
 @pytest.mark.parametrize("target", ["llama", "ticket"])
@@ -62,6 +61,16 @@ def test_perplexity_is_that_of_the_usual_loop(folder, target, length, stride):
     assert found["perplexity"] == pytest.approx(math.exp(total / counted), rel=1e-4)
     words = len(text.split())
     assert found["word_perplexity"] == pytest.approx(math.exp(total / counted * ids.shape[1] / words), rel=1e-3)
+
+
+def test_text_without_spaces_has_no_perplexity_per_word(folder, tmp_path):
+    (tmp_path / "text.txt").write_text("catdog" * 500)
+    found = measured(folder, "llama", "perplexity", corpus=str(tmp_path / "text.txt"))
+    assert found["perplexity"] > 1
+    assert found["word_perplexity"] is None
+    assert json.loads(json.dumps(found, allow_nan=False))["word_perplexity"] is None
+    assert show.evaluation(found).endswith("\n  word_perplexity: too large for a number")
+    assert "word_perplexity" not in show.evaluation(measured(folder, "llama", "clm", segments="packed:16"))
 
 
 def test_the_losses_of_a_ticket_are_measured_against_its_dense_model(folder):

@@ -1,6 +1,8 @@
 """Configurations: profiles, identities that never move by accident, problems reported together."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from winning_tickets.config import (
     METHOD_NAMES,
@@ -15,7 +17,7 @@ from winning_tickets.config import (
 )
 from winning_tickets.config.profiles import tuned_rate
 from winning_tickets.config.search import TaskSettings
-from winning_tickets.config.structured import StructuredSettings
+from winning_tickets.config.structured import Level, StructuredSettings
 from winning_tickets.pruning.search import METHODS
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import run_id
@@ -233,6 +235,45 @@ def test_a_percentage_without_its_sign_is_refused_with_the_readings():
             SearchConfig.of(model="m", method="importance", level=level)
     with pytest.raises(UsageError, match=r"--level 1 can be read as 1 % and as 100 %: write 1% or 100%."):
         ShareConfig.of(model="m", tasks=("rte",), tickets="auto", level="1")
+
+
+@given(sparsities=st.sets(st.decimals("0.001", "0.999", places=4), min_size=2, max_size=2))
+def test_every_sparsity_and_level_has_a_folder_of_its_own(sparsities):
+    numbers = [float(one) for one in sparsities]
+    folders = [SearchConfig.rung_folder(one) for one in numbers]
+    assert [float(folder.removeprefix("sparsity-")) for folder in folders] == numbers
+    levels = [Level(("heads",), 100 * one).folder for one in numbers]
+    assert [float(folder.removeprefix("level-")) for folder in levels] == [100 * one for one in numbers]
+
+
+def test_folders_are_padded():
+    assert [SearchConfig.rung_folder(one) for one in (0.6, 0.625, 1e-5)] == [
+        *("sparsity-0.60", "sparsity-0.625", "sparsity-0.00001"),
+    ]
+    assert [Level(("heads",), one).folder for one in (5.0, 30.0, 31.25, 100.0)] == [
+        *("level-05", "level-30", "level-31.25", "level-100"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("schedule_steps", 0), ("warmup_steps", -1), ("student_dropout", 1.0), ("student_dropout", -0.5)),
+        *(("adam_epsilon", 0.0), ("weight_decay", -1.0), ("max_grad_norm", 0.0), ("max_grad_norm", -1.0)),
+        *(("mlm_probability", 0.0), ("mlm_probability", 1.0)),
+    ],
+)
+def test_numbers_out_of_range_are_refused(field, value):
+    with pytest.raises(UsageError, match=f"--{field.replace('_', '-')} {value:g}.* is impossible"):
+        SearchConfig.of(model="m", objective="mlm", **{field: value})
+
+
+def test_a_super_ticket_of_the_released_code_has_its_head_dropout():
+    def dropout(profile):
+        config = SuperConfig.of(fine_tuning={"target": "m", "task": "mnli"}, profile=profile)
+        return config.resolved().fine_tuning.head_dropout
+
+    assert (dropout("paper"), dropout("code")) == (0.3, 0.2)
 
 
 @pytest.mark.parametrize("written", ["0.5%", "1%", "30%", 30])

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from samples.batches import labels_of, plain
 from samples.tiny import tiny_tokenizer
-from winning_tickets.data.batches import CorpusBatches, count_tokens, shard_rows, special_tokens, without_masks
+from winning_tickets.data.batches import (
+    ENDLESS,
+    CorpusBatches,
+    count_tokens,
+    shard_rows,
+    special_tokens,
+    without_masks,
+)
+from winning_tickets.data.corpora import CorpusText
 from winning_tickets.data.segments import Segments, parse_segments
 from winning_tickets.data.token_cache import TokenStream
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -306,6 +314,23 @@ def test_no_mask_token() -> None:
     with pytest.raises(UsageError, match="has no mask token, so there is no MLM with it; use --objective kd"):
         CorpusBatches(words_of(50), tokenizer, segments="packed:12", mlm_probability=0.15, **settings)
     assert len(CorpusBatches(words_of(50), tokenizer, segments="packed:12", mlm_probability=None, **settings)) == 1
+
+
+@pytest.mark.parametrize("segments", ["packed:12", "lines", "lines:12", "mixed:6-12"])
+@pytest.mark.parametrize("count", [2, ENDLESS])
+def test_text_of_unknown_words_alone_cannot_be_masked(segments: str, count: int) -> None:
+    def read(lines: list[str], probability: float | None = 0.15) -> CorpusBatches:
+        corpus = CorpusText.of("greek.txt", "train", lambda: lines)
+        settings = {"segments": segments, "batch_tokens": 128, "n_batches": count, "seed": 0, "shuffle": True}
+        return CorpusBatches.read(corpus, TOKENIZER, mlm_probability=probability, **settings)
+
+    unknown = ["\u03b1\u03b2\u03b3 \u03b4\u03b5\u03b6 " * 5] * 40
+    with pytest.raises(
+        ContentError, match=r"from the corpus greek\.txt \(train\) can be masked: the tokenizer knows none"
+    ):
+        read(unknown)
+    assert read(unknown, probability=None)[0]["input_ids"].numel()
+    assert read([*unknown, *["w1 w2 " * 5] * 4])[0]["input_ids"].numel()
 
 
 def test_indices_outside() -> None:

@@ -25,7 +25,7 @@ from winning_tickets.data.metrics import averages, compute_metrics
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.tasks import TASKS
-from winning_tickets.finetuning.sharing_setup import check_sharing, prepare_sharing
+from winning_tickets.finetuning.sharing_setup import check_sharing, prepare_sharing, single
 from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, make_sharing_trainer
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
@@ -633,6 +633,12 @@ def test_a_task_without_training_examples_is_refused(tmp_path, bert, monkeypatch
 def test_an_impossible_rate_of_single_tasks_is_refused(value):
     with pytest.raises(UsageError, match="--single-learning-rate .* is impossible"):
         ShareConfig.of(tasks=("rte",), model="m", tickets="auto", level={"rte": 50}, single_learning_rate=value)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_single_task_trainings_order_their_batches_as_the_shared_one(grouped):
+    config = ShareConfig.of(model="m", tasks=("rte", "mrpc"), group_by_length=grouped).resolved()
+    assert single(config, "m", "rte", None).resolved().group_by_length is grouped
 
 
 def test_the_dropout_of_a_shared_model_may_be_0():

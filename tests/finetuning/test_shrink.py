@@ -12,7 +12,9 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from samples.analyse_samples import command_line
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import Runtime, ShrinkConfig, Ticket, TransferConfig, predict, push, shrink, transfer
+from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.deploy.costs import cost_table
+from winning_tickets.finetuning.shrink_source import example_batches
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.directory import RESULT, read_log
@@ -150,6 +152,26 @@ def test_a_stopped_run_goes_on_to_the_same_bits(world, tmp_path, monkeypatch):
     assert not (tmp_path / "again" / ".scratch").exists()
 
 
+def test_weights_that_a_repeated_evaluation_had_replaced_are_not_reported(world, tmp_path, monkeypatch):
+    losses = iter([4.0, 3.0, 2.0, 1.0])
+    monkeypatch.setattr(RECOVERY, "held_out_losses", lambda *_: {"sum": next(losses)})
+    original = RECOVERY._Recovery.on_step_end
+
+    def stop(self, trainer):
+        original(self, trainer)
+        if trainer.step == 3:  # the weights of this step are the best, and no checkpoint has it
+            raise StoppedError
+
+    monkeypatch.setattr(RECOVERY._Recovery, "on_step_end", stop)
+    config, often = settings(world, steps=4, eval_steps=1), Runtime(quiet=True, device="cpu", checkpoint_steps=1)
+    with pytest.raises(StoppedError):
+        shrink(config, tmp_path / "out", often)
+    monkeypatch.setattr(RECOVERY._Recovery, "on_step_end", original)
+    losses = iter([2.0, 9.0, 9.0])  # of the checkpoint again, and of two steps that go worse
+    recovery = shrink(config, tmp_path / "out", often)["models"][0]["recovery"]
+    assert (recovery["best_step"], recovery["after"]) == (2, {"sum": 2.0})
+
+
 def test_a_stop_by_a_signal_is_an_interruption(world, tmp_path, monkeypatch):
     def interrupted(*_):
         raise Interrupted(15, "Stopped by SIGTERM")
@@ -226,6 +248,14 @@ def test_what_cannot_be_reached_says_what_can(world, tmp_path, fields, message):
     if "speedup" in fields:  # the advice can be followed
         fastest = float(str(error.value).rpartition("give --speedup ")[2].split()[0])
         assert shrink(settings(world, speedup=(fastest,), steps=0), tmp_path / "fast", QUIET)["models"]
+
+
+def test_one_example_cannot_be_held_out(world):
+    plm, rows = load_plm(str(world / "bert")), [[2, 9, 3], [2, 10, 11, 3]]
+    with pytest.raises(UsageError, match="There is 1 training example, so none can be held out; give two or more"):
+        example_batches(plm, EncodedSplit({"input_ids": rows[:1]}, [0]), 64, 0)
+    train, held_out = example_batches(plm, EncodedSplit({"input_ids": rows}, [0, 0]), 64, 0)
+    assert (train.per_epoch, len(held_out)) == (1, 1)
 
 
 def test_a_model_and_texts_in_memory(tmp_path, world):

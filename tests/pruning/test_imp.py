@@ -354,9 +354,21 @@ def test_iterative_pruning_decays_weights_as_configured(imp, tmp_path, monkeypat
         (False, None, 19, 1 / 10),
         (False, 40, 10, 1.0),  # it starts again in each round and hardly decays, as in the released TAMT code
         (False, 40, 19, 31 / 40),
-        (True, 5, 19, 1 / 20),  # a shorter one would leave steps without a rate
     ],
 )
 def test_a_decay_may_be_longer_than_the_search(whole, horizon, step, factor):
     rate = Rounds([0.1, 0.2, 0.3], 10, prune_first=True).rate(0, whole, horizon)
     assert rate(step) == pytest.approx(factor)
+
+
+def test_a_decay_that_is_shorter_than_a_round_is_refused(tmp_path, bert):
+    config = learning(bert, "imp", corpus_of(tmp_path), schedule_steps=2)
+    with pytest.raises(UsageError, match="--schedule-steps 2 would leave training steps without a learning rate"):
+        search_all(config, tmp_path / "out", QUIET)
+
+
+def test_weights_of_close_sparsities_have_files_of_their_own(tmp_path, bert):
+    config = learning(bert, "imp", corpus_of(tmp_path), sparsity=(0.301, 0.302), save_trained=True)
+    search_all(config, tmp_path / "out", QUIET)
+    names = sorted(path.name for path in (tmp_path / "out" / "states").glob("trained-*"))
+    assert names == ["trained-0.301.safetensors", "trained-0.302.safetensors"]

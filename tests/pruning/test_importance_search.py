@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from samples.learning import corpus_of
-from samples.tiny_models import make_model
+from samples.tiny_models import TEXT, make_model
 from samples.tiny_tasks import tasks_fixture
 from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, search, search_all, transfer
 from winning_tickets.cli import app
@@ -125,6 +125,18 @@ def test_importance_without_a_task(bert, objective, tmp_path):
     assert ticket.info.config["objective"] == objective
     assert ticket.info.scores_from == f"{objective} on text"
     assert search(config, tmp_path / "again", QUIET).id == ticket.id
+
+
+def test_batches_without_a_known_word_count_nothing(bert, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(["\u03b1\u03b2\u03b3 \u03b4\u03b5\u03b6 " * 6, *TEXT[:2]]))
+    settings = {"objective": "mlm", "segments": "lines:16", "batch_tokens": 16, "importance": "released"}
+    config = levels(bert, level=(50,), steps=3, corpus=str(text), **settings)
+    search(config, tmp_path / "out", QUIET)
+    found = Importance.load(tmp_path / "out")
+    signed = found.samples["heads"].flatten(1)
+    assert sorted(bool(row.any()) for row in signed) == [False, True, True]
+    assert all(value.isfinite().all() for units in found.values.values() for value in units.values())
 
 
 def test_neurons_and_layers_and_counts(bert, run, tmp_path):

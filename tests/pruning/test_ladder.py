@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from samples.tiny_models import TEXT
 from winning_tickets import Runtime, SearchConfig, Ticket, search, search_all
+from winning_tickets.cli import show
 from winning_tickets.pruning import mask_training as mask_training_module
 from winning_tickets.pruning.mask_training import decay, level_at, sparsity_levels
 from winning_tickets.pruning.search import kept_inside
@@ -102,6 +103,10 @@ def test_the_result_says_what_the_ladder_cost_and_whether_it_is_nested(tmp_path,
     search_all(climbing(bert, corpus), tmp_path / "trained", QUIET)
     result = json.loads((tmp_path / "trained" / "result.json").read_text())
     assert (result["steps"], result["steps_of_separate_searches"]) == (8, 12)
+    printed = result | {"out": "out"}
+    assert "\n8 steps; separate searches would take 12\n" in show.search(printed, list("abc"))
+    printed["steps_of_separate_searches"] = None  # as of iterative pruning
+    assert "\n8 steps\n" in show.search(printed, list("abc"))
     assert [rung["folder"] for rung in result["rungs"]] == ["sparsity-0.30", "sparsity-0.50", "sparsity-0.80"]
     assert [rung["steps"] for rung in result["rungs"]] == [4, 6, 8]
     inside = [rung["kept_inside_previous"] for rung in result["rungs"]]

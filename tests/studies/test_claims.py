@@ -129,6 +129,20 @@ def test_one_run_of_each_cell_is_inconclusive_and_the_missing_runs_are_counted()
     assert verdict.reason.endswith("with at most 1 repetition; a verdict needs 3 of each: 12 runs are missing.")
 
 
+def test_a_claim_about_all_tasks_needs_repetitions_of_each():
+    def number(method, task, seed, **_):
+        unfinished: dict[str, float] = {}
+        return unfinished if task != "rte" and seed > most else apart(0.05)(method, task, seed)
+
+    for most, words in ((-1, "0 to 3 repetitions of a task"), (1, "2 to 3 repetitions of a task")):
+        verdict = judged_on(number, BETTER)
+        assert verdict.word == "inconclusive"
+        assert words in verdict.reason
+        assert verdict.finding.missing_runs == 2 * 2 * (2 - most)
+    most = 2
+    assert judged_on(number, BETTER).word == "holds"
+
+
 def test_a_group_with_one_mask_stands_beside_all_masks_of_the_other():
     def number(method, search_seed, seed, **_):
         if method == "A" and search_seed > 0:
@@ -200,6 +214,14 @@ def test_a_task_that_only_one_group_fails_counts():
     none = judged_on(lambda **_: scored(0.0, metric="matthews"), BETTER | {"value": "score"})
     assert (none.word, none.finding.n) == ("inconclusive", 0)
     assert none.reason.startswith("Nothing is left to compare. Not above chance")
+
+
+def test_one_answer_for_all_examples_is_at_chance_whatever_its_f1():
+    def number(seed, **_):
+        return scored(0.81 + NOISE[seed], metric="f1") | {"degenerate": True}
+
+    verdict = judged_on(number, BETTER | {"value": "score"})
+    assert verdict.finding.degenerate == ("rte", "mrpc", "stsb")
 
 
 @pytest.mark.parametrize(("kept", "word"), [(0.95, "holds"), (0.85, "contradicted"), (0.9, "inconclusive")])

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from samples.study_samples import little, planned
 from winning_tickets.cli import app
 from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, SuperConfig, TransferConfig
+from winning_tickets.config.objective import TEACHER_NAMES, TERM_NAMES
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.store.store import Store
@@ -19,6 +20,7 @@ from winning_tickets.studies.load import load_study
 from winning_tickets.studies.needs import room_problem
 from winning_tickets.studies.plan import plan_study
 from winning_tickets.studies.status import study_status
+from winning_tickets.training.objectives.terms import ALL_TERMS
 
 BASE = size_of("google-bert/bert-base-uncased")
 MINILM = size_of("builtin:minilm")
@@ -58,6 +60,28 @@ def test_mask_training_has_the_batch_of_its_profile_and_a_teacher():
     assert kd.tokens == pytest.approx(mlm.tokens * 4 / 3)
     assert mlm.weight_bytes > kd.weight_bytes  # its MLM head
     assert cost_of(SearchConfig.of(**fields, objective="mlm"), BASE).tokens == 17_000 * 2048
+
+
+def test_every_term_that_compares_with_the_dense_model_has_a_teacher():
+    assert sorted(TEACHER_NAMES) == sorted(name for name, term in ALL_TERMS.items() if term.teacher)
+    fields = {"model": "m", "corpus": "wikitext-103", "steps": 100, "sparsity": 0.7}
+    read = {name: cost_of(SearchConfig.of(**fields, objective=name), BASE).tokens / 204_800 for name in TERM_NAMES}
+    assert read == pytest.approx({name: 4 / 3 if name in TEACHER_NAMES else 1 for name in TERM_NAMES})
+    one, two = (cost_of(EvaluateConfig(target="m", objectives=(o,)), BASE).tokens for o in ("mlm", "contrastive"))
+    assert two == pytest.approx(2 * one)
+
+
+@pytest.mark.parametrize("method", ["imp", "snip", "movement"])
+def test_the_next_token_costs_what_masked_tokens_cost(method):
+    fields = {"model": "m", "method": method, "corpus": "wikitext-103"}
+    masked, following = (cost_of(SearchConfig.of(**fields, objective=one), BASE) for one in ("mlm", "clm"))
+    assert following == masked
+    rounds = {"tasks": ("rte",), "round_steps": 10}
+    if method == "imp":
+        masked, following = (
+            cost_of(SearchConfig.of(**fields, **rounds, objective=f"{one}+task"), BASE) for one in ("mlm", "clm")
+        )
+        assert following == masked
 
 
 def test_evaluations_count():
@@ -107,6 +131,12 @@ def test_text_costs_its_segments_and_its_held_out_part():
     assert whole.tokens == pytest.approx(114e6 + 14 * 250_000 / 3, rel=0.01)
     few = cost_of(TransferConfig(**fields, steps=100, train_size="160", max_tokens=3000), BASE)
     assert (few.steps, few.tokens) == (100, 100 * 16 * 512 + 1000)
+
+
+def test_the_next_token_as_a_task_costs_what_masked_tokens_cost():
+    fields = {"target": "m", "corpus": "wikitext-103", "profile": "paper"}
+    masked, following = (cost_of(TransferConfig(**fields, task=task), BASE) for task in ("mlm", "clm"))
+    assert following == masked
 
 
 def test_super_tickets_and_sharing_cost_their_trainings():

@@ -331,3 +331,13 @@ def test_the_norm_that_an_optimizer_clips_by_is_read_with_the_losses_and_logged(
     assert seen.count == 0
     assert [record["grad_norm"] for record in read_log(run.path)] == found
     assert min(found) > 0
+
+
+def test_a_skipped_step_has_no_norm_that_is_not_finite(tmp_path):
+    run = RunDirectory.claim(tmp_path / "run", "verb", "id-1", {})
+    log = StepLog(run, lambda step, text: None, lambda: {"grad_norm": float("nan"), "changed": 3})
+    trainer = ours(run.scratch, callbacks=[log])
+    trainer.finite.skipped = True
+    log.on_step_end(trainer)
+    assert [record.get("changed") for record in read_log(run.path)] == [3]
+    assert read_log(run.path)[0]["grad_norm"] is None

@@ -197,7 +197,7 @@ def variance_ratio(groups: Sequence[tuple[Sequence[float], Sequence[float]]], co
     Raises:
         ContentError: no group, or values without variance.
     """
-    from scipy.special import ndtr, polygamma, psi
+    from scipy.special import polygamma, psi
 
     if not groups:
         raise ContentError("There is no group with a deviation on both sides.")
@@ -216,9 +216,10 @@ def variance_ratio(groups: Sequence[tuple[Sequence[float], Sequence[float]]], co
         logs.append(total)
     count = len(groups)
     estimate, error = sum(logs) / count, math.sqrt(variance) / count
-    quantile, power = (_heavy_quantile(p, fourth / variance**2) for p in ((1 + confidence) / 2, POWER))
+    excess = fourth / variance**2
+    quantile, power = (_heavy_quantile(probability, excess) for probability in ((1 + confidence) / 2, POWER))
     interval = (estimate - quantile * error, estimate + quantile * error)
-    p = float(2 * ndtr(-abs(estimate) / error))
+    p = _heavy_p(abs(estimate) / error, excess)
     return Effect(estimate, interval, p, (quantile + power) * error).on_scale(math.exp)
 
 
@@ -226,7 +227,21 @@ def _heavy_quantile(probability: float, excess: float) -> float:
     """Return a quantile of a symmetric distribution with an excess kurtosis, by the Cornish-Fisher expansion."""
     from scipy.special import ndtri
 
-    z = float(ndtri(probability))
+    return _heavy(float(ndtri(probability)), excess)
+
+
+def _heavy_p(distance: float, excess: float) -> float:
+    """Return the two-sided probability of a distance from zero in deviations, the inverse of `_heavy_quantile`."""
+    from scipy.optimize import brentq
+    from scipy.special import ndtr
+
+    # The quantile rises with the normal one if the excess is at most 8; that of variances is at most 4, for two values.
+    # Beyond 2 deviations it is the larger one of both.
+    z = brentq(lambda z: _heavy(z, excess) - distance, 0.0, max(2.0, distance), xtol=1e-12)
+    return float(2 * ndtr(-z))
+
+
+def _heavy(z: float, excess: float) -> float:
     return z + excess * (z**3 - 3 * z) / 24
 
 

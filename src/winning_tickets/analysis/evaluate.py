@@ -285,14 +285,22 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
     windows = Windows(tokens, length, stride, max(length, config.batch_tokens))
     found = average_terms(plm, None, windows, ["clm"], device, runtime)
     return {
-        "perplexity": math.exp(found["clm_loss"]),
-        "word_perplexity": math.exp(found["clm_loss"] / share) if share else None,
+        "perplexity": _exponential(found["clm_loss"]),
+        "word_perplexity": _exponential(found["clm_loss"] / share) if share else None,
         "perplexity_tokens": found["tokens"],
         "max_length": length,
         "stride": stride,
         "corpus": config.corpus,
         "split": config.split,
     }
+
+
+def _exponential(loss: float) -> float | None:
+    """Return the perplexity of a loss; None if it is too large for a number, as of long words without spaces."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return None
 
 
 def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[str, Any]:

@@ -20,7 +20,7 @@ from winning_tickets.analysis.results import (
 )
 from winning_tickets.analysis.statistics import Array, describe_bootstrap, interval
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.runs.statistics import deviation
+from winning_tickets.runs.statistics import TIE, deviation
 
 Key = tuple[str, int]
 
@@ -99,9 +99,9 @@ def _counts(cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     gains = [cell["gain"] for cell in cells]
     return {
         "n": len(gains),
-        "wins": sum(value > 0 for value in gains),
-        "ties": sum(value == 0 for value in gains),
-        "losses": sum(value < 0 for value in gains),
+        "wins": sum(value > TIE for value in gains),
+        "ties": sum(abs(value) <= TIE for value in gains),
+        "losses": sum(value < -TIE for value in gains),
     }
 
 
@@ -147,7 +147,7 @@ def _mean(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         "interval": interval(drawn_mean, len(cells), seed),
         "interval_within_tasks": interval(drawn_mean, len(cells), seed, strata=[cell["task"] for cell in cells]),
         "tasks": len(tasks),
-        "tasks_won": sum(value > 0 for value in tasks),
+        "tasks_won": sum(value > TIE for value in tasks),
         **_counts(cells),
     }
 

@@ -16,7 +16,8 @@ def search(result: dict[str, Any], tickets: list[str]) -> str:
         f"{result['out']}/{rung['folder']}: {ticket}" for rung, ticket in zip(result["rungs"], tickets, strict=True)
     ]
     if result["steps"] is not None:
-        lines.append(f"{result['steps']} steps; separate searches would take {result['steps_of_separate_searches']}")
+        apart = result["steps_of_separate_searches"]
+        lines.append(f"{result['steps']} steps" + ("" if apart is None else f"; separate searches would take {apart}"))
     inside = [rung["kept_inside_previous"] for rung in result["rungs"][1:]]
     lines.append(
         "nested"
@@ -47,6 +48,9 @@ def evaluation(result: dict[str, Any]) -> str:
     )
     lines = [f"{result['target']} ({result['sparsity']:.1%} pruned)"]
     lines += [f"  {key}: {result[key]:.4f}" for key in keys if result[key] is not None]
+    if "perplexity_tokens" in result:
+        infinite = (key for key in ("perplexity", "word_perplexity") if result[key] is None)
+        lines += [f"  {key}: too large for a number" for key in infinite]
     for task, scores in result.get("tasks", {}).items():
         shown = (f"{key} {value:.4f}" for key, value in scores.items() if "stderr" not in key)
         lines.append(f"  {task}: {', '.join(shown)}, over {result['task_examples'].get(task, 0):,} examples")

@@ -20,6 +20,7 @@ from winning_tickets.config.settings import (
     Settings,
     Share,
     Size,
+    all_digits,
     impossible,
     setting,
 )
@@ -252,6 +253,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         "or for imp from --rate-horizon; imp may end before this many steps, at a rate above zero.",
         TRAINING,
         (*TRAINED, "imp"),
+        ge=1,
     )
     schedule_passes: int | None = _train(
         None,
@@ -259,7 +261,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         "it is zero after --steps.",
         ge=0,
     )
-    warmup_steps: int | None = _weights(None, "Steps of linear warm-up.")
+    warmup_steps: int | None = _weights(None, "Steps of linear warm-up.", ge=0)
     step_offset: int | None = _train(
         None, "Number added to --steps. The released KD code saves its tickets one step early (-1)."
     )
@@ -292,7 +294,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         None, "Train the mask of the word embeddings too. Otherwise it keeps its initial value."
     )
     student_dropout: Share | None = _train(
-        None, "Dropout of the student. The profiles paper and code use that of the model."
+        None, "Dropout of the student. The profiles paper and code use that of the model.", ge=0, lt=1
     )
     teacher_dropout: bool | None = _train(
         None, "Run the teacher with dropout, as the released KD code does by an oversight."
@@ -300,16 +302,18 @@ class SearchConfig(TaskSettings, StructuredSettings):
     optimizer: Literal["adamw", "adamw-hf", "bertadam"] | None = _train(
         None, "Optimizer: adamw, adamw-hf (epsilon before the bias correction) or bertadam (no bias correction)."
     )
-    adam_epsilon: float | None = _train(None, "Epsilon of the optimizer.")
+    adam_epsilon: float | None = _train(None, "Epsilon of the optimizer.", gt=0)
     weight_decay: float | None = setting(
-        None, "Weight decay of the scores, or of the weights of imp.", TRAINING, (*TRAINED, "imp")
+        None, "Weight decay of the scores, or of the weights of imp.", TRAINING, (*TRAINED, "imp"), ge=0
     )
     clip: Literal["global", "tensor", "none"] | None = _train(
         None,
         "Clip gradients by the norm over scores and head together (global) or of each tensor (tensor), or not (none).",
     )
-    max_grad_norm: float = _weights(1.0, "Norm that gradients are clipped to.")
-    mlm_probability: Share = _objective(0.15, "Fraction of the tokens that are masked for MLM.", methods=ON_TEXT[1:])
+    max_grad_norm: float = _weights(1.0, "Norm that gradients are clipped to.", gt=0)
+    mlm_probability: Share = _objective(
+        0.15, "Fraction of the tokens that are masked for MLM.", methods=ON_TEXT[1:], gt=0, lt=1
+    )
     kd_masked_tokens: int | None = _objective(
         None,
         "Tokens masked in each sequence if --objective has no mlm. The released KD code masks one.",
@@ -466,7 +470,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     @staticmethod
     def rung_folder(rung: float | str) -> str:
         """Return the folder of one of several tickets: `sparsity-0.60`, or that of its level."""
-        return rung if isinstance(rung, str) else f"sparsity-{rung:.2f}{str(rung)[4:]}"
+        return rung if isinstance(rung, str) else f"sparsity-{all_digits(rung, 2)}"
 
     @property
     def steps_of_a_rung(self) -> int:

@@ -6,6 +6,7 @@ import copy
 import os
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,13 @@ def as_fraction(value: Any) -> Any:
     text = value.strip() if isinstance(value, str) else ""
     number = text.removesuffix("%").strip()
     return float(Fraction(number) / 100) if text.endswith("%") and _NUMBER.fullmatch(number) else value
+
+
+def all_digits(number: float, places: int) -> str:
+    """Return a number with all its decimal digits, at least `places` of them: 0.6 is 0.60 and 0.625 is 0.625."""
+    whole, _, digits = format(Decimal(str(number)), "f").partition(".")
+    digits = digits.rstrip("0").ljust(places, "0")
+    return f"{whole}.{digits}" if digits else whole
 
 
 def as_percent(option: str, value: Any) -> Any:

@@ -380,7 +380,7 @@ class SuperConfig(WithLevels):
         """Return this configuration with the values of its profile where a choice is None."""
         values = dict(_SUPER_PAPER if self.profile in ("paper", "code") else _SUPER_TUNED)
         if self.profile in ("paper", "code"):
-            values["head_dropout"] = _DROPOUT["paper"].get(str(self.fine_tuning.task), _USUAL_DROPOUT)
+            values["head_dropout"] = _DROPOUT[self.profile].get(str(self.fine_tuning.task), _USUAL_DROPOUT)
         own = {name: values.pop(name) for name in ("learning_rates", "batch_sizes") if name in values}
         own = {name: value for name, value in own.items() if getattr(self, name) is None}
         given = self.fine_tuning.model_fields_set | ({"epochs"} if self.fine_tuning.steps is not None else set())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_serializer
 
-from winning_tickets.config.settings import Settings, as_percent, impossible, setting
+from winning_tickets.config.settings import Settings, all_digits, as_percent, impossible, setting
 from winning_tickets.runs.errors import UsageError
 
 Unit = Literal["heads", "ffns", "neurons", "layers"]
@@ -38,7 +38,8 @@ class Level:
         """`level-30`, or `heads-43-ffns-3`."""
         if self.given is not None:
             return "-".join(f"{unit}-{count}" for unit, count in self.given.items())
-        return f"level-{self.percent:04.1f}".removesuffix(".0")
+        assert self.percent is not None
+        return f"level-{'0' * (self.percent < 10)}{all_digits(self.percent, 0)}"
 
     @property
     def option(self) -> str:

@@ -69,7 +69,7 @@ class Smart(Settings):
 
     alpha: float = _smart(
         1.0,
-        "Weight of SMART, an adversarial regularizer, where any --smart option is given; without one SMART is off, as with 0.",
+        "Weight of SMART, an adversarial regularizer. It is off with 0, and without any --smart option.",
         option="--smart",
         ge=0,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from winning_tickets.data.corpora import CorpusText
 from winning_tickets.data.encode import Array
 from winning_tickets.data.segments import Segments, Spans, generator
 from winning_tickets.data.token_cache import TokenStream, tokenize
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import ContentError, UsageError
 
 Batch = dict[str, torch.Tensor]
 MASKED_POSITIONS, MASKED_IDS = "masked_positions", "masked_ids"
@@ -107,7 +108,19 @@ class CorpusBatches(Dataset[Batch]):
             if percent:
                 raise UsageError(f"--train-size {size} of {corpus.name} is unknown, as it is a stream; give a number.")
             needed = int(number) * longest
-        return cls(tokenize(corpus, tokenizer, needed, end), tokenizer, **settings)
+        batches = cls(tokenize(corpus, tokenizer, needed, end), tokenizer, **settings)
+        batches._check_masked(f"{corpus.name} ({corpus.split})")
+        return batches
+
+    def _check_masked(self, name: str) -> None:
+        """Refuse text in which no token can be masked, in its batches or in as many as a pass has."""
+        # Unknown words are special tokens, which are never masked. In nearly all texts the first batch has masked ones.
+        some = range(min(self._length, math.ceil(self.steps_of_a_pass)))
+        if self._masking is not None and not any(len(self[index][MASKED_IDS]) for index in some):
+            raise ContentError(
+                f"No token that is read from the corpus {name} can be masked: the tokenizer knows none of the words. "
+                "Use other text, or a model of its language."
+            )
 
     @property
     def stream(self) -> TokenStream:

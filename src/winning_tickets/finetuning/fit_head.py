@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -191,9 +190,7 @@ class _Evaluations(Callback):
 
     def on_step_end(self, trainer: TicketTrainer) -> None:
         if trainer.step % self._every == 0 and trainer.step < trainer.max_steps:
-            started = time.monotonic()
-            quality = distributed.on_main(self._measure)
-            self._run.log({"step": trainer.step, "validation": quality, "seconds": time.monotonic() - started})
+            self._run.log({"step": trainer.step, "validation": distributed.on_main(self._measure)})
 
 
 def _train(

@@ -29,7 +29,6 @@ from winning_tickets.training.trainer import (
 )
 
 _UNLIMITED = 1_000_000  # number of steps if only minutes are limited
-_BEST = "best.pt"
 HELD_OUT = "held_out"
 """Key of the held-out loss and its parts in the records of an evaluation."""
 
@@ -59,6 +58,7 @@ class _Recovery(Callback):
         self._config, self._run, self._objective, self._held_out = config, run, objective, held_out
         self.records: list[dict[str, Any]] = []
         self._before, self._began = 0.0, time.monotonic()
+        self._first = 0  # index of the first record whose weights may be the kept ones
 
     @property
     def seconds(self) -> float:
@@ -67,7 +67,11 @@ class _Recovery(Callback):
 
     @property
     def best(self) -> dict[str, Any]:
-        return min(self.records, key=lambda record: record[HELD_OUT]["sum"])
+        return min(self.records[self._first :], key=lambda record: record[HELD_OUT]["sum"])
+
+    def weights(self) -> Path:
+        """Return the file with the weights of the best evaluation."""
+        return self._run.scratch / f"best-{self.best['step']}.pt"
 
     def factor(self, step: int) -> float:
         """Return the factor of the learning rate: a warm-up, then linear to zero at the last step or minute."""
@@ -81,8 +85,11 @@ class _Recovery(Callback):
         log = read_log(self._run.path) if (self._run.path / METRICS).exists() else []
         self.records = [record for record in log if HELD_OUT in record]
         self._before, self._began = sum(record.get("seconds", 0.0) for record in log), time.monotonic()
-        if not self.records:
-            self._evaluate(trainer)
+        if self.records and self.weights().exists():
+            return
+        # A later evaluation, which is repeated, may have replaced the best weights: those of the checkpoint follow.
+        self._first = len(self.records)
+        self._evaluate(trainer)
 
     def on_step_end(self, trainer: TicketTrainer) -> None:
         config = self._config
@@ -94,15 +101,16 @@ class _Recovery(Callback):
             trainer.max_steps = trainer.step
 
     def _evaluate(self, trainer: TicketTrainer) -> None:
-        started = time.monotonic()
         losses = held_out_losses(self._objective, trainer.model, self._held_out, trainer.args.bf16)
-        self.records.append({"step": trainer.step, HELD_OUT: losses, "seconds": time.monotonic() - started})
+        self.records.append({"step": trainer.step, HELD_OUT: losses})
         self._run.log(self.records[-1])
         if self.best is self.records[-1]:
             state = {name: value.detach().cpu() for name, value in trainer.model.state_dict().items()}
             self._run.scratch.mkdir(parents=True, exist_ok=True)
-            best = self._run.scratch / _BEST
-            write_atomic(best, lambda path: save_tensors(state, path))
+            write_atomic(self.weights(), lambda path: save_tensors(state, path))
+            for path in self._run.scratch.glob("best-*.pt"):
+                if path != self.weights():
+                    path.unlink()
 
 
 def recover(
@@ -145,7 +153,7 @@ def recover(
         )
         run_training(trainer, run)
     best = callback.best
-    state: Mapping[str, Tensor] = torch.load(run.scratch / _BEST, map_location="cpu", weights_only=True)
+    state: Mapping[str, Tensor] = torch.load(callback.weights(), map_location="cpu", weights_only=True)
     model.load_state_dict(state)
     return {
         "steps": trainer.step,

@@ -75,7 +75,7 @@ class PreparedSharing:
 
 
 _SAME: tuple[str, ...] = ("seeds", "train_size", "batch_size", "optimizer", "warmup_ratio")
-_SAME += ("weight_decay", "dropout", "max_length", "smart", "allow_other_weights")
+_SAME += ("weight_decay", "dropout", "max_length", "smart", "group_by_length", "allow_other_weights")
 """Settings that the fine-tuning on a single task takes over from the sharing."""
 
 

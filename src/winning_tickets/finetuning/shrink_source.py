@@ -227,6 +227,10 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
 
 def example_batches(plm: PLM, encoded: EncodedSplit, tokens: int, seed: int) -> tuple[TaskBatches, list[Batch]]:
     """Return endless batches of a task's examples, of about `tokens` tokens each, and batches of held-out examples."""
+    if len(encoded) < 2:
+        raise UsageError(
+            f"There is {len(encoded)} training example, so none can be held out; give two or more, better hundreds."
+        )
     order = task_order(seed, 0, len(encoded))
     aside = set(order[: min(_HELD_OUT_EXAMPLES, max(1, len(encoded) // 10))].tolist())
     train, held_out = (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from winning_tickets.config import Runtime, parse_rewind
+from winning_tickets.config.settings import all_digits
 from winning_tickets.models.architectures import present_in, prunable_views
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.weights import StateInfo, add_noise, load_state, reinitialize, save_state, write_state_
@@ -68,6 +69,12 @@ def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtim
     config = prepared.config
     sources = load_sources(prepared)
     rounds = Rounds(config.sparsities, sources.round_steps(config), config.prune_first)
+    length = rounds.total if config.rate_horizon == "total" else rounds.steps
+    if config.schedule_steps is not None and config.schedule_steps < length:
+        raise UsageError(
+            f"--schedule-steps {config.schedule_steps} would leave training steps without a learning rate: the decay "
+            f"takes at least {length} steps here (--rate-horizon {config.rate_horizon})."
+        )
     model = sources.model.to(prepared.device)
     train_in_order(
         f"iterative pruning, {config.sparsities[0]:.0%} to {config.sparsities[-1]:.0%}",
@@ -134,7 +141,7 @@ class IterativePruning(Callback):
         pruned = self._rounds.pruned(step)
         # Trained weights are saved before pruning and rewinding overwrite them.
         if self._config.save_trained:
-            name = f"trained-{self._rounds.sparsities[pruned - 1]:.2f}"
+            name = f"trained-{all_digits(self._rounds.sparsities[pruned - 1], 2)}"
             self._save(name, f"trained for {step} steps, before it was pruned to this sparsity", step)
         self._prune(pruned - 1)
         # The last pruning ends the search: nothing trains after it.

@@ -181,13 +181,14 @@ class ImportanceSums:
     def batch(self, scored: float | Tensor, size: int, length: int) -> Iterator[None]:
         """Wrap the forward and backward pass of a batch `(size, length)`; `scored` is the divisor of its mean loss."""
         yield
+        divisor = torch.as_tensor(scored).clamp(min=1)  # a batch without masked tokens has no gradients
         for unit in self.units:
             # The three definitions of the paper's sum differ only in where the absolute value is taken.
             by_sample = self._of_layers(self._by_sample, unit, dim=1)
             found = {"sample": by_sample.abs().sum(0), "batch": by_sample.sum(0).abs()}
             found["token"] = self._of_layers(self._token_sums, unit, dim=0)
             # The released code never resets its gradients: every batch adds the sum of all earlier batches once more.
-            self._never_reset[unit] = self._never_reset.get(unit, 0.0) + found["token"] / scored
+            self._never_reset[unit] = self._never_reset.get(unit, 0.0) + found["token"] / divisor
             found["released"] = self._never_reset[unit]
             for name, value in found.items():
                 self._sums[name][unit] = self._sums[name].get(unit, 0.0) + value

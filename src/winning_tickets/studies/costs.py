@@ -23,11 +23,12 @@ from winning_tickets.config import (
     SuperConfig,
     TransferConfig,
 )
+from winning_tickets.config.objective import TEACHER_NAMES
 from winning_tickets.config.settings import parse_size
 from winning_tickets.config.structured import written_levels
 from winning_tickets.data.glue import LAYOUTS, count_rows
 from winning_tickets.data.records import Task
-from winning_tickets.data.tasks import MLM, TASKS
+from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.runs.errors import TicketsError, UsageError
 from winning_tickets.runs.store.index import Record
 from winning_tickets.studies.plan import Plan
@@ -165,7 +166,7 @@ def cost_of(settings: Settings, model: ModelSize) -> Cost:
         pairs = trained * _longest(settings.segments)
         return Cost(trained, settings.steps, settings.steps * _LINE_BYTES, _WEIGHT_BYTES * model.parameters, 1, pairs)
     if isinstance(settings, EvaluateConfig):
-        passes = len(settings.objectives) + sum(name in ("kd", "attention", "logits") for name in settings.objectives)
+        passes = len(settings.objectives) + sum(name in TEACHER_NAMES for name in settings.objectives)
         read = _FORWARD * passes * float(settings.max_tokens or _VALIDATION_TOKENS)
         return Cost(read, pairs=read * _longest(settings.segments))
     return Cost()
@@ -176,7 +177,8 @@ def _search(settings: SearchConfig, model: ModelSize) -> Cost:
     masks = len(config.rungs) + len(config.save_at)
     kept = masks * (_TICKET_BYTES + (0.0 if config.needs.structured else model.parameters / 8))
     if config.needs.mask_training:
-        tokens = config.total_steps * config.batch_tokens * (1 + _FORWARD * ("kd" in config.terms))
+        teacher = _FORWARD * any(name in TEACHER_NAMES for name in config.terms)
+        tokens = config.total_steps * config.batch_tokens * (1 + teacher)
         heads = masks * _head_bytes(model) if "mlm" in config.terms else 0
         pairs = tokens * _longest(config.segments)
         return Cost(tokens, config.total_steps, config.total_steps * _LINE_BYTES, kept + heads, 1, pairs)
@@ -201,7 +203,7 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
     """Return the total optimizer steps of imp, snip or movement, and the tokens and pairs of tokens of a step."""
     # For each source: examples per step, tokens per step, and steps per pass.
     sources: list[tuple[float, float, float]] = []
-    if "mlm" in config.terms:
+    if config.text_term is not None:
         room = _longest(config.segments)
         segments = _subset(_corpus_tokens(config.corpus) / room, config.train_size)
         sources.append((config.batch_tokens / room, config.batch_tokens, segments * room / config.batch_tokens))
@@ -299,18 +301,19 @@ def _subset(every: float, asked: str | None) -> float:
 
 
 def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:
-    config, task = settings.resolved(), {**TASKS, MLM.name: MLM}.get(str(settings.task))
+    config, task = settings.resolved(), (TASKS | TEXT_TASKS).get(str(settings.task))
+    is_text = config.task in TEXT_TASKS
     data = _data_of(config, config.task)
     batch = config.batch_size or (task.batch_size if task else 32)
     limit = config.max_length or (task.max_length if task else 128)
-    if task is MLM:
+    if is_text:
         every = _subset(_corpus_tokens(config.corpus) / limit, config.train_size)
         measured = float(config.max_tokens or min(_VALIDATION_TOKENS, _corpus_tokens(config.corpus) / 4))
     else:
         every, measured = _subset(data.train, config.train_size), _validation(data, limit)
     per_epoch = math.ceil(every / batch)
     steps = config.steps or math.ceil(float(config.epochs or (task.epochs if task else 3)) * per_epoch)
-    length = _length(data, limit, config.padding == "max-length" or task is MLM, config.group_by_length)
+    length = _length(data, limit, config.padding == "max-length" or is_text, config.group_by_length)
     # SMART runs the model one more time for the outputs, and one time for each step of its ascent.
     smart = 1.0 if config.smart is None or not config.smart.alpha else 2.0 + config.smart.steps
     evaluations = _evaluations(config.patience, config.eval_steps, task, steps, per_epoch)

@@ -339,13 +339,15 @@ def _judge(claim: StudyClaim, planned: Sequence[_Pair], confidence: float = CONF
         effect, n, repetitions = _deviations(counted, confidence)
     else:
         effect, n, repetitions = _differences(claim, counted, confidence)
+    # All tasks count alike, so each needs repetitions; a task may lack a condition, such as a sparsity.
     missing = 0
-    for own in counted.values():
-        have = repetitions.get(own[0].part(lambda axis: not _is_repetition(axis)), 0)
+    by_task: _Counts = {}
+    for key, own in counted.items():
+        have, task = repetitions.get(key, 0), own[0].part(lambda axis: axis == "task")
         missing += max(0, FEWEST - have) * len(own[0].cells)
-    most = max(repetitions.values(), default=0)
-    if effect is None or most < FEWEST:
-        reason = _too_few(claim, len(planned), n, most, missing, degenerate)
+        by_task[task] = max(by_task.get(task, 0), have)
+    if effect is None or min(by_task.values(), default=0) < FEWEST:
+        reason = _too_few(len(planned), n, by_task, missing, degenerate)
         return Finding("inconclusive", reason, n, len(planned), None, missing, degenerate)
     word = _region(claim).judge(effect.interval)
     reason = _reason(claim, effect, word, n, len(planned), degenerate)
@@ -503,16 +505,19 @@ def _name_degenerate(degenerate: Sequence[str]) -> str:
     return f" Not above chance, so not counted: {'; '.join(degenerate)}." if degenerate else ""
 
 
-def _too_few(claim: StudyClaim, planned: int, n: int, most: int, missing: int, degenerate: Sequence[str]) -> str:
+def _too_few(planned: int, n: int, by_task: _Counts, missing: int, degenerate: Sequence[str]) -> str:
     if not planned:
         return NO_PAIRS
     if not missing:
         reason = "No pair has a number to compare." if not degenerate else "Nothing is left to compare."
         return reason + _name_degenerate(degenerate)
-    count = f"{most} {'repetition' if most == 1 else 'repetitions'}"
+    most, fewest = max(by_task.values()), min(by_task.values())
+    count = f"at most {most} {'repetition' if most == 1 else 'repetitions'}"
+    if fewest < most:
+        count = f"{fewest} to {most} repetitions of a task"
     runs = f"{missing} {'run is' if missing == 1 else 'runs are'} missing"
     return (
-        f"{n} of {planned} planned pairs are there, with at most {count}; a verdict needs {FEWEST} of each: {runs}."
+        f"{n} of {planned} planned pairs are there, with {count}; a verdict needs {FEWEST} of each: {runs}."
         + _name_degenerate(degenerate)
     )
 

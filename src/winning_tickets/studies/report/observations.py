@@ -185,7 +185,7 @@ class _Node:
             return False
         if self.metric.startswith("accuracy"):
             return self.constant if self.majority is None else score <= self.majority + TIE
-        return score <= TIE
+        return self.constant or score <= TIE
 
 
 def _values(run: StudyRun, found: _Node) -> Iterator[Observation]:
