@@ -552,7 +552,8 @@ def test_too_few_pairs_give_no_verdict(tmp_path):
     verdict = judge_claim(plan.study, "better", gather_runs(plan, store))
     assert (verdict.word, verdict.finding.effect, verdict.finding.missing_runs) == ("inconclusive", None, 20)
     assert verdict.reason == (
-        "2 of 12 planned pairs are there, with 0 to 1 repetitions of a task; a verdict needs 3 of each: 20 runs are missing."
+        "2 of 12 planned pairs are there, with 0 to 1 repetitions of a task; a verdict needs 3 of each: "
+        "20 runs are missing."
     )
 
 
