@@ -34,6 +34,12 @@ def runs(tmp_path):
     ]
 
 
+def test_scores_that_differ_by_rounding_are_no_wins(tmp_path):
+    runs = [dense(tmp_path / "d", {0: 0.3, 1: 0.1 + 0.2}), transfer(tmp_path / "t", {0: 0.1 + 0.2, 1: 0.3}, ticket="t")]
+    (difference,) = sensitivity(runs)["differences"]
+    assert (difference["wins"], difference["losses"], difference["n"]) == (0, 0, 2)
+
+
 def test_every_number_by_hand(runs):
     result = sensitivity(runs)
     assert (result["task"], result["metric"], result["baseline"]) == ("rte", "accuracy", "dense")

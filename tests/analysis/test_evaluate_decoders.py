@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from samples.tiny_decoders import make_decoder
 from samples.tiny_models import TEXT, make_model
-from winning_tickets import EvaluateConfig, Runtime, SearchConfig, evaluate, export, search
+from winning_tickets import EvaluateConfig, Result, Runtime, SearchConfig, evaluate, export, search
 from winning_tickets.cli import show
 from winning_tickets.runs.errors import UsageError
 
@@ -88,6 +88,14 @@ def test_the_losses_of_a_ticket_are_measured_against_its_dense_model(folder):
     assert found["mlm_loss"] is found["perplexity"] is None
     assert found["tokens_by_objective"]["clm"] == found["tokens_by_objective"]["kd"] * 15 / 16
     json.dumps(found, allow_nan=False)
+
+
+def test_the_table_of_a_decoder_has_what_was_measured(folder):
+    found = Result(measured(folder, "llama", "clm", "perplexity", "agreement", segments="packed:16"), "evaluate")
+    row = found.to_frame().loc[0]
+    for name in ("clm_loss", "clm_accuracy", "greedy_agreement", "perplexity", "word_perplexity"):
+        assert row[name] == found[name]
+    assert found.plot().axes[0].get_xticklabels()[0].get_text() == "clm loss"
 
 
 def test_masked_embeddings_leave_the_output_embeddings_dense(folder, tmp_path):

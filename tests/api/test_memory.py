@@ -191,6 +191,22 @@ def test_settings_work_as_before(folder, of_files, corpus, tmp_path):
         wt.search(folder, sparcity=0.7)
 
 
+def test_a_tokenizer_without_a_model_in_memory_is_refused(folder, tmp_path):
+    _, tokenizer = loaded(folder)
+    ticket = wt.search(folder, method="magnitude", sparsity=0.5)
+    config = wt.SearchConfig(model=folder, method="magnitude")
+    for call in (
+        lambda: wt.search(folder, tokenizer=tokenizer, method="magnitude"),
+        lambda: wt.search(config=config, tokenizer=tokenizer),
+        lambda: wt.evaluate(ticket, folder, tokenizer=tokenizer, corpus=TEXT, quiet=True),
+        lambda: wt.export(ticket, "masked", tmp_path / "out", base=folder, tokenizer=tokenizer),
+    ):
+        with pytest.raises(
+            UsageError, match="tokenizer= goes with a model in memory, and none was given; a model that"
+        ):
+            call()
+
+
 def test_several_sparsities(folder, nothing_left):
     tickets = wt.search_all(folder, method="magnitude", sparsity=(0.5, 0.7))
     assert [round(ticket.sparsity, 2) for ticket in tickets.values()] == [0.5, 0.7]
@@ -241,6 +257,7 @@ def test_two_models_are_refused(folder):
     [
         ([], "The corpus given in memory .train. is empty"),
         ([1, 2], "Text 0 of corpus is a int; a corpus is a list of str"),
+        (["a", "b \ud800"], r"Text 1 of corpus has half of a surrogate pair, no character: 'b \\ud800'"),
         (pd.DataFrame({"a": ["x"]}), "corpus is a DataFrame of several parts; give one column of it"),
         ({"train": TEXT}, r"corpus is a dict of several parts; give corpus\['train'\], or a list of str"),
         (

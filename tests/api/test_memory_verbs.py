@@ -1,6 +1,7 @@
 """Super tickets, sharing, exports, measurements and predictions of objects in memory, as of folders."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import winning_tickets as wt
+from samples.sentence_models import make_sentence_transformer
 from samples.tiny_models import TEXT, make_model
 from winning_tickets.runs.errors import ContentError, UsageError
 
@@ -141,6 +143,21 @@ def test_an_export_of_a_sentence_transformer_in_memory_keeps_its_modules(folder,
     assert AutoModel.from_pretrained(tmp_path / "out").num_parameters() == model.model.num_parameters()
 
 
+def test_an_export_of_a_sentence_transformer_in_memory_has_its_own_modules(folder, tmp_path):
+    """Not those of the folder that it was loaded from, which may differ or be gone."""
+    source = make_sentence_transformer(tmp_path / "source")
+    model = SentenceTransformer(AutoModel.from_pretrained(source), AutoTokenizer.from_pretrained(source))
+    ticket = wt.search(model, method="magnitude", sparsity=0.5)
+    plain = model.model
+    wt.export(ticket, "masked", tmp_path / "a", base=model)
+    assert json.loads((tmp_path / "a" / "1_Pooling" / "config.json").read_text()) == {"pooling_mode_cls_token": True}
+    wt.export(ticket, "masked", tmp_path / "b", base=plain, tokenizer=model.tokenizer)
+    assert json.loads((tmp_path / "b" / "1_Pooling" / "config.json").read_text())["pooling_mode_mean_tokens"]
+    shutil.rmtree(source)
+    wt.export(ticket, "masked", tmp_path / "c", base=plain, tokenizer=model.tokenizer)
+    assert not (tmp_path / "c" / "modules.json").exists()
+
+
 def test_an_export_of_objects_in_memory_has_the_files_of_an_export_of_folders(folder, tmp_path, nothing_left):
     model, tokenizer = loaded(folder)
     ticket = wt.search(model, method="magnitude", sparsity=0.5)
@@ -151,7 +168,7 @@ def test_an_export_of_objects_in_memory_has_the_files_of_an_export_of_folders(fo
     assert one.keys() == other.keys()
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "b" / "tokenizer.json").read_bytes()
-    assert "a model in memory" in (tmp_path / "a" / "README.md").read_text()
+    assert "| base model | a model in memory |" in (tmp_path / "a" / "README.md").read_text()
     assert found.base["hash"] == ticket.base.hash
     # The same objects are the same export.
     assert wt.export(ticket, "masked", tmp_path / "a", base=model, tokenizer=tokenizer) == found

@@ -79,8 +79,8 @@ def test_runs_as_json(tickets, store):
     assert found["runs"][1]["error"]["message"] == "The loss is NaN.\nLower --learning-rate."
     assert found["runs"][2] | {"versions": 0} == {
         "id": "kd-70", "verb": "search", "status": "unfinished", "config": {"sparsity": 0.7, "method": "mask-training"},
-        "result": None, "error": None, "labels": {}, "seconds": None, "peak_memory": None, "versions": 0, "machine": {},
-        "finished_at": None, "source": None,
+        "result": None, "error": None, "labels": {}, "seconds": None, "resumed": None, "peak_memory": None,
+        "versions": 0, "machine": {}, "finished_at": None, "source": None,
     }  # fmt: skip
 
 

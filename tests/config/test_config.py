@@ -89,7 +89,7 @@ def test_ids_are_frozen():
     search = SearchConfig(model="builtin:minilm", corpus="pydocs", sparsity=0.7)
     assert run_id(search, "mask training 0.7", base="b", corpus="c") == "mask-training-0.7-e1a5ca825f32"
     transfer = TransferConfig(target="builtin:minilm", task="rte", seeds=(0, 1))
-    assert run_id(transfer, "rte", base="b") == "rte-5b6bcb98e3e1"
+    assert run_id(transfer, "rte", base="b") == "rte-f6359cda4d77"
     defaults = {
         n: repr(f.default) for c in (SearchConfig, EvaluateConfig, TransferConfig) for n, f in c.model_fields.items()
     }
@@ -109,6 +109,9 @@ def test_the_tuned_rate_falls_with_width_and_steps():
     assert [tuned_rate(384, steps) for steps in (1, 79, 1000)] == [1e-4] * 3
     assert [tuned_rate(width, 300) for width in (32, 256, 768, 1024)] == pytest.approx([3e-4, 1.5e-4, 5e-5, 3.75e-5])
     assert tuned_rate(768, 4000) == pytest.approx(2.5e-5)
+    tickets = [tuned_rate(384, 300, sparsity) for sparsity in (0.0, 0.3, 0.6, 0.9)]
+    assert tickets == pytest.approx([1e-4, 1.5e-4, 2e-4, 2e-4])
+    assert tuned_rate(256, 300, 0.7) == pytest.approx(3e-4), "the highest rate"
     widths, lengths = (64, 384, 768), (100, 1000, 5000, 50_000)
     for rates in (
         *([tuned_rate(w, s) for s in lengths] for w in widths),
@@ -127,7 +130,7 @@ def test_a_shared_training_takes_the_tuned_rate_and_never_less_than_that_of_the_
 
 def test_a_rule_that_changes_gives_other_ids_where_it_is_used():
     """Values that are given, and the profiles of the papers, do not depend on the rules."""
-    open_, rate, dropout = TransferConfig(target="m", task="rte"), {"tuned_rate": 1}, {"tuned_dropout": 1}
+    open_, rate, dropout = TransferConfig(target="m", task="rte"), {"tuned_rate": 2}, {"tuned_dropout": 1}
     assert open_.rule_versions == rate | dropout
     assert TransferConfig(target="m", task="rte", learning_rate=2e-5).rule_versions == dropout
     assert TransferConfig(target="m", task="rte", dropout="model").rule_versions == rate

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from winning_tickets.data import corpora, readers
-from winning_tickets.data.corpora import HUB_CORPORA, SplitName, check_corpus_name, load_corpus
+from winning_tickets.data.corpora import HUB_CORPORA, CorpusText, SplitName, check_corpus_name, load_corpus, load_text
 from winning_tickets.data.readers import fingerprint
+from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError
 
 WIKITEXT = Path(__file__).resolve().parents[3] / "shared" / "data" / "wikitext-2"
@@ -188,3 +189,11 @@ def test_real_wikitext() -> None:
     assert len(corpus.lines) == 2461
     assert sum(len(line.split()) for line in corpus.lines) + len(blank) == 217_646
     assert next(iter(corpus.lines)) == " = Homarus gammarus = "
+
+
+def test_the_whole_text_of_a_corpus_in_memory() -> None:
+    lines = ["the cat sat", "", "on the mat"]
+    with memory.given("memory:text-1", CorpusText.of("given", "train", lambda: lines)) as name:
+        assert load_text(name, "validation") == "the cat sat\n\non the mat"
+    with pytest.raises(UsageError, match=r"wikipedia:20231101.en is a stream, and perplexity needs a whole text"):
+        load_text("wikipedia:20231101.en", "validation")

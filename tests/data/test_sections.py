@@ -237,3 +237,8 @@ def test_sections_of_wikitext(shared_data: Path) -> None:
     assert (lengths.max(), lengths.min() >= 1) == (509, True)
     assert 0.55 < (rows[:, 3] > rows[:, 2]).mean() < 0.8
     assert 0.25 < 1 - lengths.mean() / 512 < 0.55
+
+
+def test_sequences_of_one_token() -> None:
+    found = rows_of(batches(stream_of([25]), 4, short_sequence_probability=1.0))
+    assert [[len(first), len(second)] for first, second in found] == [[1, 0]]

@@ -144,3 +144,36 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"body": ["w1"]}).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ContentError, match="Could not read the column 'text' of parquet: .*Columns in the dataset"):
         tokenize(load_corpus(str(tmp_path), "train"), TOKENIZER, 10)
+
+
+def test_parquet_files_of_one_split_are_never_those_of_another(tmp_path: Path) -> None:
+    def write(**files: str) -> str:
+        folder = tmp_path / "-".join(files)
+        folder.mkdir()
+        for name, text in files.items():
+            datasets.Dataset.from_dict({"text": [text]}).to_parquet(folder / f"{name}.parquet")
+        return str(folder)
+
+    tested = write(train="w1", test="w2")
+    assert list(load_corpus(tested, "test").lines) == ["w2"]
+    for folder, split, found in (
+        (write(train="w1"), "test", "has no test file .*; found train.parquet"),
+        (write(train="w1", validation="w2"), "test", "has no test file .*; found train.parquet, validation.parquet"),
+        (write(part="w1", validation="w2"), "train", "has no train file .*; found part.parquet, validation.parquet"),
+        (write(test="w1"), "train", "has no train file .*; found test.parquet"),
+    ):
+        with pytest.raises(UsageError, match=found):
+            load_corpus(folder, split)  # type: ignore[arg-type]
+
+
+def test_the_test_split_of_the_hub_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"train": ["w1"] * 20, "test": ["w2"] * 20}
+    made = {name: datasets.Dataset.from_dict({"text": found}) for name, found in texts.items()}
+    monkeypatch.setattr(hub, "newest_revision", lambda name, kind: ("abc", ""))
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, **__: {name: one.to_iterable_dataset() for name, one in made.items()}
+    )
+    assert list(load_corpus("org/name:text", "test").lines) == texts["test"]
+    del made["test"]
+    with pytest.raises(UsageError, match="org/name has no split 'test'; found train"):
+        load_corpus("org/name:text", "test")

@@ -224,6 +224,14 @@ e: 7
             "labels: YAML reads yes, on or true as a truth value; put it in quotes.",
         ),
         (
+            "task_type: Classification, data_format: PremiseOnly, labels: [null, a]",
+            "labels: YAML reads null, ~ or an empty entry as no value; put it in quotes, or remove it.",
+        ),
+        (
+            "train_file: a.csv, validation_file: b.csv, kind: mlm",
+            "kind: input should be 'classification', 'regression', 'multilabel', 'tokens' or 'span' (found 'mlm').",
+        ),
+        (
             "task_type: Classification, data_format: PremiseOnly, n_class: 2, data: {train: a.tsv, dv: b.tsv}",
             "data lacks a file for dev.",
         ),

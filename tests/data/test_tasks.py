@@ -96,6 +96,7 @@ def test_the_peak_rate_of_a_task() -> None:
     rte, squad, pydocs = (TASKS[name] for name in ("rte", "squad", "pydocs"))
     assert [rte.peak_rate(profile, 384, 200) for profile in ("tuned", "paper", "code")] == [1e-4, 2e-5, 2e-5]
     assert rte.peak_rate("tuned", 1024, 50_000) == 2e-5
+    assert [rte.peak_rate(profile, 384, 200, 0.7) for profile in ("tuned", "paper")] == [2e-4, 2e-5]
     assert [squad.peak_rate(profile, 768, 11_000) for profile in ("tuned", "paper")] == [3e-5, 3e-5]
     assert {pydocs.peak_rate(profile, width, 9) for profile in ("tuned", "paper") for width in (64, 768)} == {1e-4}
 

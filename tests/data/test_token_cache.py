@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -267,3 +268,19 @@ def test_reading_counts_as_use(tokenizer: Any) -> None:
     os.utime(stream.path / "entry.json", (1, 1))
     tokenize(corpus_of(LINES), tokenizer)
     assert clean_cache(older_than_days=1) == 0
+
+
+def test_entries_that_another_process_removes_meanwhile(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = token_cache._folders
+
+    def removed(hidden: bool) -> list[Path]:
+        found = original(hidden)
+        for path in found:
+            shutil.rmtree(path)
+        return found
+
+    for look in (list_cache_entries, clean_cache):
+        (tokenize(corpus_of(LINES), tokenizer).path.parent / ".x.tmp").mkdir(exist_ok=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(token_cache, "_folders", removed)
+            assert not look()

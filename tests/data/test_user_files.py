@@ -6,10 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
+import pandas as pd
 import pytest
 
+from winning_tickets.data.examples import is_missing
 from winning_tickets.data.records import Split
+from winning_tickets.data.rows import rows_of
 from winning_tickets.data.user_files import load_files
+from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError
 
 CSV = 'text,label\n"Good, really ""good""\nand long",yes\nBad,no\n'
@@ -273,3 +279,71 @@ def test_an_id_as_label_gets_a_remark(tmp_path: Path) -> None:
 def test_the_same_texts_in_both_files_get_a_remark(tmp_path: Path) -> None:
     (remark,) = both(tmp_path, "a.csv", "text,label\na,x\nb,y\n").remarks
     assert "same texts as the training file" in remark
+
+
+def test_cells_without_a_value_are_no_class(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": ["a", "b", "c"], "label": ["x", float("nan"), "y"]})
+    whole = pd.DataFrame({"text": ["a", "b", "c"], "label": pd.array([0, None, 1], dtype="Int64")})
+    for data, classes in ((frame, ("x", "y")), (whole, ("0", "1"))):
+        with memory.given("memory:rows-1", rows_of(data, "train")) as name:
+            with pytest.raises(ContentError, match="train, row 1: column 'label' must be a class or a number, found"):
+                load_files(name, name, None)
+            found = load_files(name, name, None, drop_unlabelled=True)
+        assert (found.task.labels, found.train.labels) == (classes, [0, 1])
+        assert found.unlabelled == {"train": 1, "validation": 1}
+    for missing in (float("nan"), pd.NA, pd.NaT):
+        assert is_missing(missing)
+    with pytest.raises(ContentError, match=r"a.jsonl, line 2: column 'label' must be a class or a number, found nan"):
+        both(tmp_path, "a.jsonl", jsonl({"text": "a", "label": 1}, {"text": "b", "label": float("nan")}))
+
+
+@pytest.mark.parametrize("form", [None, "numpy", "torch", "pandas"])
+def test_the_format_of_a_data_set_changes_no_label(form: str | None) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    found = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features).with_format(form)
+    assert [row for _, row in rows_of(found, "train")] == [{"text": "a", "label": "yes"}, {"text": "b", "label": "no"}]
+    plain = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}).with_format(form)
+    assert [str(row["label"]) for _, row in rows_of(plain, "train")] == ["1", "0"]
+
+
+def test_rows_that_cannot_be_told(tmp_path: Path) -> None:
+    splits = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a"]})})
+    with pytest.raises(UsageError, match="train is a DatasetDict of splits; give a file, a Dataset"):
+        rows_of(splits, "train")
+    twice = pd.DataFrame([["a", 1, 0]], columns=["text", "label", "label"])
+    with pytest.raises(UsageError, match="train has several columns of the name label; rename or drop all but one"):
+        rows_of(twice, "train")
+    with pytest.raises(UsageError, match="train is a Series; give a file"):
+        rows_of(pd.Series(["a", "b"]), "train")
+
+
+@pytest.mark.parametrize("kind", ["mlm", "clm", "tagging"])
+def test_kinds_that_files_cannot_have(tmp_path: Path, kind: str) -> None:
+    message = f"Unknown kind '{kind}'.*Known: classification, multilabel, regression, span, tokens"
+    with pytest.raises(UsageError, match=message):
+        both(tmp_path, "a.csv", CSV, kind=kind)
+
+
+def test_a_cell_of_csv_may_be_very_long(tmp_path: Path) -> None:
+    long = "word " * 40_000
+    assert both(tmp_path, "a.csv", f"text,label\n{long},x\nb,y\n").train.texts == ([long, "b"],)
+
+
+def test_columns_may_be_arrays() -> None:
+    expected = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
+    for make in (np.array, pd.Series, list):
+        rows = rows_of({"text": make(["a", "b"]), "label": make([1, 0])}, "train")
+        assert [row for _, row in rows] == expected
+    frames = {name: pd.DataFrame(expected) for name in ("train", "validation")}
+    with pytest.raises(UsageError, match="train is a dict of splits"):
+        rows_of(frames, "train")
+
+
+@pytest.mark.parametrize("kind", [None, "tokens"])
+def test_half_a_surrogate_pair_is_no_text(kind: Any) -> None:
+    cell, label = ("a \ud800", "x") if kind is None else (["a", "\ud800"], ["x", "y"])
+    with (
+        memory.given("memory:rows-1", rows_of([{"text": cell, "label": label}], "train")) as name,
+        pytest.raises(ContentError, match=r"train, row 0: column 'text' must be a .*, found .*\\ud800"),
+    ):
+        load_files(name, name, ("text",), kind=kind)

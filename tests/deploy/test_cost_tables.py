@@ -101,3 +101,9 @@ def test_a_whole_structure_is_timed_next_to_the_dense_model(bert, monkeypatch):
 
 def test_sizes_of_an_ffn_are_multiples_of_32_where_there_are_enough():
     assert [costs._neuron_step(neurons) for neurons in (1536, 3072, 1152, 64, 8)] == [128, 256, 96, 5, 1]
+
+
+@pytest.mark.parametrize("content", [b'{"counted": ', b"\xff", b"[]"])
+def test_a_damaged_table_is_measured_again(tmp_path, content):
+    (tmp_path / "table.json").write_bytes(content)
+    assert costs._cached(tmp_path / "table.json") is None

@@ -126,6 +126,17 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path, runtime, noth
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "t"]
 
 
+def test_the_reason_why_a_model_cannot_be_written_is_told(tmp_path, runtime, magnitude, monkeypatch):
+    def fail(*_, **__):
+        raise torch.onnx.errors.OnnxExporterError("Failed to export.\nNext steps:") from ValueError("no such operator")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(
+        ContentError, match=r"could not write this model as ONNX \(no such operator\); use --format mask"
+    ):
+        export(magnitude("bert")[1], "onnx", tmp_path / "e")
+
+
 def test_the_extra_is_asked_for_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "NEEDED", ("json", "no_such_runtime"))
     with pytest.raises(UsageError, match=r"needs no_such_runtime: pip install '.*\[onnx\]'"):

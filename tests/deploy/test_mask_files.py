@@ -296,6 +296,15 @@ def test_pruned_heads_are_no_masks(tmp_path, bert, ticket):
         export(tmp_path / "t", "mask-pt", tmp_path / "out")
 
 
+def test_a_model_with_code_of_its_own_has_no_known_names(tmp_path, ticket):
+    base = ticket.base.model_copy(update={"model_type": "my_bert"})
+    Ticket(ticket.masks, ticket.info.model_copy(update={"applies_to": base})).save_pretrained(tmp_path / "t")
+    with pytest.raises(
+        UsageError, match=r"a model with code of its own \(my_bert\), whose names .* use --format masked"
+    ):
+        export(tmp_path / "t", "mask-pt", tmp_path / "out")
+
+
 def test_the_command_line(tmp_path, bert, ticket, tickets):
     file = saved(tmp_path / "mask.pt", bert_tickets(ticket))
     words = ["import-mask", file, "--base", bert, "--out", tmp_path / "out"]

@@ -195,6 +195,8 @@ def test_what_cannot_be_measured(tmp_path):
     model = str(make_model(tmp_path / "m", "roberta"))
     for fields, message in (
         ({"batches": (1, 0)}, "--batch 1,0 is impossible; give whole numbers of at least 1"),
+        ({"batches": (1.5,)}, "--batch 1.5 is impossible; give whole numbers"),
+        ({"batches": 8}, "--batch 8, which is no list, is impossible; give whole numbers"),
         ({"lengths": ()}, "--length  is impossible"),
         ({"repeats": 0}, "--repeats 0 is impossible"),
         ({"threads": 0}, "--threads 0 is impossible; give at least 1"),
@@ -206,6 +208,14 @@ def test_what_cannot_be_measured(tmp_path):
             measure(model, **{"batches": (1,), "lengths": (4,), "runtime": QUIET, **fields})
     with pytest.raises(UsageError, match="There is no model folder .*nowhere"):
         measure(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("option", [{"base": "bert"}, {"revision": "main"}, {"layers": 1}, {"seed": 0}])
+def test_options_that_change_nothing_of_an_onnx_export_are_refused(tmp_path, option):
+    (tmp_path / "model.onnx").touch()
+    ((name, value),) = option.items()
+    with pytest.raises(UsageError, match=f"--{name} {value} cannot be used with .*, an ONNX export; leave it out"):
+        measure(str(tmp_path), (1,), (4,), runtime=QUIET, **option)
 
 
 def test_the_command_line(tmp_path, ticket, capsys, monkeypatch):

@@ -167,9 +167,12 @@ def test_a_card_that_somebody_edited_stays(online, made, tmp_path):
 
 def test_results_of_another_ticket_are_refused(online, made, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(made["kept"] | {"ticket_id": "another"}))
+    (tmp_path / "dense.json").write_text(json.dumps(made["kept"] | {"ticket_id": None}))
     (tmp_path / "none.json").write_text("{}")
     with pytest.raises(ContentError, match="has results of the ticket another, and this is"):
         push(made["folder"] / "ticket", "me/ticket", results=[tmp_path / "other.json"])
+    with pytest.raises(ContentError, match="has results of a dense model, and this is"):
+        push(made["folder"] / "ticket", "me/ticket", results=[tmp_path / "dense.json"])
     with pytest.raises(ContentError, match=r"none\.json has no scores"):
         push(made["folder"] / "ticket", "me/ticket", results=[tmp_path / "none.json"])
     assert online.repos == {}

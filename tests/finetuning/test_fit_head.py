@@ -25,13 +25,14 @@ from winning_tickets import (
     fit_head,
     search,
 )
+from winning_tickets.cli import show
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.token_cache import tokenize
 from winning_tickets.finetuning.fit_head import start_from_unigrams
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.runs.directory import read_log
-from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.training.trainer import StepLog
 
@@ -214,6 +215,22 @@ def test_measurements_on_the_way_change_nothing(tmp_path, corpus):
     assert measured["final"] == plain["final"]
     expected = weights_of(tmp_path / "plain")
     assert all(torch.equal(value, expected[name]) for name, value in weights_of(tmp_path / "measured").items())
+
+
+@pytest.mark.parametrize("eval_steps", [None, 1])
+def test_outputs_that_are_not_finite_are_an_error(tmp_path, corpus, eval_steps):
+    base = make_model(tmp_path / "base", head="none")
+    diverging = settings(base, corpus, steps=2, learning_rate=1e38, eval_steps=eval_steps)
+    with pytest.raises((TrainingError, ContentError), match="not finite.* lower --learning-rate"):
+        fit_head(diverging, tmp_path / "out", QUIET)
+
+
+def test_a_perplexity_that_is_too_large_for_a_number_is_null(tmp_path, corpus):
+    base = make_model(tmp_path / "base", head="none")
+    found = fit_head(settings(base, corpus, steps=2, learning_rate=1e6, eval_steps=1), tmp_path / "out", QUIET)
+    assert found["final"]["mlm_loss"] > 1000
+    assert found["final"]["perplexity"] is None
+    assert ", perplexity too large for a number, accuracy " in show.fitted_head(found | {"out": "out"})
 
 
 def test_the_head_starts_from_the_frequencies_of_the_corpus(tmp_path, corpus):

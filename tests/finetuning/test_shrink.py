@@ -18,7 +18,7 @@ from winning_tickets.finetuning.shrink_source import example_batches
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.directory import RESULT, read_log
-from winning_tickets.runs.errors import Interrupted, UsageError
+from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError
 
 QUIET = Runtime(quiet=True, device="cpu")
 MODULE = import_module("winning_tickets.finetuning.shrink")
@@ -170,6 +170,33 @@ def test_weights_that_a_repeated_evaluation_had_replaced_are_not_reported(world,
     losses = iter([2.0, 9.0, 9.0])  # of the checkpoint again, and of two steps that go worse
     recovery = shrink(config, tmp_path / "out", often)["models"][0]["recovery"]
     assert (recovery["best_step"], recovery["after"]) == (2, {"sum": 2.0})
+
+
+def test_a_repeated_evaluation_does_not_shorten_the_patience(world, tmp_path, monkeypatch):
+    losses = iter([4.0, 3.0, 2.0, 1.0])
+    monkeypatch.setattr(RECOVERY, "held_out_losses", lambda *_: {"sum": next(losses)})
+    original = RECOVERY._Recovery.on_step_end
+
+    def stop(self, trainer):
+        original(self, trainer)
+        if trainer.step == 3:
+            raise StoppedError
+
+    monkeypatch.setattr(RECOVERY._Recovery, "on_step_end", stop)
+    config = settings(world, steps=50, eval_steps=1, patience=2)
+    often = Runtime(quiet=True, device="cpu", checkpoint_steps=1)
+    with pytest.raises(StoppedError):
+        shrink(config, tmp_path / "out", often)
+    monkeypatch.setattr(RECOVERY._Recovery, "on_step_end", original)
+    losses = iter([2.0, 9.0, 9.0, 9.0, 9.0, 9.0])  # of the checkpoint again, then of steps that go worse
+    recovery = shrink(config, tmp_path / "out", often)["models"][0]["recovery"]
+    assert (recovery["steps"], recovery["best_step"]) == (4, 2)
+
+
+def test_a_loss_on_held_out_text_that_is_not_finite_is_an_error(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(RECOVERY, "held_out_losses", lambda *_: {"sum": float("nan")})
+    with pytest.raises(TrainingError, match="losses on held-out text are not finite; lower --learning-rate"):
+        shrink(settings(world), tmp_path / "out", QUIET)
 
 
 def test_a_stop_by_a_signal_is_an_interruption(world, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,9 +19,10 @@ from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, searc
 from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.finetuning.evaluation import evaluate_dev_splits
-from winning_tickets.finetuning.seeds import claim_seed, run_seeds
+from winning_tickets.finetuning.seeds import claim_seed, run_facts, run_seeds
 from winning_tickets.finetuning.setup import load_base, prepare_transfer
 from winning_tickets.models.architectures import ARCHITECTURES, present_in, prunable_views, split_name
+from winning_tickets.models.loading import load_plm
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import ContentError, Interrupted, TrainingError, UsageError
@@ -216,6 +218,19 @@ def test_a_checkpoint_is_on_the_disk_before_the_one_before_it_goes(tmp_path, con
     assert seen == [*once, *once, "gone checkpoint-4"]
 
 
+def test_seeds_of_two_precisions_make_a_summary_of_both():
+    def told(*seeds):
+        results = [{"seed": number} | facts for number, facts in enumerate(seeds)]
+        facts = run_facts(results, [], SimpleNamespace(model="m"), "hash")
+        return facts.get("precision"), facts.get("compiled")
+
+    bf16, both = {"precision": "bf16"}, {"precision": "bf16 and float32", "compiled": True}
+    assert told({}, {}) == told() == (None, None)
+    assert told(bf16, bf16) == ("bf16", None)
+    assert told({}, bf16) == ("bf16 and float32", None)
+    assert told(bf16, both) == ("bf16 and float32", True)
+
+
 def signal_at(monkeypatch, number, step):
     original = transfer_module.Evaluations.on_step_end
 
@@ -264,6 +279,19 @@ def test_a_signal_in_the_last_step_of_a_seed_keeps_the_next_from_starting(tmp_pa
     assert not (tmp_path / "run" / "seed-1" / "metrics.jsonl").exists()
     undo()
     assert transfer(config, tmp_path / "run", QUIET)["seeds"] == [0, 1]
+
+
+def test_a_signal_during_an_evaluation_that_fails_keeps_the_next_seed_from_starting(tmp_path, config, monkeypatch):
+    def fail(self, trainer):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise TrainingError("The model's outputs are not finite.")
+
+    monkeypatch.setattr(transfer_module.Evaluations, "on_step_end", fail)
+    with pytest.raises(Interrupted, match=AT_THE_END.replace("NAME", "SIGINT")):
+        transfer(config.model_copy(update={"seeds": (0, 1)}), tmp_path / "run", QUIET)
+    assert "outputs are not finite" in (tmp_path / "run" / "seed-0" / "error.json").read_text()
+    assert not (tmp_path / "run" / "seed-1" / "metrics.jsonl").exists()
+    assert not distributed.kept()  # the signal is not raised twice
 
 
 def test_a_finished_transfer_and_finished_seeds_are_not_done_again(tmp_path, config, whole, monkeypatch):
@@ -342,6 +370,13 @@ def test_when_all_seeds_fail_there_is_no_number(tmp_path, config, monkeypatch):
     assert summary["metrics"] == {
         "accuracy": {kind: {"mean": None, "std": None, "values": []} for kind in ("final", "best")}
     }
+
+
+def test_a_ticket_takes_a_higher_rate_than_its_model(ticket_path, ticket, bert):
+    targets = (bert, str(ticket_path))
+    settings = [TransferConfig(target=one, task="sst2", steps=100_000) for one in targets]  # far from the highest rate
+    dense, sparse = (prepare_transfer(one, QUIET).learning_rate for one in settings)
+    assert sparse == pytest.approx(dense * (1 + min(1.0, ticket.sparsity / 0.6)))
 
 
 def test_constant_predictions_are_degenerate(tmp_path, bert):
@@ -468,6 +503,10 @@ def test_roberta_reads_less_than_its_position_table(tmp_path):
     (model / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 10**9}))
     with pytest.raises(UsageError, match="--max-length 514 is impossible; .* reads 3 to 513"):
         prepare_transfer(TransferConfig(target=str(model), task="sst2", max_length=514), QUIET)
+    assert load_plm(str(model)).tokenizer.model_max_length == 10**9
+    del settings["model_max_length"]  # many tokenizers state no maximum
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load_plm(str(model)).tokenizer.model_max_length == 513
 
 
 def test_other_weights_and_foreign_directories(tmp_path, config):

@@ -80,6 +80,18 @@ def test_a_saved_model_predicts_the_same_with_fewer_rows(tmp_path, kind):
     assert stored["vocab_size"] == len(kept)
 
 
+def test_pieces_without_an_unknown_token(tmp_path):
+    plm = load_plm(str(make_model(tmp_path / "model", "bert", "none")))
+    made = Tokenizer(models.Unigram([("<pad>", 0.0), ("a", -3.0), ("b", -3.0), ("ab", -1.0), ("ba", -1.0)]))
+    plm.tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>")
+    plm.model.resize_token_embeddings(len(plm.tokenizer))
+    trim_(plm, tokens_to_keep(plm.tokenizer, used(plm.tokenizer, ["ab"])))
+    assert (plm.tokenizer.get_vocab(), plm.tokenizer("abba")["input_ids"]) == (
+        {"<pad>": 0, "a": 1, "b": 2, "ab": 3},
+        [3, 2, 1],
+    )
+
+
 def test_padding_that_counts_positions_keeps_its_number(tmp_path):
     plm = load_plm(str(make_model(tmp_path / "model", "roberta", "none")))
     kept = tokens_to_keep(plm.tokenizer, used(plm.tokenizer))

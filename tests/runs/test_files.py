@@ -126,6 +126,25 @@ def test_another_run_is_refused_untouched_and_replaced_only_by_force(tmp_path):
     assert not (out / "result.json").exists()
 
 
+def test_a_folder_that_force_emptied_half_way_may_be_forced_again(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    claim(out).finish({"loss": 1.0})
+    remove, entries = Path.unlink, Path.iterdir
+
+    def kill_after(self, *arguments, **options):
+        remove(self, *arguments, **options)
+        if self.name in ("config.json", "result.json"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", kill_after)
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(entries(self))))  # the marker comes first
+    for _ in range(2):  # each attempt is killed after one file
+        with pytest.raises(KeyboardInterrupt):
+            claim(out, "id-2", force=True)
+    monkeypatch.undo()
+    assert claim(out, "id-2").status == "new"
+
+
 def test_the_settings_that_differ_from_another_run_are_named(tmp_path):
     def start(run_id, **config):
         RunDirectory.claim(tmp_path, "search", run_id, config)

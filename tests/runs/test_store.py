@@ -195,6 +195,7 @@ def test_the_record_of_a_done_run(store):
     assert record.error is None
     assert record.labels == {"stage": "transfer", "study": "figure-3"}
     assert 0 < record.seconds < 60
+    assert record.resumed is False
     assert record.peak_memory > 1_000_000
     assert record.versions["python"]
     assert record.machine["cores"] >= 1

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from samples.study_samples import little, planned
 from winning_tickets.cli import app
-from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, SuperConfig, TransferConfig
+from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, Smart, SuperConfig, TransferConfig
 from winning_tickets.config.objective import TEACHER_NAMES, TERM_NAMES
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.store.index import Record
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.costs import Estimator, _counted, cost_of, size_of
 from winning_tickets.studies.load import load_study
@@ -152,6 +153,47 @@ def test_super_tickets_and_sharing_cost_their_trainings():
     assert one.tokens / 2 < shared.tokens < 3 * one.tokens
 
 
+def test_a_teacher_reads_every_batch():
+    alone, taught = (
+        cost_of(TransferConfig(target="m", task="mnli", steps=1000, eval_steps=1000, teacher=teacher), BASE)
+        for teacher in (None, "t")
+    )
+    assert taught.tokens == pytest.approx(alone.tokens * 4 / 3, rel=0.2)
+    assert taught.tokens > 1.1 * alone.tokens
+
+
+def test_trainings_on_single_tasks_have_the_settings_of_their_sharing():
+    fields = {"tasks": ("rte", "mrpc"), "model": "m", "level": {"rte": 20, "mrpc": 20}}
+
+    def of_single_tasks(**further):
+        found, shared = (
+            cost_of(ShareConfig(**fields | further | more), MINILM) for more in ({"tickets": "auto"}, {"level": None})
+        )
+        return found.tokens - shared.tokens
+
+    whole = of_single_tasks()
+    assert of_single_tasks(train_size="100") < whole / 5
+    assert of_single_tasks(max_length=32) < 0.7 * whole
+    assert of_single_tasks(smart=Smart(steps=1)) > 2 * whole
+
+
+def test_smart_makes_the_steps_of_a_sharing_longer():
+    plain, smart = (cost_of(ShareConfig(tasks=("rte",), model="m", smart=one), BASE) for one in (None, Smart(steps=1)))
+    assert smart.steps == plain.steps
+    assert smart.tokens > 2 * plain.tokens
+
+
+def test_recovered_super_tickets_cost_their_recoveries():
+    fine_tuning = TransferConfig(target="m", task="rte", steps=10, seeds=(3, 4))
+    plain, recovered = (
+        cost_of(SuperConfig(fine_tuning=fine_tuning, level=(10, 20), recover=steps), MINILM) for steps in (0, 50)
+    )
+    tickets = 2 * (1 + 2 + 1)  # random ones differ by seed
+    assert recovered.steps - plain.steps == 50 * tickets
+    assert recovered.trainings - plain.trainings == tickets
+    assert recovered.tokens - plain.tokens == pytest.approx(50 * 2048 * tickets * 4 / 3)
+
+
 def test_an_evaluation_reads_without_training():
     kd = cost_of(EvaluateConfig(target="m", objectives=("kd",), max_tokens=9_000), BASE)
     mlm = cost_of(EvaluateConfig(target="m", objectives=("mlm",), max_tokens=9_000), BASE)
@@ -184,11 +226,15 @@ def test_seconds_are_those_of_similar_runs_for_each_token(tmp_path):
     short, long = plan.runs
     store.describe(short, "transfer", plan.runs[short].config)
     RunDirectory.claim(store.folder(short), "transfer", short, {}).finish({"verb": "transfer"})
-    record = SimpleNamespace(verb="transfer", status="done", seconds=50.0, config=plan.runs[short].config)
+    fields = {"verb": "transfer", "status": "done", "config": plan.runs[short].config}
+    record = Record(short, **fields, seconds=50.0, resumed=False)
     estimate = Estimator(plan, {short: record}).estimate([long], 1)
     assert estimate["measured_runs"] == 1
     assert estimate["seconds"] == pytest.approx(500, rel=0.15)  # and its evaluations
     assert Estimator(plan, {short: record}).estimate([long], 2)["seconds"] == estimate["seconds"] / 2
+    # The last attempt of a run says nothing of the time that the whole run takes.
+    resumed = Estimator(plan, {short: Record(short, **fields, seconds=0.1, resumed=True)}).estimate([long], 1)
+    assert resumed == Estimator(plan, {}).estimate([long], 1)
 
 
 @pytest.fixture

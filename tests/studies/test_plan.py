@@ -243,7 +243,7 @@ def test_ids_are_frozen():
     assert set(plan.stage_runs("search")) == GOLDEN
     assert plan.stage_runs("evaluate")[0] == "evaluate-kd-fb968806d7fb"
     assert plan.stage_runs("compare") == ["compare-980b0aabc5a7"]
-    assert plan.stage_runs("transfer")[0] == "transfer-rte-s0-d03e8d62df94"
+    assert plan.stage_runs("transfer")[0] == "transfer-rte-s0-8a17d7ad816c"
 
 
 def test_equal_runs_of_several_stages_and_studies_are_one():

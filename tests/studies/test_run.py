@@ -293,6 +293,7 @@ def test_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
     (tmp_path / "glue").mkdir()
     (tmp_path / "pydocs").mkdir()
     config = {"data_dir": "./glue", "corpus": "pydocs", "model": "org/name", "paths": ["../x", "@a/b"], "n": 1}
+    config |= {"pairs_file": "~nobody-has-this-name/pairs.csv", "options": {"labels": [f"./{'x' * 300}"]}}
     assert absolute_paths(config) == config | {"data_dir": str(tmp_path / "glue")}
 
 

@@ -1,5 +1,6 @@
 """Masks of a method of one's own: exact checks, partial masks, and the method's name in tables."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM
@@ -156,3 +157,24 @@ def test_held_ends_with_its_block(model):
         assert torch.equal(weight == 0, ~ticket.masks[QUERY])
     step()
     assert (weight != 0).all()
+
+
+@pytest.mark.parametrize("value", [np.int64(3), torch.tensor(1), object()])
+def test_settings_that_cannot_be_stored_are_refused(value, model):
+    message = f"The setting k is a {type(value).__name__}, which a ticket cannot store; give numbers, texts, lists"
+    with pytest.raises(UsageError, match=message):
+        wt.Ticket.from_masks({QUERY: mask_of(model)}, model, settings={"k": value})
+
+
+@pytest.mark.parametrize(("tasks", "shown"), [("rte", "rte"), (["rte", "cola"], "rte, cola"), (3, "3"), (None, None)])
+def test_settings_named_like_those_of_the_library(tasks, shown, model, tmp_path):
+    wt.Ticket.from_masks({QUERY: mask_of(model)}, model, settings={"tasks": tasks}).save_pretrained(tmp_path)
+    assert wt.Ticket.from_pretrained(tmp_path).info.config == {"tasks": tasks}
+    assert (f"| corpus or task | {shown} |" in (tmp_path / "README.md").read_text()) == (shown is not None)
+
+
+def test_a_model_in_place_of_a_ticket(model):
+    with pytest.raises(UsageError, match="Found a BertForMaskedLM in place of a ticket; give a Ticket, its folder or"):
+        wt.compare(model, model)
+    with pytest.raises(UsageError, match="Found a dict in place of a ticket"):
+        wt.hold(model, {})

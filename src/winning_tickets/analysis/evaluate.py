@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     Raises:
         UsageError: unknown objective, missing corpus or task, no MLM head, no attention maps, no room for two segments
             in a batch of the contrastive loss.
-        ContentError: a damaged ticket, one for other weights, an unusable corpus.
+        ContentError: a damaged ticket, one for other weights, an unusable corpus, a loss that is not finite.
     """
     runtime = runtime or Runtime()
     check_evaluate(config)
@@ -115,6 +115,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
             result |= similarity(config, plm, device, runtime)
         if config.harness_tasks:
             result |= run_tasks(config, plm)
+    _check_finite(result, config.target)
     ticket = target.ticket
     result |= {
         "target": config.target,
@@ -134,6 +135,16 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         "versions": versions(),
     }
     return result | remote_code_facts()
+
+
+def _check_finite(result: Mapping[str, Any], target: str) -> None:
+    """Refuse a measurement that is not finite."""
+    for name, value in result.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ContentError(
+                f"The {name} of {target} is {value}, as the outputs of the model are not finite: its weights are too "
+                "large or damaged. If you trained it, do so again with a lower --learning-rate."
+            )
 
 
 def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
@@ -285,8 +296,8 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
     windows = Windows(tokens, length, stride, max(length, config.batch_tokens))
     found = average_terms(plm, None, windows, ["clm"], device, runtime)
     return {
-        "perplexity": _exponential(found["clm_loss"]),
-        "word_perplexity": _exponential(found["clm_loss"] / share) if share else None,
+        "perplexity": exponential(found["clm_loss"]),
+        "word_perplexity": exponential(found["clm_loss"] / share) if share else None,
         "perplexity_tokens": found["tokens"],
         "max_length": length,
         "stride": stride,
@@ -295,7 +306,7 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
     }
 
 
-def _exponential(loss: float) -> float | None:
+def exponential(loss: float) -> float | None:
     """Return the perplexity of a loss; None if it is too large for a number, as of long words without spaces."""
     try:
         return math.exp(loss)

@@ -12,7 +12,7 @@ from winning_tickets.analysis.report.result import resulting
 from winning_tickets.analysis.results import Runs, RunScore, Score
 from winning_tickets.analysis.statistics import non_inferior
 from winning_tickets.runs.errors import ContentError
-from winning_tickets.runs.statistics import deviation
+from winning_tickets.runs.statistics import TIE, deviation
 
 VARIED = ("learning_rate", "batch_size", "steps")
 """The fields that make up a setting; runs that differ in other fields cannot be compared."""
@@ -156,7 +156,7 @@ def _difference(own: Mapping[int, RunScore], dense: Mapping[int, RunScore]) -> d
     return {
         "difference": statistics.fmean(differences),
         "interval": interval,
-        "wins": sum(value > 0 for value in differences),
-        "losses": sum(value < 0 for value in differences),
+        "wins": sum(value > TIE for value in differences),
+        "losses": sum(value < -TIE for value in differences),
         "n": len(differences),
     }

@@ -5,6 +5,7 @@ Keyword arguments become fields. Objects in memory get names that are made from 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,12 +26,13 @@ from winning_tickets.config import (
 )
 from winning_tickets.config.settings import AnySettings
 from winning_tickets.data.corpora import CorpusText
+from winning_tickets.data.examples import is_text
 from winning_tickets.data.readers import fingerprint, split_lines
 from winning_tickets.data.rows import rows_of
 from winning_tickets.data.tasks import MLM
 from winning_tickets.runs import distributed, memory
 from winning_tickets.runs.directory import trusting
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, shown
 
 ROWS = ("train_file", "validation_file", "pairs_file")
 """Fields that take rows: a `Dataset`, a DataFrame, a list of dicts, or a dict of columns."""
@@ -90,6 +92,7 @@ def called(
                 }
                 values[inline] = part.of(**names.settings(part, inner))
             config = kind.of(**names.settings(kind, values))
+        names.check_tokenizer()
         where = temporary / "run" if out is None else Path(out)
         yield Call(config, where, runtime or Runtime(), lasting=out is not None)
 
@@ -104,6 +107,7 @@ def named(*values: Any, tokenizer: Any = None, trust_remote_code: bool = False) 
         for value in found:
             if not isinstance(value, str | None):
                 raise UsageError(f"Found a {type(value).__name__}; give a name, a folder, a model or a Ticket.")
+        names.check_tokenizer()
         yield found
 
 
@@ -123,6 +127,15 @@ class Names:
     stack: ExitStack
     tokenizer: Any = None  # the tokenizer of models in memory
     cache: Path | None = None  # folder of the token cache; None takes the usual folder
+    models: list[str] = dataclasses.field(default_factory=list)  # names of the models in memory so far
+
+    def check_tokenizer(self) -> None:
+        """Refuse a tokenizer without a model in memory, as a model that is loaded by its name has its own."""
+        if self.tokenizer is not None and not self.models:
+            raise UsageError(
+                "tokenizer= goes with a model in memory, and none was given; a model that is given by its name has its "
+                "own, so leave it out."
+            )
 
     def settings(self, kind: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of fields with names in place of objects."""
@@ -162,7 +175,8 @@ class Names:
             return self._name(IN_MEMORY + value.id, value)
         if isinstance(value, nn.Module):
             model = GivenModel.of(value, self.tokenizer)
-            return self._name(model.name, model)
+            self.models.append(self._name(model.name, model))
+            return self.models[-1]
         return value  # the settings refuse it
 
     def _of_rows(self, field: str, value: Any) -> Any:
@@ -212,6 +226,8 @@ class _Lines:
         for number, text in enumerate(_texts(self._texts)):
             if not isinstance(text, str):
                 raise UsageError(f"Text {number} of corpus is a {type(text).__name__}; a corpus is a list of str.")
+            if not is_text(text):
+                raise UsageError(f"Text {number} of corpus has half of a surrogate pair, no character: {shown(text)}.")
             yield from split_lines(text)
 
 

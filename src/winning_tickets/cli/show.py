@@ -30,13 +30,20 @@ def search(result: dict[str, Any], tickets: list[str]) -> str:
 def fitted_head(result: dict[str, Any]) -> str:
     """Show the quality of the head before and after the fit."""
     lines = [
-        f"  {name}: MLM loss {quality['mlm_loss']:.4f}, perplexity {quality['perplexity']:.1f}, "
+        f"  {name}: MLM loss {quality['mlm_loss']:.4f}, perplexity {_perplexity(quality['perplexity'])}, "
         f"accuracy {quality['mlm_accuracy']:.1%}"
         for name, quality in (("untrained", result["start"]), ("fitted", result["final"]))
     ]
     if result["final"]["mlm_loss"] > 0.99 * result["start"]["mlm_loss"]:
         lines.append("Warning: the head is hardly better than an untrained one; give more --steps.")
     return "\n".join([f"{result['out']}: {result['model']} with an MLM head after {result['steps']} steps", *lines])
+
+
+def _perplexity(value: float | None) -> str:
+    return _TOO_LARGE if value is None else f"{value:.1f}"
+
+
+_TOO_LARGE = "too large for a number"
 
 
 def evaluation(result: dict[str, Any]) -> str:
@@ -50,7 +57,7 @@ def evaluation(result: dict[str, Any]) -> str:
     lines += [f"  {key}: {result[key]:.4f}" for key in keys if result[key] is not None]
     if "perplexity_tokens" in result:
         infinite = (key for key in ("perplexity", "word_perplexity") if result[key] is None)
-        lines += [f"  {key}: too large for a number" for key in infinite]
+        lines += [f"  {key}: {_TOO_LARGE}" for key in infinite]
     for task, scores in result.get("tasks", {}).items():
         shown = (f"{key} {value:.4f}" for key, value in scores.items() if "stderr" not in key)
         lines.append(f"  {task}: {', '.join(shown)}, over {result['task_examples'].get(task, 0):,} examples")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -12,7 +12,7 @@ from winning_tickets.data import hub
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.readers import FORMATS, RunningFingerprint, fingerprint, read_lines, split_lines
 from winning_tickets.runs import memory
-from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.errors import ContentError, UsageError, listed, unknown
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -116,21 +116,21 @@ def _streamed_part(spec: str) -> HubPart | None:
 
 def _stream(spec: str, split: SplitName, data_dir: str | Path | None) -> CorpusText | None:
     """Return a data set of the hub or a folder of Parquet files as a stream; None for other corpora."""
-    named, path = _streamed_part(spec), Path(spec).expanduser()
+    named, folder = _streamed_part(spec), Path(spec).expanduser()
     files: list[str] = []
     if named is not None and data_dir is not None:
-        files = hub.find_files(Path(data_dir), named.config, ("train",)).get("train", [])
-    elif named is None and path.is_dir():
-        files = sorted(map(str, path.glob("*.parquet")))
+        folder = Path(data_dir)
+        files = hub.find_files(folder, named.config, ("train",)).get("train", [])
+    elif named is None and folder.is_dir():
+        files = sorted(map(str, folder.glob("*.parquet")))
     if named is None and not files:
         return None
-    # Without a validation split, some of the texts are held out for validation.
-    kinds = {file: _split_of(Path(file)) for file in files}
-    whole = "validation" in kinds.values()
+    # Without a validation split, some of the training texts are held out for validation.
+    kinds = {path: _split_of(path) for path in map(Path, files)}
+    whole = split == "test" or "validation" in kinds.values()
     if files:
-        wanted = (split,) if whole else (None, "train")
-        column = hub.TEXT if named is None else named.part
-        texts, identity = hub.stream_parquet([file for file in files if kinds[file] in wanted] or files, column)
+        chosen = _of_split(folder, kinds, split) if whole else _of_split(folder, kinds, "train", None)
+        texts, identity = hub.stream_parquet(list(map(str, chosen)), hub.TEXT if named is None else named.part)
     elif named is not None:
         where = (named.name, named.config, named.part, split, f"the corpus {spec}")
         texts, identity, whole = hub.stream_hub(*where)
@@ -154,10 +154,10 @@ class _LinesAnew:
     """The lines that are not blank, read again in each iteration."""
 
     def __init__(self, read: Callable[[], Iterable[str]], count: int = 0) -> None:
-        self._read, self._count = read, count
+        self.read, self._count = read, count
 
     def __iter__(self) -> Iterator[str]:
-        return _with_text(self._read())
+        return _with_text(self.read())
 
     def __len__(self) -> int:
         return self._count
@@ -167,6 +167,12 @@ def load_text(spec: str, split: SplitName, data_dir: str | Path | None = None) -
     """Return a corpus as one text: rows of the hub joined by two line feeds, as is usual; other lines by one."""
     if spec in HUB_CORPORA:
         return "\n\n".join(_hub_rows(spec, split, data_dir)())
+    given: CorpusText | None = memory.find(spec)
+    if given is not None:
+        assert isinstance(given.lines, _LinesAnew)
+        return "\n".join(given.lines.read())
+    if _streamed_part(spec) is not None:
+        raise UsageError(f"The corpus {spec} is a stream, and perplexity needs a whole text; give a file or a folder.")
     return "\n".join(_reader(spec, split, data_dir)())
 
 
@@ -256,10 +262,15 @@ def _files(folder: Path, split: SplitName) -> list[Path]:
     kinds = {path: _split_of(path) for path in files}
     if not any(kinds.values()):
         return files
-    chosen = [path for path, kind in kinds.items() if kind == split]
+    return _of_split(folder, kinds, split)
+
+
+def _of_split(folder: Path, kinds: Mapping[Path, str | None], split: SplitName, *others: None) -> list[Path]:
+    """Return the files of a split, and those of other kinds that count as such; refuse a folder without any."""
+    chosen = [path for path, kind in kinds.items() if kind in (split, *others)]
     if not chosen:
         words = " or ".join(sorted(_SPLIT_WORDS[split]))
-        found = ", ".join(path.name for path in files)
+        found = listed([path.name for path in kinds])
         raise UsageError(f"The folder {folder} has no {split} file (a name with {words} in it); found {found}.")
     return chosen
 

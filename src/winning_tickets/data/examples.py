@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from textwrap import shorten
 from typing import Any, Literal
@@ -15,6 +16,8 @@ LabelReader = Callable[[Any, str], Any]
 """Turns a cell into a label, or into None where the row has none; the second argument is the place, for messages."""
 SOFT = "softlabel"  # column of soft labels
 _UNLABELLED = (-1, "-1", "-")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_VALUE = ("NAType", "NaTType")  # types of pandas
 _LARGEST_SCORE = 5.0  # of STS-B
 _LISTED = 30  # classes that a message names
 
@@ -39,7 +42,7 @@ def build_split(
     read_soft: LabelReader | None = None,  # reads the column `SOFT`, which either all rows or none must have
 ) -> tuple[Split, int]:
     """Build a split from rows, and count the rows that have no label, which are left out."""
-    wanted, is_text = (*columns, label_column), _IS_TEXT[texts_are]
+    wanted, fits = (*columns, label_column), _IS_TEXT[texts_are]
     names = set(wanted)
     texts: tuple[list[Any], ...] = tuple([] for _ in columns)
     labels, soft, unlabeled = [], [], 0
@@ -52,7 +55,7 @@ def build_split(
             unlabeled += 1
             continue
         for name, column in zip(columns, texts, strict=True):
-            if not is_text(row[name]):
+            if not fits(row[name]):
                 kind = "a list of words" if texts_are == "words" else "a text"
                 raise ContentError(f"{where}: column {name!r} must be {kind}, found {shown(row[name])}.")
             column.append(row[name])
@@ -72,11 +75,23 @@ def build_split(
     return Split(texts, labels, soft or None), unlabeled
 
 
+def is_text(found: Any) -> bool:
+    """Return whether a value is a text that tokenizers take: half of a surrogate pair is no character."""
+    return isinstance(found, str) and _SURROGATE.search(found) is None
+
+
 _IS_TEXT: dict[str, Callable[[Any], bool]] = {
-    "any": lambda found: isinstance(found, str),
-    "not blank": lambda found: isinstance(found, str) and bool(found.strip()),
-    "words": lambda found: isinstance(found, list) and all(isinstance(one, str) and one.strip() for one in found),
+    "any": is_text,
+    "not blank": lambda found: is_text(found) and bool(found.strip()),
+    "words": lambda found: isinstance(found, list) and all(is_text(one) and one.strip() for one in found),
 }
+
+
+def is_missing(found: Any) -> bool:
+    """Return whether a cell has no value: None, blank text, or NaN, NaT or NA of pandas."""
+    if isinstance(found, str):
+        return not found.strip()
+    return found is None or type(found).__name__ in _NO_VALUE or (isinstance(found, float) and math.isnan(found))
 
 
 def as_number(found: Any) -> float | None:

@@ -85,8 +85,8 @@ Texts = Callable[[], Iterator[str]]
 def stream_hub(name: str, config: str | None, column: str, split: str, what: str) -> tuple[Texts, str, bool]:
     """Return the texts of a split of the hub, which are fetched as they are read, and the identity of the data.
 
-    The identity holds the name and the revision. The last value says whether there is a validation split; without one,
-    the texts are always those of `train`.
+    The identity holds the name and the revision. The last value says whether all texts are of the split; without a
+    validation split, those of `train` and `validation` are both the texts of `train`.
     """
     import datasets
 
@@ -100,10 +100,10 @@ def stream_hub(name: str, config: str | None, column: str, split: str, what: str
         splits = datasets.load_dataset(name, config, streaming=True, revision=revision)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UsageError(f"{what}: could not load {name}: {str(error).rstrip('.')}.") from error
-    whole = "validation" in splits
+    whole = split == "test" or "validation" in splits
     chosen = split if whole else "train"
     if chosen not in splits:
-        raise UsageError(f"{what}: {name} has no split 'train'; found {', '.join(splits)}.")
+        raise UsageError(f"{what}: {name} has no split {chosen!r}; found {', '.join(splits)}.")
     identity = " ".join(filter(None, (name, config, revision, column if column != TEXT else "")))
     return lambda: _in_turn(splits[chosen], column), identity, whole
 

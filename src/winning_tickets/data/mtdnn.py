@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
 
 _TEXTS = ("premise", "hypothesis")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _SUM_TOLERANCE = 1e-3  # largest difference from 1 of the sum of probabilities
 _SUFFIXES = (".tsv", ".jsonl", ".json")  # suffixes of data files, in the order in which they are looked for
 _HUB_NAMES = {"sst": "sst2"}  # MT-DNN's names of tasks that have other names on the hub
@@ -164,7 +162,7 @@ def _as_list(cell: Any) -> Any:
     if not isinstance(value, list | tuple):
         return cell
     # A literal may hold half of a surrogate pair, which is not a character.
-    broken = any(isinstance(item, str) and _SURROGATE.search(item) for item in value)
+    broken = any(isinstance(item, str) and not examples.is_text(item) for item in value)
     return cell if broken else list(value)
 
 

@@ -66,7 +66,9 @@ def split_lines(text: str) -> list[str]:
 
 def csv_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a CSV file with a header and quoting."""
-    reader = csv.reader(io.StringIO(read_utf8(path), newline=""), strict=True)
+    text = read_utf8(path)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may be as long as the file
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
 
     def numbered() -> Iterator[tuple[int, list[str]]]:
         first = 1  # first line of a row, which may span several

@@ -11,6 +11,8 @@ from winning_tickets.data.readers import fingerprint
 
 Kind = Literal["classification", "regression", "multilabel", "tokens", "span", "mlm", "clm"]
 """What is predicted: a class, a score, any number of classes, a class for each word, an answer in a text, or tokens."""
+LabeledKind = Literal["classification", "regression", "multilabel", "tokens", "span"]
+"""Kinds of tasks that files can define: those with labeled examples."""
 METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "macro_f1", "micro_f1", "matthews"),
     "regression": ("pearson", "spearman"),
@@ -60,10 +62,13 @@ class Task:
         """The peak learning rate of the task for every model: its own, or that of TAMT."""
         return self.paper_rate if self.learning_rate is None else self.learning_rate
 
-    def peak_rate(self, profile: Profile, width: int, steps: int) -> float:
-        """Return the peak learning rate for a model with this hidden size, where the user gives none."""
+    def peak_rate(self, profile: Profile, width: int, steps: int, sparsity: float = 0.0) -> float:
+        """Return the peak learning rate for a model with this hidden size, where the user gives none.
+
+        `sparsity` is that of a ticket of single weights, and 0 for any other model.
+        """
         if self.learning_rate is None and profile == "tuned":
-            return max(self.paper_rate, tuned_rate(width, steps))
+            return max(self.paper_rate, tuned_rate(width, steps, sparsity))
         return self.fixed_rate
 
     def may_lack(self, split: str) -> bool:

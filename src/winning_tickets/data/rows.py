@@ -16,15 +16,19 @@ def rows_of(data: Any, what: str) -> list[Row]:
         UsageError: neither a `Dataset`, a DataFrame, a list of dicts nor a dict of columns, or without rows.
     """
     rows: Any
-    if hasattr(data, "select_columns"):
+    if hasattr(data, "select_columns") and not isinstance(data, Mapping):
         rows = _named_classes(data)
-    elif hasattr(data, "to_dict"):
+    elif hasattr(data, "iloc") and hasattr(data, "columns"):
+        if not data.columns.is_unique:
+            names = ", ".join(dict.fromkeys(map(str, data.columns[data.columns.duplicated()])))
+            raise UsageError(f"{what} has several columns of the name {names}; rename or drop all but one.")
         rows = data.to_dict("records")
     elif isinstance(data, Mapping) and all(_is_column(column) for column in data.values()):
-        if len({len(column) for column in data.values()}) > 1:
-            lengths = ", ".join(f"{name} {len(column)}" for name, column in data.items())
+        columns = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in data.items()}
+        if len({len(column) for column in columns.values()}) > 1:
+            lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
             raise UsageError(f"The columns of {what} have different numbers of rows: {lengths}.")
-        rows = [dict(zip(data, cells, strict=True)) for cells in zip(*data.values(), strict=True)]
+        rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     else:
         rows = list(data) if isinstance(data, Iterable) and not isinstance(data, Mapping) else None
     if rows is None or not all(isinstance(row, Mapping) for row in rows):
@@ -38,11 +42,15 @@ def rows_of(data: Any, what: str) -> list[Row]:
 
 
 def _is_column(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+    """Return whether a value is a list, an array or a Series."""
+    is_array = hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0
+    return is_array or (isinstance(value, Sequence) and not isinstance(value, str))
 
 
 def _named_classes(data: Any) -> list[dict[str, Any]]:
     """Return the rows of a `Dataset` with the names of classes in place of their numbers; -1 becomes None."""
+    # A format such as that of torch would give tensors in place of labels and words.
+    data = data.with_format(None)
     # If each word has a class, the feature is a list of classes.
     features = {column: getattr(feature, "feature", feature) for column, feature in (data.features or {}).items()}
     names = {column: feature.names for column, feature in features.items() if hasattr(feature, "int2str")}

@@ -285,7 +285,7 @@ def _chunks(
     """Yield start, split and end of each sequence, which has the full or a drawn length, or ends with the section."""
     aim = content
     if random.random() < short_probability:
-        aim = int(random.integers(2, content + 1))
+        aim = int(random.integers(min(2, content), content + 1))
     begin = 0
     for end in range(1, len(paragraphs) + 1):
         start, stop = paragraphs[begin][0], paragraphs[end - 1][1]

@@ -13,7 +13,7 @@ from pydantic import ValidationError, field_validator
 
 from winning_tickets.config.settings import Settings, parse_yaml
 from winning_tickets.data.readers import read_utf8
-from winning_tickets.data.records import METRICS_OF, Distance, Kind, Task
+from winning_tickets.data.records import METRICS_OF, Distance, LabeledKind, Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import UsageError, shown, unknown
 
@@ -91,7 +91,7 @@ class FilesDefinition(CommonKeys):
     text_columns: tuple[str, ...] | None = None
     label_column: str = "label"
     metric: str | None = None
-    kind: Kind | None = None
+    kind: LabeledKind | None = None
     drop_unlabelled: bool = False
 
     @field_validator("text_columns", mode="before")
@@ -264,6 +264,8 @@ def _definition(name: str, fields: Any) -> tuple[Definition | None, list[str]]:
             for label in labels
             if isinstance(label, bool)
         ]
+        if None in labels:
+            problems.append("labels: YAML reads null, ~ or an empty entry as no value; put it in quotes, or remove it.")
         values["labels"] = [str(label) for label in labels]
     if isinstance(values.get("train_size"), int) and not isinstance(values["train_size"], bool):
         values["train_size"] = str(values["train_size"])

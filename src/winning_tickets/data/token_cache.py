@@ -224,23 +224,33 @@ def _discard(path: Path) -> None:
 
 def list_cache_entries() -> list[dict[str, Any]]:
     """List the entries, the most recently used one first: key, corpus, split, tokens, lines, bytes, last use."""
-    return sorted(map(_describe, _folders(hidden=False)), key=lambda entry: -float(entry["last_used"]))
+    return sorted((entry for _, entry in _entries()), key=lambda entry: -float(entry["last_used"]))
 
 
 def clean_cache(older_than_days: float | None = None) -> int:
     """Remove entries not used for so many days (None: all) and leftovers of killed runs; return the bytes freed."""
     now = time.time()
     freed = 0
-    for path in _folders(hidden=False):
-        entry = _describe(path)
+    for path, entry in _entries():
         if older_than_days is None or now - entry["last_used"] >= older_than_days * 24 * 3600:
             freed += entry["bytes"]
             _discard(path)
     for path in _folders(hidden=True):
-        if now - path.stat().st_mtime >= _STALE_SECONDS:  # another process may still write a newer one
-            freed += _size(path)
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process has completed or removed it meanwhile
+            if now - path.stat().st_mtime >= _STALE_SECONDS:  # another process may still write a newer one
+                freed += _size(path)
+                shutil.rmtree(path, ignore_errors=True)
     return freed
+
+
+def _entries() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the folders of the entries with their descriptions, without those that other processes remove meanwhile."""
+    for path in _folders(hidden=False):
+        try:
+            entry = _describe(path)
+        except FileNotFoundError:
+            continue
+        yield path, entry
 
 
 def _folders(hidden: bool) -> list[Path]:

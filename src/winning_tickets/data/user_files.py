@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from winning_tickets.data import examples
 from winning_tickets.data.examples import LabelReader
 from winning_tickets.data.readers import FORMATS, Row, conll_rows, jsonl_rows, read_rows
-from winning_tickets.data.records import METRICS, METRICS_OF, Kind, Split, Task, TaskData
+from winning_tickets.data.records import METRICS, METRICS_OF, Kind, LabeledKind, Split, Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError, shown, unknown
 
 WELL_KNOWN: tuple[tuple[str, ...], ...] = (  # text columns that are found without being named
@@ -48,8 +48,8 @@ def load_files(
     # or the metric is a correlation. The default metric is accuracy, pearson for scores, micro_f1 for sets of classes,
     # and for words entity F1 where the labels are BIO.
     train, validation = Path(train_file), Path(validation_file)
-    if kind is not None and kind not in METRICS_OF:
-        raise unknown("kind", kind, METRICS_OF)
+    if kind is not None and kind not in get_args(LabeledKind):
+        raise unknown("kind", kind, get_args(LabeledKind))
     if kind is None and metric not in METRICS_OF["regression"]:
         kind = KIND_BY_SUFFIX.get(train.suffix.lower())
     known = METRICS if kind is None else METRICS_OF[kind]
@@ -134,7 +134,7 @@ def _or_none(read: LabelReader) -> LabelReader:
     """Return a reader that gives None for an empty label, so that its row is left out."""
 
     def read_or_none(found: Any, where: str) -> Any:
-        return None if found is None or (isinstance(found, str) and not found.strip()) else read(found, where)
+        return None if examples.is_missing(found) else read(found, where)
 
     return read_or_none
 
@@ -198,7 +198,7 @@ def _infer_columns(path: Path, rows: list[Row], label_column: str) -> tuple[str,
 
 def _read_name(found: Any, where: str, label_column: str) -> str:
     """Return a class or a number as written."""
-    if isinstance(found, list | dict) or found is None or not str(found).strip():
+    if isinstance(found, list | dict) or examples.is_missing(found):
         hint = " Repair that line, or leave out all rows without a label with --drop-unlabelled."
         if isinstance(found, list | dict):
             hint = " For lists there are --kind multilabel and --kind tokens." if isinstance(found, list) else ""

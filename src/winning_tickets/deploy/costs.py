@@ -21,7 +21,7 @@ from winning_tickets.models.compact import compact_
 from winning_tickets.models.loading import PLM, choose_device
 from winning_tickets.models.removal import keep_layers_, remove_
 from winning_tickets.models.structure import Structure, structure_of
-from winning_tickets.runs.errors import TrainingError
+from winning_tickets.runs.errors import TicketsError, TrainingError
 from winning_tickets.runs.files import read_json, write_json
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.progress import progress, tell
@@ -230,5 +230,5 @@ def _cached(file: Path) -> CostTable | None:
         return None
     try:
         return TypeAdapter(CostTable).validate_python(read_json(file, "cost table"), extra="ignore")
-    except (ValidationError, ValueError):
+    except (ValidationError, TicketsError):
         return None

@@ -18,7 +18,7 @@ from winning_tickets.deploy.source import Export, ExportSource, copy_files, file
 from winning_tickets.models import loading
 from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.compact import compact_
-from winning_tickets.models.loading import PLM, base_hash, resolve_model
+from winning_tickets.models.loading import PLM, ModelNotFound, base_hash, resolve_model
 from winning_tickets.models.weights import content_hash, copy_encoder_weights
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -102,7 +102,7 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
         return plm, _pooler(plm, encoder, ticket) if has_head else {}
 
     card = model_facts("", encoder.name, ticket, model_class=str(facts["model_class"]))
-    copy_more = partial(copy_sentence_modules, encoder.name, target.revision)
+    copy_more = partial(copy_sentence_modules, target.model, target.revision)
     return PrunedModel(facts, load, copy_more, card, causal=plm.architecture.causal)
 
 
@@ -174,17 +174,30 @@ def _pooler(plm: PLM, encoder: PLM, ticket: Ticket) -> dict[str, Tensor]:
 def sentence_modules(name: str, revision: str | None) -> Iterator[Path | None]:
     """Yield the folder of a sentence-transformers model with its list of modules; None for other models."""
     given = memory.find(name)
+    origin = name if given is None else given.origin
     with TemporaryDirectory() as scratch:
-        source = scratch if given is not None else resolve_model(name)
         if given is not None and given.is_sentence_transformer:
             given.module.save_pretrained(scratch)
-        elif not Path(source).is_dir():  # the small files of a hub model are in the hub's cache
-            from huggingface_hub import snapshot_download
-
-            patterns = [*SENTENCE_FILES, "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"]
-            source = snapshot_download(source, revision=revision, allow_patterns=patterns)
-        where = Path(source)
+            where = Path(scratch)
+        else:
+            try:
+                where = _folder_of(origin, revision) if origin else Path(scratch)
+            except (ModelNotFound, OSError):
+                if given is None:
+                    raise
+                where = Path(scratch)  # what a model in memory was loaded from may be gone
         yield where if (where / SENTENCE_FILES[0]).is_file() else None
+
+
+def _folder_of(name: str, revision: str | None) -> Path:
+    """Return the folder of a model; the small files of a hub model are in the hub's cache."""
+    source = resolve_model(name)
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    patterns = [*SENTENCE_FILES, "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"]
+    return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
 
 
 def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None:

@@ -257,6 +257,11 @@ def mask_pt(source: ExportSource) -> Export:
             f"The ticket {source.name} prunes whole heads, neurons or FFNs with their biases, which a {MASK_PT} cannot "
             "store; use --format masked or compact."
         )
+    if ticket.base.model_type not in CONFIG_MAPPING:
+        raise UsageError(
+            f"The ticket {source.name} is of {ticket.base.name}, a model with code of its own ({ticket.base.model_type}"
+            f"), whose names in a {MASK_PT} are not known; use --format masked."
+        )
     # Names of the encoder begin with this inside a model that has a head.
     prefix = f"{MODEL_MAPPING[CONFIG_MAPPING[ticket.base.model_type]].base_model_prefix}."
     how = CONVENTIONS[convention]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,10 @@ def measure(
 
 def _check(batches: Sequence[int], lengths: Sequence[int], threads: int | None, repeats: int) -> None:
     for option, values in (("--batch", batches), ("--length", lengths), ("--repeats", [repeats])):
-        if not values or min(values) < 1:
-            raise UsageError(f"{option} {','.join(map(str, values))} is impossible; give whole numbers of at least 1.")
+        several = isinstance(values, Sequence)
+        if not several or not values or not all(isinstance(value, Integral) and value >= 1 for value in values):
+            found = ",".join(map(str, values)) if several else f"{values}, which is no list,"
+            raise UsageError(f"{option} {found} is impossible; give whole numbers of at least 1.")
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads} is impossible; give at least 1.")
 
@@ -150,6 +153,9 @@ def load_target(
     """Load an encoder; return its kind (`ticket`, `run`, `model`, `onnx`), the model and the folder of its weights."""
     path = Path(local(target))
     if is_onnx(path):
+        for option, value in (("base", base), ("revision", revision), ("layers", layers), ("seed", seed)):
+            if value is not None:
+                raise UsageError(f"--{option} {value} cannot be used with {target}, an ONNX export; leave it out.")
         return "onnx", load_onnx(path), path
     # Both a run and a model have a `config.json`; only that of a run has the key `verb`.
     is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")

@@ -176,7 +176,7 @@ def _export(model: WithNames, example: tuple[Tensor, ...], file: Path) -> None:
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        first = str(error).strip().split("\n")[0]
+        first = str(error.__cause__ or error).strip().split("\n")[0]  # the exporter's own words name no reason
         raise ContentError(f"PyTorch could not write this model as ONNX ({first}); use --format masked.") from error
     finally:
         logger.setLevel(level)

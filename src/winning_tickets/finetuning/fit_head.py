@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from winning_tickets.analysis.evaluate import average_terms, evaluate
+from winning_tickets.analysis.evaluate import average_terms, evaluate, exponential
 from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches, count_tokens
 from winning_tickets.data.corpora import load_corpus
@@ -31,7 +31,7 @@ from winning_tickets.models.loading import (
 from winning_tickets.pruning.mask_training import freeze_all_but
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import HEAD_MARKER, RunDirectory
-from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import progress
@@ -160,7 +160,7 @@ def _fit(
     start_from_unigrams(plm, batches.stream)
     plm.model.to(device)
 
-    def measure() -> dict[str, float]:
+    def measure() -> dict[str, float | None]:
         with modes(plm.model, training=False), torch.no_grad():
             return _quality(average_terms(plm, None, validation, ["mlm"], device, runtime))
 
@@ -185,7 +185,7 @@ def _fit(
 class _Evaluations(Callback):
     """Logs the quality on the validation part at regular steps; the quality after the last step is the result."""
 
-    def __init__(self, every: int, measure: Callable[[], dict[str, float]], run: RunDirectory) -> None:
+    def __init__(self, every: int, measure: Callable[[], dict[str, float | None]], run: RunDirectory) -> None:
         self._every, self._measure, self._run = every, measure, run
 
     def on_step_end(self, trainer: TicketTrainer) -> None:
@@ -199,7 +199,7 @@ def _train(
     batches: CorpusBatches,
     run: RunDirectory,
     runtime: Runtime,
-    measure: Callable[[], dict[str, float]],
+    measure: Callable[[], dict[str, float | None]],
 ) -> None:
     # No dropout: a frozen encoder must give the hidden states that it gives later, and a trained encoder sees too
     # little text to overfit.
@@ -262,9 +262,11 @@ def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
     )
 
 
-def _quality(measured: dict[str, Any]) -> dict[str, float]:
+def _quality(measured: dict[str, Any]) -> dict[str, float | None]:
     loss = float(measured["mlm_loss"])
-    return {"mlm_loss": loss, "perplexity": math.exp(loss), "mlm_accuracy": float(measured["mlm_accuracy"])}
+    if not math.isfinite(loss):
+        raise TrainingError("The model's outputs are not finite; lower --learning-rate.")
+    return {"mlm_loss": loss, "perplexity": exponential(loss), "mlm_accuracy": float(measured["mlm_accuracy"])}
 
 
 def _save(plm: PLM, run: RunDirectory) -> None:

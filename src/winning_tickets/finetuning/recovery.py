@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from winning_tickets.config import Runtime
 from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.models.loading import PLM, set_dropout
 from winning_tickets.runs.directory import METRICS, RunDirectory, read_log
+from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import save_tensors, write_atomic
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import modes
@@ -97,11 +99,14 @@ class _Recovery(Callback):
         if trainer.step % config.eval_steps and not out_of_time and trainer.step < trainer.max_steps:
             return
         self._evaluate(trainer)
-        if out_of_time or len(self.records) - 1 - self.records.index(self.best) >= config.patience:
+        later = [record for record in self.records if record["step"] > self.best["step"]]
+        if out_of_time or len(later) >= config.patience:
             trainer.max_steps = trainer.step
 
     def _evaluate(self, trainer: TicketTrainer) -> None:
         losses = held_out_losses(self._objective, trainer.model, self._held_out, trainer.args.bf16)
+        if not math.isfinite(losses["sum"]):
+            raise TrainingError("The losses on held-out text are not finite; lower --learning-rate.")
         self.records.append({"step": trainer.step, HELD_OUT: losses})
         self._run.log(self.records[-1])
         if self.best is self.records[-1]:

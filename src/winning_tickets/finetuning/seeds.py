@@ -16,7 +16,7 @@ from winning_tickets.data.metrics import metric_names
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.prepared_task import PreparedTask, ticket_facts
 from winning_tickets.runs import distributed
-from winning_tickets.runs.directory import MARKER, RunDirectory, read_log
+from winning_tickets.runs.directory import MARKER, RunDirectory, joint_execution, read_log
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import write_json
 from winning_tickets.runs.provenance import machine, versions
@@ -130,12 +130,10 @@ def summarize_task(
 
 def run_facts(results: Sequence[Mapping[str, Any]], failed: list[int], target: Target, base: str) -> dict[str, Any]:
     """Return seeds, model and software of a summary; failed seeds are listed and contribute no number."""
-    told = {key: {result[key] for result in results if key in result} for key in EXECUTION}
-    execution = {key: values.pop() if len(values) == 1 else sorted(values) for key, values in told.items() if values}
     return {
         "seeds": [result["seed"] for result in results],
         "failed_seeds": failed,
         "model": target.model,
         "base_hash": base,
         "versions": versions(),
-    } | execution
+    } | joint_execution(results)

@@ -221,6 +221,8 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         sizes = (config.batch_size, config.max_length, config.doc_stride)
         found = prepare_task(plm, data, examples, *sizes, config.select_on)
     steps = config.steps or math.ceil((config.epochs or task.epochs) * found.steps_per_epoch)
+    sparsity = 0.0 if target.ticket is None or target.ticket.gates else target.ticket.sparsity
+    rate = task.peak_rate(config.profile, plm.model.config.hidden_size, steps, sparsity)
     prepared = PreparedTransfer(
         **vars(found),
         config=config,
@@ -230,7 +232,7 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         teacher=teacher,
         base=base,
         start_hash=start_hash,
-        learning_rate=config.learning_rate or task.peak_rate(config.profile, plm.model.config.hidden_size, steps),
+        learning_rate=config.learning_rate or rate,
         steps=steps,
         # Patience counts epochs unless --eval-steps says otherwise.
         eval_steps=config.eval_steps or (found.steps_per_epoch if config.patience else task.eval_steps),

@@ -45,7 +45,6 @@ from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, even_siz
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceSource
 from winning_tickets.pruning.removal_losses import measure_losses
 from winning_tickets.pruning.structured import GateSearch, gate_scores
-from winning_tickets.runs import memory
 from winning_tickets.runs.directory import RESULT, RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import build_directory, read_json, write_json
@@ -448,8 +447,8 @@ def _save(small: PLM, source: ShrinkSource, config: ShrinkConfig, folder: Path) 
     save_folder(small.model, small.tokenizer, folder)
     if source.info is not None:
         source.info.write(folder)
-    elif not source.plm.name.startswith(memory.PREFIX):
-        copy_sentence_modules(source.plm.name, config.revision, folder)
+    else:
+        copy_sentence_modules(config.model, config.revision, folder)
 
 
 def _load(folder: Path, source: ShrinkSource) -> PLM:

@@ -68,7 +68,7 @@ class ShrinkSource:
             return _fine_tuned(config)
         plm, head = _load(config)
         weights = {"states": 1.0, "logits": 1.0} if head is not None else {"states": 1.0, "pooled": 1.0}
-        with sentence_modules(plm.name, config.revision) as modules:
+        with sentence_modules(config.model, config.revision) as modules:
             pooling = _pooling(modules)
             if modules is not None:
                 weights |= {"similarity": 1.0}

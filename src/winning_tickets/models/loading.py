@@ -181,8 +181,8 @@ def load_plm(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     architecture = architecture or _find_architecture(model.base_model, config.model_type)
-    if architecture.causal and getattr(tokenizer, "model_max_length", 0) > 10**9:  # many decoders state no maximum
-        tokenizer.model_max_length = config.max_position_embeddings
+    if getattr(tokenizer, "model_max_length", 0) > 10**9:  # many tokenizers state no maximum
+        tokenizer.model_max_length = count_positions(model.base_model)
     # A missing pooler is initialized like a head; a model that lacks any other weight of the encoder is refused.
     prefix = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if "position_ids" not in key]
@@ -348,6 +348,14 @@ def _pooler_missing(missing: list[str]) -> set[str]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
+
+
+def count_positions(encoder: Any) -> int:
+    """Return the number of tokens that an encoder or decoder reads at most."""
+    # RoBERTa and MPNet start their positions after the padding index of the position embeddings; decoders do not.
+    embeddings = getattr(encoder, "embeddings", None)
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return int(encoder.config.max_position_embeddings) - (0 if padding is None else padding + 1)
 
 
 def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:

@@ -135,7 +135,8 @@ def _trimmed(tokenizer: Any, places: Mapping[int, int]) -> Any:
         model["vocab"] = {token: kept[token] for token in model["vocab"] if token in kept}
     else:
         model["vocab"] = [pair for pair in model["vocab"] if pair[0] in kept]
-        model["unk_id"] = places[model["unk_id"]]
+        if model.get("unk_id") is not None:
+            model["unk_id"] = places[model["unk_id"]]
     if "merges" in model:
         merges = [(merge, _merge(merge)) for merge in model["merges"]]
         model["merges"] = [

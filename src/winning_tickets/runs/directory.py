@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -127,7 +127,7 @@ class RunDirectory:
             status = self._find_status(verb, config, force, marker)  # another launch may have worked here meanwhile
             if status == "new":
                 if force and self.path.is_dir():
-                    _empty(self.path)
+                    _empty(self.path, last=marker)
                 write_json(self.path / marker, {"verb": verb, "id": self.id, "config": config})
             return status
         except BaseException:
@@ -212,9 +212,10 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     return f" ({'; '.join(texts)})" if texts else ""
 
 
-def _empty(path: Path) -> None:
-    """Remove the content of a folder, but not the targets of links in it."""
-    for entry in path.iterdir():
+def _empty(path: Path, last: str) -> None:
+    """Remove the content of a folder, but not the targets of links in it; the file `last` goes last."""
+    # With its marker, a folder that was emptied half-way is not taken for foreign files.
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == last):
         if is_lock(entry):
             continue
         if entry.is_dir() and not entry.is_symlink():
@@ -250,9 +251,14 @@ def skipped_steps(path: Path) -> dict[str, list[int]]:
 def execution_of(path: Path) -> dict[str, Any]:
     """Return `precision` and `compiled` of a result, from the steps of its log; empty for plain float32 throughout."""
     steps = [one for one in (read_log(path) if (path / METRICS).exists() else []) if "learning_rate" in one]
-    precisions = sorted({str(step.get("precision", "float32")) for step in steps} or {"float32"})
-    facts: dict[str, Any] = {} if precisions == ["float32"] else {"precision": " and ".join(precisions)}
-    return facts | ({"compiled": True} if any(step.get("compiled") for step in steps) else {})
+    return joint_execution(steps)
+
+
+def joint_execution(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return `precision` and `compiled` of a whole from those of its parts, such as steps or seeds."""
+    found = {name for part in parts for name in str(part.get("precision", "float32")).split(" and ")}
+    facts: dict[str, Any] = {} if found <= {"float32"} else {"precision": " and ".join(sorted(found))}
+    return facts | ({"compiled": True} if any(part.get("compiled") for part in parts) else {})
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -141,7 +141,7 @@ _group: Group | None = None
 _inside = False  # this process is inside `together`
 _alone = False  # rank 0 is inside `on_main`
 _formed = 0  # number of groups formed
-_deferred = 0  # signal that came after the last step of a training
+_deferred = 0  # signal that came after the last step of a training, or in a step that failed
 
 
 def described(error: BaseException, rank: int) -> dict[str, Any]:
@@ -225,7 +225,8 @@ def _disconnect() -> None:
 
 
 def keep(number: int) -> None:
-    """Defer a signal that came after the last step of a training to the next training; 0 means no signal."""
+    """Defer a signal that came after the last step of a training, or in a step that failed, to the next training."""
+    # 0 means no signal.
     global _deferred
     _deferred = number or _deferred
 
@@ -237,7 +238,9 @@ def kept() -> int:
 
 def raise_deferred_signal(number: int) -> None:
     """Raise `Interrupted` for a signal that was deferred to this training; 0 means no signal."""
+    global _deferred
     if number:
+        _deferred = 0
         name = signal.Signals(number).name
         raise Interrupted(
             number,

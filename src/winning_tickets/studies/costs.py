@@ -20,6 +20,8 @@ from winning_tickets.config import (
     SearchConfig,
     Settings,
     ShareConfig,
+    ShrinkConfig,
+    Smart,
     SuperConfig,
     TransferConfig,
 )
@@ -314,13 +316,18 @@ def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:
     per_epoch = math.ceil(every / batch)
     steps = config.steps or math.ceil(float(config.epochs or (task.epochs if task else 3)) * per_epoch)
     length = _length(data, limit, config.padding == "max-length" or is_text, config.group_by_length)
-    # SMART runs the model one more time for the outputs, and one time for each step of its ascent.
-    smart = 1.0 if config.smart is None or not config.smart.alpha else 2.0 + config.smart.steps
+    passes = _passes(config.smart) + _FORWARD * (config.teacher is not None)
     evaluations = _evaluations(config.patience, config.eval_steps, task, steps, per_epoch)
     if config.evaluate_each_epoch and not config.patience:
         evaluations += steps // per_epoch
-    one = _training(steps, steps * batch * length * smart, evaluations, measured, length)
+    one = _training(steps, steps * batch * length * passes, evaluations, measured, length)
     return (one + Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)) * len(config.seeds)
+
+
+def _passes(smart: Smart | None) -> float:
+    """Return how many times a step trains on its batch."""
+    # SMART runs the model one more time for the outputs, and one time for each step of its ascent.
+    return 1.0 if smart is None or not smart.alpha else 2.0 + smart.steps
 
 
 def _evaluations(
@@ -341,6 +348,10 @@ def _training(steps: float, tokens: float, evaluations: float, measured: float, 
     return Cost(tokens, steps, logs, 0, 1, tokens * length)
 
 
+_TAKEN_OVER = ("train_size", "batch_size", "max_length", "smart", "group_by_length")
+"""Settings of a sharing that change the cost of its trainings on single tasks, too."""
+
+
 def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
     config, total = settings.resolved(), Cost()
     batches = {}
@@ -359,7 +370,8 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
         own = steps * count / per_epoch
         data = _data_of(config, name)
         length = _length(data, limit, grouped=config.group_by_length)
-        total += _training(own, own * batch * length, steps // per_epoch + 1, _validation(data, limit), length)
+        tokens = own * batch * length * _passes(config.smart)
+        total += _training(own, tokens, steps // per_epoch + 1, _validation(data, limit), length)
     total += Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)
     total *= len(config.seeds)
     # Further trainings of a sharing that finds its own tickets, or fine-tunes afterwards.
@@ -369,8 +381,8 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
             task=name,
             data_dir=config.data_dir,
             epochs=config.single_epochs,
-            batch_size=config.batch_size,
             save_model=True,
+            **{field: getattr(config, field) for field in _TAKEN_OVER},
         )
         count = (config.tickets == AUTO and config.level_of(name) > 0) + len(config.seeds) * config.fine_tune
         total += _fine_tuning(alone, model) * count
@@ -392,10 +404,20 @@ def _super(settings: SuperConfig, model: ModelSize) -> Cost:
     scores = _importance(found.resolved(), model)
     total += scores + Cost(weight_bytes=scores.weight_bytes * ("losing" in config.selections))
     total += Cost(weight_bytes=_TICKET_BYTES * len(config.level) * len(config.selections))
+    if config.recover:
+        tickets = [len(config.fine_tuning.seeds) if one == "random" else 1 for one in config.selections]
+        length = _data_of(config.fine_tuning, config.fine_tuning.task).mean
+        total += _recovery(config.recover, length, model) * (len(config.level) * sum(tickets))
     if config.importance_from is None:
         single = next(config.grid())[1].model_copy(update={"seeds": config.fine_tuning.seeds[:1], "save_model": True})
         total += _fine_tuning(single, model)
     return total
+
+
+def _recovery(steps: int, length: float, model: ModelSize) -> Cost:
+    """Return the cost of training the encoder of one ticket to follow the dense encoder, on texts of a length."""
+    tokens = steps * ShrinkConfig.model_fields["batch_tokens"].default * (1 + _FORWARD)
+    return Cost(tokens, steps, steps * _LINE_BYTES, _WEIGHT_BYTES * model.parameters, 1, tokens * length)
 
 
 def size_of(name: str) -> ModelSize:
@@ -427,7 +449,9 @@ class Estimator:
         self._records = records
         measured: dict[tuple[str, ...], list[float]] = {}
         for record in records.values():
-            settings = _settings_of(record) if record.status == "done" and record.seconds is not None else None
+            # The seconds of a resumed run are those of its last attempt, which may have done hardly anything.
+            whole = record.status == "done" and record.seconds is not None and not record.resumed
+            settings = _settings_of(record) if whole else None
             if settings is not None:
                 config = _flat(record.config)
                 seconds = float(record.seconds or 0.0) / (self._cost(settings, config).tokens or 1.0)

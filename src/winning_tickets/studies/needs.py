@@ -89,7 +89,7 @@ def _is_missing(value: Any) -> bool:
     if not isinstance(value, str) or is_reference(value) or value.startswith(TINY):
         return False
     certain = value.startswith((".", "~", "/")) or value.count("/") > 1
-    return certain and not _there(value)
+    return certain and not is_there(value)
 
 
 def _absent(runs: Iterable[Run]) -> dict[Place, str]:
@@ -101,7 +101,7 @@ def _absent(runs: Iterable[Run]) -> dict[Place, str]:
 def _tasks_without_files(runs: Iterable[Run]) -> Iterator[str]:
     """Yield a line for each task whose files are not in the folder that runs read it from."""
     for name, folder in dict.fromkeys(one for run in runs for one in _task_folders(run.config)):
-        if _there(folder, Path.is_dir):  # a missing folder is reported with its setting
+        if is_there(folder, Path.is_dir):  # a missing folder is reported with its setting
             try:
                 check_task_files(name, folder)
             except UsageError as error:
@@ -135,17 +135,18 @@ def _places(config: Mapping[str, Any]) -> Iterator[Place]:
 def _lacks(field: str, value: str) -> str | None:
     """Return what is missing, in words; None if the value exists, or may be something other than a path."""
     if field in _FOLDERS:
-        return None if _there(value, Path.is_dir) else "folder"
+        return None if is_there(value, Path.is_dir) else "folder"
     if field in _FILES:
-        return None if HubPart.parse(value) is not None or _there(value, Path.is_file) else "file"
+        return None if HubPart.parse(value) is not None or is_there(value, Path.is_file) else "file"
     if field == "corpus":
         named = value in PYDOCS_PARTS or value.startswith("task:") or hub_repository(value) is not None
         named = named or table_column(value) is not None
-        return None if named or _there(value) else "corpus, file or folder"
+        return None if named or is_there(value) else "corpus, file or folder"
     return "file or folder" if field in _MODELS and _is_missing(value) else None
 
 
-def _there(value: str, test: Callable[[Path], bool] = Path.exists) -> bool:
+def is_there(value: str, test: Callable[[Path], bool] = Path.exists) -> bool:
+    """Return whether a path exists, and passes a test such as `Path.is_dir`."""
     try:
         return test(Path(value).expanduser())
     except (OSError, RuntimeError):  # a name that is too long, or an unknown user
@@ -194,7 +195,7 @@ def _read_of_hub(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str
 
 
 def _may_be_on_hub(name: str) -> bool:
-    return not (is_reference(name) or name.startswith((TINY, "builtin:", ".", "~", "/")) or _there(name))
+    return not (is_reference(name) or name.startswith((TINY, "builtin:", ".", "~", "/")) or is_there(name))
 
 
 def _advice(plan: Plan, value: str) -> str:

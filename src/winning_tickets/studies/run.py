@@ -17,6 +17,7 @@ from winning_tickets.studies.costs import Estimator
 from winning_tickets.studies.engines import Engine
 from winning_tickets.studies.expressions import map_strings
 from winning_tickets.studies.miniature import CUT
+from winning_tickets.studies.needs import is_there
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Run
 from winning_tickets.studies.status import blocked_by
@@ -195,7 +196,7 @@ def absolute_paths(value: Any) -> Any:
         if text.startswith(CUT):
             return CUT + absolute(text.removeprefix(CUT))
         may_be_path = text.startswith((".", "~")) or "/" in text
-        if may_be_path and not text.startswith(("@", TINY, "builtin:")) and Path(text).expanduser().exists():
+        if may_be_path and not text.startswith(("@", TINY, "builtin:")) and is_there(text):
             return str(Path(text).expanduser().absolute())
         return text
 

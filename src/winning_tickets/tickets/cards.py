@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
 
 CARD = "README.md"
+IN_MEMORY = "a model in memory"  # the name of a base model that was built in memory
 FACTS = "winning_tickets"  # key of the metadata with the facts that the text is generated from
 _PIPELINES = {
     "ForMaskedLM": "fill-mask",
@@ -142,7 +143,7 @@ def base_facts(name: str, revision: str | None = None, layers: int | None = None
     """Return facts about a base model; for one in a local folder, only the folder's name and not its path."""
     published = published_name(name)
     return {
-        "base": published or ("a model in memory" if name.startswith(memory.PREFIX) else Path(name).name),
+        "base": published or (IN_MEMORY if name.startswith(memory.PREFIX) else Path(name).name),
         "on_hub": published is not None,
         "revision": revision,
         "layers": layers,
@@ -156,7 +157,9 @@ def ticket_facts(ticket: Any) -> dict[str, Any]:
     matrices: dict[str, list[float]] = {}
     for name, share in ticket.sparsity_by_matrix().items():
         matrices.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(share)
-    data = [_public(str(one)) for one in (config.get("corpus"), *config.get("tasks", ()), config.get("task")) if one]
+    tasks = config.get("tasks")  # settings of a user's own method may have any type
+    named = (config.get("corpus"), *(tasks if isinstance(tasks, list | tuple) else [tasks]), config.get("task"))
+    data = [_public(str(one)) for one in named if one]
     return base_facts(base.name, base.revision, base.layers) | {
         "kind": "ticket",
         "ticket": ticket.id,
@@ -236,11 +239,14 @@ def read_results(paths: Iterable[Path | str], facts: Mapping[str, Any]) -> list[
     found = []
     for path in map(Path, paths):
         result = read_object(path / RESULT if path.is_dir() else path, "result")
-        ids = {result.get("ticket_id"), *(one.get("ticket_id") for one in _parts(result))} - {None}
+        ids = {one["ticket_id"] for one in (result, *_parts(result)) if "ticket_id" in one}
+        if facts.get("kind") != "ticket":
+            ids -= {None}  # a run that starts from an export does not name the ticket of the export
         if ids and facts.get("ticket") not in ids:
+            whose = ", ".join(sorted("a dense model" if one is None else f"the ticket {one}" for one in ids))
             raise ContentError(
-                f"{path} has results of the ticket {', '.join(sorted(map(str, ids)))}, and this is "
-                f"{facts.get('ticket') or 'a dense model'}; give results of the same ticket."
+                f"{path} has results of {whose}, and this is {facts.get('ticket') or 'a dense model'}; give results of "
+                "the same ticket."
             )
         own = results_of(result)
         if not own:
@@ -309,9 +315,10 @@ def _template() -> jinja2.Template:
 
 def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
     base, link = facts["base"], facts.get("on_hub")
+    where = "" if base == IN_MEMORY else ", a local folder"
     about = "".join(f", {key} {facts[key]}" for key in ("revision", "layers") if key in facts)
     rows = {
-        "base model": (f"[{base}](https://huggingface.co/{base})" if link else f"{base}, a local folder") + about,
+        "base model": (f"[{base}](https://huggingface.co/{base})" if link else base + where) + about,
         "method": ", ".join(str(facts[key]) for key in ("method", "objective") if key in facts),
         "corpus or task": facts.get("data") or ", ".join(facts.get("tasks", ())),
         "sparsity": f"{100 * facts['sparsity']:.2f} %" if "sparsity" in facts else "",

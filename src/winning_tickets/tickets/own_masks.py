@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pydantic_core import PydanticSerializationError, to_json
 from torch import Tensor
 
 from winning_tickets.config import METHOD_NEEDS, SCOPES
@@ -22,6 +23,18 @@ def check_own_method(method: str) -> None:
     """Refuse an empty name, and that of a method of the library, whose settings analyses would expect."""
     if method in METHOD_NEEDS or not method.strip():
         raise UsageError(f"The method {method!r} is empty or one of the library; give yours a name of its own.")
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that the description of a ticket cannot store."""
+    for name, value in settings.items():
+        try:
+            to_json(value)
+        except PydanticSerializationError as error:
+            raise UsageError(
+                f"The setting {name} is a {type(value).__name__}, which a ticket cannot store; give numbers, texts, "
+                "lists or dicts of Python."
+            ) from error
 
 
 def plm_of(model: Any, revision: str | None = None) -> PLM:

@@ -34,7 +34,7 @@ from winning_tickets.tickets import files
 from winning_tickets.tickets.cards import publish, ticket_facts, write_card
 from winning_tickets.tickets.files import HEAD_FILE, INFO_FILE, MASK_FILE, BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import rows_here
-from winning_tickets.tickets.own_masks import check_own_method, own_masks, plm_of
+from winning_tickets.tickets.own_masks import check_own_method, check_settings, own_masks, plm_of
 from winning_tickets.tickets.selection import count_true, write_masked_
 
 _SAVE_SECONDS = 120.0  # longest wait for another process that saves in the same folder
@@ -357,7 +357,8 @@ class Ticket:
             revision: hub revision of a model that is given by name.
 
         Raises:
-            UsageError: the method has the name of one of the library, or there is no such model.
+            UsageError: the method has the name of one of the library, a setting cannot be stored, or there is no such
+                model.
             ContentError: a name, shape or type does not fit the model.
 
         Example:
@@ -365,6 +366,7 @@ class Ticket:
             >>> Ticket.from_masks({name: weight.abs() > weight.abs().median()}, model, method="above-median")
         """
         check_own_method(method)
+        check_settings(settings or {})
         plm = plm_of(model, revision)
         own, scope = own_masks(masks, plm, model)
         base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, revision, None)
@@ -414,6 +416,10 @@ class Ticket:
 
 def open_ticket(target: Ticket | Path | str) -> Ticket:
     """Return a given ticket, or load the one in a folder or of a hub id."""
+    if not isinstance(target, Ticket | Path | str):
+        raise UsageError(
+            f"Found a {type(target).__name__} in place of a ticket; give a Ticket, its folder or its hub id."
+        )
     return target if isinstance(target, Ticket) else Ticket.from_pretrained(target)
 
 

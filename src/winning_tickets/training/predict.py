@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from winning_tickets.config import Runtime
 from winning_tickets.config.objective import TEXT_NAMES
 from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, make_collator
+from winning_tickets.data.examples import is_text
 from winning_tickets.data.readers import read_rows
 from winning_tickets.data.records import Kind, Split, Task
 from winning_tickets.data.rows import rows_of
@@ -264,7 +265,7 @@ def texts_of_row(where: str, cells: Mapping[str, Any], columns: Sequence[str]) -
             "with --text-columns."
         )
     for name in columns:
-        if not isinstance(cells[name], str) or not cells[name].strip():
+        if not is_text(cells[name]) or not cells[name].strip():
             raise ContentError(f"{where}: column {name!r} must be a text, found {shown(cells[name])}.")
     return tuple(cells[name] for name in columns)
 

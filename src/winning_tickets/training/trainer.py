@@ -552,7 +552,10 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
         )
         failure.of_all = True
         raise failure from error
-    # All steps may be done when the signal arrives: the result is then stored, and the next training stops.
+    finally:
+        # All steps may be done when the signal arrives, or the step may fail: then the next training does not start.
+        if not trainer.should_stop:
+            distributed.keep(stop.received or 0)
     if stop.signal_number is not None and trainer.step < trainer.max_steps:
         name = signal.Signals(stop.signal_number).name
         raise Interrupted(
@@ -560,4 +563,3 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
             f"Stopped by {name} after step {trainer.step} of {trainer.max_steps}; a checkpoint "
             f"is in {run.path}. Run the same command again to resume.",
         )
-    distributed.keep(stop.received or 0)

@@ -101,7 +101,8 @@ def _shown(value: Any) -> str:
 
 
 _MEASURED = (
-    *("kd_loss", "mlm_loss", "mlm_accuracy", "attention_loss", "contrastive_loss", "logits_loss"),
+    *("kd_loss", "mlm_loss", "mlm_accuracy", "clm_loss", "clm_accuracy", "attention_loss", "contrastive_loss"),
+    *("logits_loss", "greedy_agreement", "perplexity", "word_perplexity"),
     *("similarity_pearson", "similarity_spearman"),
 )
 

@@ -180,6 +180,7 @@ class Record:
     error: dict[str, Any] | None = None  # `kind`, `message`, `time` and more of a failed run
     labels: dict[str, Any] = field(default_factory=dict)  # notes of the study that started the run
     seconds: float | None = None  # of the last attempt
+    resumed: bool | None = None  # whether there were earlier attempts
     peak_memory: int | None = None  # bytes of main memory
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
@@ -285,6 +286,7 @@ def record_of(run_id: str, body: Body, status: Status) -> Record:
         error=stored_error(body) if status == "failed" else None,
         labels=described.get("labels") or {},
         seconds=provenance.get("seconds"),
+        resumed=provenance.get("resumed"),
         peak_memory=provenance.get("peak_memory"),
         versions=provenance.get("versions") or {},
         machine=provenance.get("machine") or {},
