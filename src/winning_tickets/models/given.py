@@ -97,6 +97,8 @@ class GivenModel:
 class NoTokenizer:
     """Stands in for a missing tokenizer and raises an error when it is used; methods without text do not use it."""
 
+    model_max_length = 0  # read with every model
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
