@@ -75,16 +75,6 @@ def difference(
     )
 
 
-def cola_of_five_tasks(rate: float) -> Scores:
-    """Return the scores of 70 % tickets of tickets_win/five_tasks on CoLA with another learning rate."""
-    found: Scores = defaultdict(dict)
-    for run in json.loads((HERE / "tickets_win/raw/curves-five-tasks.json").read_text(encoding="utf-8")):
-        if (run["task"], run["learning_rate"], round(run["sparsity"], 1)) == ("cola", rate, 0.7):
-            score = run["evaluations"][-1]["evaluation"]["matthews"]
-            found[run["method"], "without dropout"]["cola", str(run["seed"])] = score
-    return found
-
-
 def goes_with(loss: str, report: str, fine_tuning: str) -> Effect | None:
     """Return the correlation of a loss of the tickets of a report and their mean scores; magnitude is one ticket."""
     losses: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -127,15 +117,23 @@ def main() -> None:
             for method in ("TAMT-KD", "IMP")
         )
         found[f"{name}, {task}"] = difference(mine, other, False)
-    five, cola = fine_tuned("tickets_win/five_tasks"), cola_of_five_tasks(2e-4)
-    mine, other = five["TAMT-KD", best] | cola["mask-training", best], five["IMP", best] | cola["imp", best]
-    name = "tickets_win, five tasks, CoLA with rate 2e-4: TAMT-KD"
-    found[f"{name} minus IMP, tasks and seeds as samples"] = difference(mine, other, True)
-    found[f"{name}, share of the dense mean with its best rates"] = share(mine, five["Full", best], set(METRICS))
+    five, folder = fine_tuned("tickets_win/five_tasks"), "tickets_win/five_tasks_higher_rate"
+    dense = five["Full", best]
     for sparsity in ("0.7", "0.6"):
-        kept = fine_tuned("tickets_win/five_tasks", sparsity)["TAMT-KD", best]
         name = f"tickets_win, five tasks: TAMT-KD at {float(sparsity):.0%}, share of the dense mean without CoLA"
-        found[name] = share(kept, five["Full", best], set(MAIN))
+        found[name] = share(fine_tuned("tickets_win/five_tasks", sparsity)["TAMT-KD", best], dense, set(MAIN))
+        for (method, setting), scores in fine_tuned(folder, sparsity).items():
+            if setting != best or len(scores) < len(dense):
+                continue
+            ticket = "dense" if method == "Full" else f"{method} at {float(sparsity):.0%}"
+            name = f"tickets_win, five tasks, rate 2e-4: {ticket}"
+            if method != "Full":
+                found[f"{name}, share of the dense mean with its best rates"] = share(scores, dense, set(METRICS))
+                found[f"{name}, the same without CoLA"] = share(scores, dense, set(MAIN))
+            lower = fine_tuned("tickets_win/five_tasks", sparsity)[method, best]
+            for task in ("mnli", "cola"):
+                pairs = [{pair: one[pair] for pair in one if pair[0] == task} for one in (scores, lower)]
+                found[f"{name} minus rate 1e-4, {task}"] = difference(*pairs, tasks_vary=False)
     for loss in ("kd_loss", "mlm_loss"):
         found[f"tickets_win, with dropout: correlation of {loss} and the mean of 3 tasks"] = goes_with(
             loss, "tickets_win/report", "with dropout"

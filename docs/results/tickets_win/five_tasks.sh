@@ -9,7 +9,7 @@ OMP_NUM_THREADS=2 tickets fit-head builtin:minilm --corpus "$wikipedia" --train-
     --steps 3000 --eval-steps 500 --max-tokens 60000 --checkpoint-seconds 120 --out "$out/minilm-mlm"
 tickets evaluate "$out/minilm-mlm" --objective similarity --task stsb --data-dir "$glue" --json > "$out/similarity.json"
 export OMP_NUM_THREADS=1
-study() { # verb of `tickets study`, more options; CoLA with the rate that was better for the dense model
+study() { # verb of `tickets study`, more options; MNLI and CoLA with the rate that was better for the dense model
     verb=$1; shift
     tickets study "$verb" "$here/study.yaml" --scale small --store "$out/store" \
         --set encoder="$out/minilm-mlm" --set before=builtin:minilm --set corpus="$wikipedia" --set data_dir="$glue" \
@@ -25,8 +25,13 @@ done
 run --set sparsities=[0.6,0.7] --where stage=transfer --where sparsity=0.6 --where method=TAMT-KD --where "$best"
 run --where stage=losses --where sparsity=0.7 --where method=TAMT-KD,IMP,OMP
 study report --set sparsities=[0.6,0.7] --out "$out/five_tasks"
-# CoLA with the other rate
-other() { run --set 'best_rates={cola: 2.0e-4}' --set tasks=[cola] --where "$best" "$@"; }
+# the same with rate 2e-4 on all tasks: MNLI and CoLA are new
+higher='best_rates={mnli: 2.0e-4, sst2: 2.0e-4, stsb: 2.0e-4, mrpc: 2.0e-4, cola: 2.0e-4}'
+other() { run --set "$higher" --where task=mnli,cola --where "$best" "$@"; }
 other --where stage=dense
-other --where stage=transfer --where sparsity=0.7 --where method=TAMT-KD,IMP
+for methods in TAMT-KD,IMP OMP; do
+    other --where stage=transfer --where sparsity=0.7 --where method=$methods
+done
+other --set sparsities=[0.6,0.7] --where stage=transfer --where sparsity=0.6 --where method=TAMT-KD
+study report --set "$higher" --set sparsities=[0.6,0.7] --out "$out/five_tasks_higher_rate"
 python "$here/curves.py" "$out/store" > "$out/curves-five-tasks.json"
