@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceCl
 
 import winning_tickets as wt
 from samples.tiny_models import TEXT, make_model
+from winning_tickets.models.given import NoTokenizer
 from winning_tickets.runs.errors import ContentError, UsageError
 
 KD = dict(method="mask-training", objective="kd", sparsity=0.5, steps=3, batch_tokens=256, quiet=True)
@@ -154,6 +155,8 @@ def test_a_ticket_of_a_model_that_was_built_in_memory_asks_for_it(folder, nothin
     assert ticket.base.name.startswith("memory:model-")
     with pytest.raises(UsageError, match="built in memory, and no folder or hub id has it; give model= too"):
         wt.evaluate(ticket, corpus=TEXT)
+    with pytest.raises(UsageError, match="The model in memory has no tokenizer"):
+        NoTokenizer()("a text")
     with pytest.raises(UsageError, match="The model in memory has no tokenizer; give one with tokenizer="):
         wt.evaluate(ticket, model, corpus=TEXT, quiet=True)
     found = wt.evaluate(ticket, model, tokenizer=tokenizer, corpus=TEXT, segments="lines", quiet=True)

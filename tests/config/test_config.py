@@ -130,10 +130,10 @@ def test_a_shared_training_takes_the_tuned_rate_and_never_less_than_that_of_the_
 
 def test_a_rule_that_changes_gives_other_ids_where_it_is_used():
     """Values that are given, and the profiles of the papers, do not depend on the rules."""
-    open_, rate, dropout = TransferConfig(target="m", task="rte"), {"tuned_rate": 2}, {"tuned_dropout": 1}
-    assert open_.rule_versions == rate | dropout
+    open_, rate, dropout = TransferConfig(target="m", task="rte"), {"tuned_rate": 1}, {"tuned_dropout": 1}
+    assert open_.rule_versions == {"tuned_rate": 2} | dropout  # the rate of a ticket
     assert TransferConfig(target="m", task="rte", learning_rate=2e-5).rule_versions == dropout
-    assert TransferConfig(target="m", task="rte", dropout="model").rule_versions == rate
+    assert TransferConfig(target="m", task="rte", dropout="model").rule_versions == {"tuned_rate": 2}
     assert TransferConfig(target="m", task="rte", profile="paper").rule_versions == {}
     batches = {"tuned_batches": 1}
     assert ShareConfig(model="m", tasks=("rte", "mrpc")).rule_versions == rate | dropout | batches
@@ -150,7 +150,7 @@ def test_a_rule_that_changes_gives_other_ids_where_it_is_used():
     assert SearchConfig(model="m", method="magnitude", ranking="global").resolved().score_init == "activation"
     for given in ({"score_init": "rank"}, {"ranking": "row"}, {"method": "wanda"}, {"profile": "paper"}):
         assert SearchConfig(model="m", **(ranked | given)).rule_versions == {}
-    assert SuperConfig(fine_tuning=open_).rule_versions == open_.rule_versions
+    assert SuperConfig(fine_tuning=open_).rule_versions == rate | dropout
     assert SuperConfig(fine_tuning=open_, learning_rates=(1e-4,)).rule_versions == dropout
 
 
@@ -262,13 +262,19 @@ def test_folders_are_padded():
     ("field", "value"),
     [
         *(("schedule_steps", 0), ("warmup_steps", -1), ("student_dropout", 1.0), ("student_dropout", -0.5)),
-        *(("adam_epsilon", 0.0), ("weight_decay", -1.0), ("max_grad_norm", 0.0), ("max_grad_norm", -1.0)),
+        *(("adam_epsilon", 0.0), ("weight_decay", -1.0), ("max_grad_norm", -1.0)),
         *(("mlm_probability", 0.0), ("mlm_probability", 1.0)),
     ],
 )
 def test_numbers_out_of_range_are_refused(field, value):
     with pytest.raises(UsageError, match=f"--{field.replace('_', '-')} {value:g}.* is impossible"):
         SearchConfig.of(model="m", objective="mlm", **{field: value})
+
+
+@pytest.mark.parametrize("profile", ["tuned", "paper", "code"])
+def test_resolved_settings_may_be_read_again(profile):
+    resolved = SearchConfig.of(model="m", objective="mlm", corpus="c", profile=profile).resolved()
+    assert SearchConfig.of(**resolved.model_dump()).student_dropout == resolved.student_dropout
 
 
 def test_a_super_ticket_of_the_released_code_has_its_head_dropout():

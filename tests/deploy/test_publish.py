@@ -171,7 +171,7 @@ def test_results_of_another_ticket_are_refused(online, made, tmp_path):
     (tmp_path / "none.json").write_text("{}")
     with pytest.raises(ContentError, match="has results of the ticket another, and this is"):
         push(made["folder"] / "ticket", "me/ticket", results=[tmp_path / "other.json"])
-    with pytest.raises(ContentError, match="has results of a dense model, and this is"):
+    with pytest.raises(ContentError, match="has results of a run without a ticket, and this is"):
         push(made["folder"] / "ticket", "me/ticket", results=[tmp_path / "dense.json"])
     with pytest.raises(ContentError, match=r"none\.json has no scores"):
         push(made["folder"] / "ticket", "me/ticket", results=[tmp_path / "none.json"])

@@ -254,7 +254,7 @@ def test_a_signal_stops_after_a_checkpoint(tmp_path, config, whole, monkeypatch,
     same_runs(whole, tmp_path / "stopped")
 
 
-AT_THE_END = "Stopped by NAME at the end of a training, which is stored. Run the same command again to resume."
+AT_THE_END = "Stopped by NAME before the next training began. Run the same command again to resume."
 
 
 def test_a_signal_in_the_last_step_of_a_stage_keeps_the_next_from_starting(tmp_path, config, monkeypatch):
@@ -372,11 +372,14 @@ def test_when_all_seeds_fail_there_is_no_number(tmp_path, config, monkeypatch):
     }
 
 
-def test_a_ticket_takes_a_higher_rate_than_its_model(ticket_path, ticket, bert):
-    targets = (bert, str(ticket_path))
+def test_a_ticket_of_single_weights_takes_a_higher_rate_than_its_model(tmp_path, ticket_path, ticket, bert):
+    heads = SearchConfig(model=bert, method="importance", selection="random", prune_heads=(2,))
+    search(heads, tmp_path / "heads", QUIET)
+    targets = (bert, str(ticket_path), str(tmp_path / "heads"))
     settings = [TransferConfig(target=one, task="sst2", steps=100_000) for one in targets]  # far from the highest rate
-    dense, sparse = (prepare_transfer(one, QUIET).learning_rate for one in settings)
+    dense, sparse, structured = (prepare_transfer(one, QUIET).learning_rate for one in settings)
     assert sparse == pytest.approx(dense * (1 + min(1.0, ticket.sparsity / 0.6)))
+    assert structured == dense
 
 
 def test_constant_predictions_are_degenerate(tmp_path, bert):

@@ -336,7 +336,7 @@ def test_a_signal_in_the_last_step_of_a_level_stops_before_the_next(bert, corpus
 
     with monkeypatch.context() as patch:
         patch.setattr(structured.GateSearch, "record", record)
-        with pytest.raises(Interrupted, match="Stopped by SIGTERM at the end of a training, which is stored"):
+        with pytest.raises(Interrupted, match="Stopped by SIGTERM before the next training began"):
             search_all(config, tmp_path / "out", QUIET)
     assert not (tmp_path / "out" / "level-50" / "ticket.json").exists()
     assert list(search_all(config, tmp_path / "out", QUIET)) == ["level-25", "level-50"]

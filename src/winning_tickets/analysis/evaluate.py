@@ -289,15 +289,18 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
             f"Windows of {length} tokens every {stride} are impossible: {plm.name} reads 2 to {longest} tokens, and "
             "--stride is at most --max-length."
         )
-    share = len(text.split()) / len(tokens) if len(tokens) else 0.0
+    words = len(text.split())
+    share = words / max(1, len(tokens))
     tokens = tokens[: config.max_tokens]
-    if len(tokens) < 2:
-        raise ContentError(f"The corpus {config.corpus} has {len(tokens)} tokens, and perplexity needs two or more.")
+    if len(tokens) < 2 or not words:
+        raise ContentError(
+            f"The corpus {config.corpus} has {words} words and {len(tokens)} tokens; perplexity needs a word and two tokens."
+        )
     windows = Windows(tokens, length, stride, max(length, config.batch_tokens))
     found = average_terms(plm, None, windows, ["clm"], device, runtime)
     return {
         "perplexity": exponential(found["clm_loss"]),
-        "word_perplexity": exponential(found["clm_loss"] / share) if share else None,
+        "word_perplexity": exponential(found["clm_loss"] / share),
         "perplexity_tokens": found["tokens"],
         "max_length": length,
         "stride": stride,

@@ -39,11 +39,11 @@ def fitted_head(result: dict[str, Any]) -> str:
     return "\n".join([f"{result['out']}: {result['model']} with an MLM head after {result['steps']} steps", *lines])
 
 
+_TOO_LARGE = "too large for a number"
+
+
 def _perplexity(value: float | None) -> str:
     return _TOO_LARGE if value is None else f"{value:.1f}"
-
-
-_TOO_LARGE = "too large for a number"
 
 
 def evaluation(result: dict[str, Any]) -> str:

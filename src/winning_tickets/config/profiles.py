@@ -21,7 +21,8 @@ _HIGHEST_RATE = 3e-4
 # Tickets of single weights of this sparsity learn more with twice that rate, the dense model does not.
 _SPARSE, _RATE_OF_SPARSE = 0.6, 2.0
 # Versions of rules of `tuned`, increased whenever one changes, so that old and new runs never share an id.
-TUNED_RATE = {"tuned_rate": 2}
+TUNED_RATE = {"tuned_rate": 1}
+TUNED_RATE_OF_TICKETS = {"tuned_rate": 2}  # of transfers, whose target may be a ticket
 TUNED_BATCHES = {"tuned_batches": 1}
 _TUNED_DROPOUT = {"tuned_dropout": 1}
 TUNED_GLOBAL = {"tuned_global": 1}

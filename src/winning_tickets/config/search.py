@@ -294,7 +294,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         None, "Train the mask of the word embeddings too. Otherwise it keeps its initial value."
     )
     student_dropout: Share | None = _train(
-        None, "Dropout of the student. The profiles paper and code use that of the model.", ge=0, lt=1
+        None, "Dropout of the student. The profiles paper and code use that of the model."
     )
     teacher_dropout: bool | None = _train(
         None, "Run the teacher with dropout, as the released KD code does by an oversight."
@@ -310,7 +310,9 @@ class SearchConfig(TaskSettings, StructuredSettings):
         None,
         "Clip gradients by the norm over scores and head together (global) or of each tensor (tensor), or not (none).",
     )
-    max_grad_norm: float = _weights(1.0, "Norm that gradients are clipped to.", gt=0)
+    max_grad_norm: float = _weights(
+        1.0, "Norm that gradients are clipped to; with 0 the weights of imp are not clipped.", ge=0
+    )
     mlm_probability: Share = _objective(
         0.15, "Fraction of the tokens that are masked for MLM.", methods=ON_TEXT[1:], gt=0, lt=1
     )
@@ -354,6 +356,14 @@ class SearchConfig(TaskSettings, StructuredSettings):
         """YAML 1.1 reads 2:4 without quotes as 124, in base 60."""
         if isinstance(value, int):
             raise ValueError("write it with quotes in a configuration file, such as pattern: '2:4'")
+        return value
+
+    @field_validator("student_dropout")
+    @classmethod
+    def _dropout(cls, value: float | None) -> float | None:
+        """Refuse a number that is no dropout; stored settings of a profile may have `MODEL_DROPOUT`."""
+        if value not in (None, profiles.MODEL_DROPOUT) and not 0 <= value < 1:
+            raise impossible(f"--student-dropout {value:g} is impossible; give a number from 0 to below 1.")
         return value
 
     @field_validator("sparsity")

@@ -373,8 +373,8 @@ class SuperConfig(WithLevels):
     @property
     def rule_versions(self) -> dict[str, int]:
         """Versions of the rules of the fine-tuning, without that of the learning rate if rates are given."""
-        rules = self.fine_tuning.rule_versions
-        return {name: rules[name] for name in rules if name != "tuned_rate" or not self.learning_rates}
+        one = self.fine_tuning
+        return tuned_rules(one.profile, self.learning_rates or one.learning_rate, one.dropout)
 
     def resolved(self) -> SuperConfig:
         """Return this configuration with the values of its profile where a choice is None."""

@@ -25,6 +25,7 @@ from winning_tickets.models.loading import (
     ONNX_FILE,
     PLM,
     choose_device,
+    count_positions,
     is_onnx,
     resolve_model,
     share_of_zeros,
@@ -130,19 +131,16 @@ def measure(
 
 def _check(batches: Sequence[int], lengths: Sequence[int], threads: int | None, repeats: int) -> None:
     for option, values in (("--batch", batches), ("--length", lengths), ("--repeats", [repeats])):
-        several = isinstance(values, Sequence)
+        several = isinstance(values, Sequence) and not isinstance(values, str)
         if not several or not values or not all(isinstance(value, Integral) and value >= 1 for value in values):
-            found = ",".join(map(str, values)) if several else f"{values}, which is no list,"
+            found = ",".join(map(str, values)) if several else f"{values!r}, which is no list,"
             raise UsageError(f"{option} {found} is impossible; give whole numbers of at least 1.")
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads} is impossible; give at least 1.")
 
 
 def _check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
-    config = plm.model.config
-    embeddings = getattr(plm.encoder, "embeddings", None)
-    first = getattr(embeddings, "padding_idx", -1) + 1  # RoBERTa and MPNet number positions after the padding's id
-    most = config.max_position_embeddings - first
+    most = count_positions(plm.encoder)
     if max(lengths) > most:
         raise UsageError(f"--length {max(lengths)} is impossible: {plm.name} takes texts of up to {most} tokens.")
 

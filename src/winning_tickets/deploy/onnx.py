@@ -176,7 +176,8 @@ def _export(model: WithNames, example: tuple[Tensor, ...], file: Path) -> None:
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        first = str(error.__cause__ or error).strip().split("\n")[0]  # the exporter's own words name no reason
+        reason = str(error.__cause__ or "").strip() or str(error).strip()  # the exporter's own words name no reason
+        first = reason.split("\n")[0]
         raise ContentError(f"PyTorch could not write this model as ONNX ({first}); use --format masked.") from error
     finally:
         logger.setLevel(level)

@@ -265,7 +265,10 @@ def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
 def _quality(measured: dict[str, Any]) -> dict[str, float | None]:
     loss = float(measured["mlm_loss"])
     if not math.isfinite(loss):
-        raise TrainingError("The model's outputs are not finite; lower --learning-rate.")
+        raise TrainingError(
+            f"The MLM loss on the validation part is {loss}; lower --learning-rate, or use another model if it was not "
+            "trained yet."
+        )
     return {"mlm_loss": loss, "perplexity": exponential(loss), "mlm_accuracy": float(measured["mlm_accuracy"])}
 
 

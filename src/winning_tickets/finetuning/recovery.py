@@ -106,7 +106,8 @@ class _Recovery(Callback):
     def _evaluate(self, trainer: TicketTrainer) -> None:
         losses = held_out_losses(self._objective, trainer.model, self._held_out, trainer.args.bf16)
         if not math.isfinite(losses["sum"]):
-            raise TrainingError("The losses on held-out text are not finite; lower --learning-rate.")
+            advice = "lower --learning-rate" if trainer.step else "use another model, its weights are damaged"
+            raise TrainingError(f"The loss on held-out text is {losses['sum']} after step {trainer.step}; {advice}.")
         self.records.append({"step": trainer.step, HELD_OUT: losses})
         self._run.log(self.records[-1])
         if self.best is self.records[-1]:

@@ -97,9 +97,10 @@ class GivenModel:
 class NoTokenizer:
     """Stands in for a missing tokenizer and raises an error when it is used; methods without text do not use it."""
 
-    model_max_length = 0  # read with every model
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        return self()
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
         raise UsageError("The model in memory has no tokenizer; give one with tokenizer=, or load the model by name.")

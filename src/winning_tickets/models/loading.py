@@ -146,6 +146,8 @@ def load_plm(
     # Only errors and results are printed: stdout is for results, and progress has a display of its own.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    from winning_tickets.models.given import NoTokenizer
+
     given, access = memory.find(name), {}
     if given is None:
         where, state = resolve_model(name), None
@@ -181,7 +183,9 @@ def load_plm(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     architecture = architecture or _find_architecture(model.base_model, config.model_type)
-    if getattr(tokenizer, "model_max_length", 0) > 10**9:  # many tokenizers state no maximum
+    # Many tokenizers state no maximum, and some models with their own code have none.
+    limited = getattr(config, "max_position_embeddings", None) is not None and not isinstance(tokenizer, NoTokenizer)
+    if limited and getattr(tokenizer, "model_max_length", 0) > 10**9:
         tokenizer.model_max_length = count_positions(model.base_model)
     # A missing pooler is initialized like a head; a model that lacks any other weight of the encoder is refused.
     prefix = f"{model.base_model_prefix}."

@@ -53,7 +53,7 @@ class Rounds:
         # The released BERT-tickets code decays once over all rounds. With a longer `horizon` the rate does not reach
         # zero: before that, it starts again with the next round (the released TAMT code), or the search ends.
         length = self.total if whole else self.steps
-        end = max(length, horizon or 0)
+        end = horizon or length
 
         def factor(step: int) -> float:
             place = step % length
@@ -73,7 +73,7 @@ def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtim
     if config.schedule_steps is not None and config.schedule_steps < length:
         raise UsageError(
             f"--schedule-steps {config.schedule_steps} would leave training steps without a learning rate: the decay "
-            f"takes at least {length} steps here (--rate-horizon {config.rate_horizon})."
+            f"takes {length} steps here. Give {length} or more, or leave --schedule-steps out."
         )
     model = sources.model.to(prepared.device)
     train_in_order(

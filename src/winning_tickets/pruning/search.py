@@ -223,6 +223,8 @@ def check_search(config: SearchConfig) -> None:
         if beyond:
             problems.append(f"--save-at {beyond[0]} is outside the search of {filled.total_steps} steps.")
         problems += _memory_problems(config, filled, terms)
+        if filled.clip != "none" and config.max_grad_norm == 0:
+            problems.append("--max-grad-norm 0 would make all gradients zero; give a larger one, or --clip none.")
         if config.ranking == "row" and filled.reselect_steps > 1:
             problems.append(_no_thresholds("--ranking row", filled))
         if "attention" in terms and (filled.student_dropout or filled.teacher_dropout):

@@ -244,7 +244,7 @@ def raise_deferred_signal(number: int) -> None:
         name = signal.Signals(number).name
         raise Interrupted(
             number,
-            f"Stopped by {name} at the end of a training, which is stored. Run the same command again to resume.",
+            f"Stopped by {name} before the next training began. Run the same command again to resume.",
         )
 
 

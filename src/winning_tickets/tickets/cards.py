@@ -243,10 +243,10 @@ def read_results(paths: Iterable[Path | str], facts: Mapping[str, Any]) -> list[
         if facts.get("kind") != "ticket":
             ids -= {None}  # a run that starts from an export does not name the ticket of the export
         if ids and facts.get("ticket") not in ids:
-            whose = ", ".join(sorted("a dense model" if one is None else f"the ticket {one}" for one in ids))
+            whose = ", ".join(sorted("a run without a ticket" if one is None else f"the ticket {one}" for one in ids))
             raise ContentError(
                 f"{path} has results of {whose}, and this is {facts.get('ticket') or 'a dense model'}; give results of "
-                "the same ticket."
+                "runs whose target is the same ticket."
             )
         own = results_of(result)
         if not own:

@@ -23,7 +23,7 @@ from winning_tickets.data.rows import rows_of
 from winning_tickets.models import modeling_compact
 from winning_tickets.models.given import GivenModel
 from winning_tickets.models.heads import KINDS, head_of, num_outputs
-from winning_tickets.models.loading import PLM, choose_device, is_onnx, load_plm
+from winning_tickets.models.loading import PLM, choose_device, count_positions, is_onnx, load_plm
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.runs import memory
@@ -336,7 +336,7 @@ def _task_of(given: GivenModel) -> TaskInfo:
     elif found == "classification" and config.problem_type == "multi_label_classification":
         found = "multilabel"
     labels = () if found == "regression" else tuple(config.id2label[index] for index in range(config.num_labels))
-    longest = min(given.load_tokenizer().model_max_length, config.max_position_embeddings)
+    longest = min(given.load_tokenizer().model_max_length, count_positions(given.model.base_model))
     return TaskInfo(name, ("text",), labels, longest, None, 0.0, found, None)
 
 

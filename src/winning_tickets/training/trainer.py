@@ -200,8 +200,9 @@ class StepLog(Callback):
             name: found if value is norm else value.item() if isinstance(value, Tensor) else value
             for name, value in self._extra().items()
         }
-        finite = {name: not isinstance(value, float) or math.isfinite(value) for name, value in extra.items()}
-        extra = {name: value if finite[name] else None for name, value in extra.items()}  # JSON has no NaN
+        for name, value in extra.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                extra[name] = None  # JSON has no NaN
         self._run.log(record | {"seconds": now - self._time} | extra | trainer.args.execution)
         self._time = now
         self._advance(trainer.step, ", ".join(f"{name} {value:.4f}" for name, value in parts.items()))
