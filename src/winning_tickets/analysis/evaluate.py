@@ -294,7 +294,7 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
     tokens = tokens[: config.max_tokens]
     if len(tokens) < 2 or not words:
         raise ContentError(
-            f"The corpus {config.corpus} has {words} words and {len(tokens)} tokens; perplexity needs a word and two tokens."
+            f"The corpus {config.corpus} has {words} words and {len(tokens)} tokens; perplexity needs one and two."
         )
     windows = Windows(tokens, length, stride, max(length, config.batch_tokens))
     found = average_terms(plm, None, windows, ["clm"], device, runtime)
