@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from winning_tickets.data.token_cache import tokenizer_hash
 from winning_tickets.models.encoders import whole
-from winning_tickets.models.loading import base_hash, tensor_hash
+from winning_tickets.models.loading import base_hash, limit_texts_, tensor_hash
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import UsageError
 
@@ -73,12 +73,15 @@ class GivenModel:
         """Return a new tokenizer for each load, as tokenizing changes its settings; a `NoTokenizer` without one."""
         from transformers import AutoTokenizer
 
-        if self.tokenizer is not None:
-            return copy.deepcopy(self.tokenizer)
+        if self.tokenizer is None and not self.origin:
+            return NoTokenizer()
         try:
-            return AutoTokenizer.from_pretrained(self.origin, trust_remote_code=False) if self.origin else NoTokenizer()
+            found = copy.deepcopy(self.tokenizer)
+            found = AutoTokenizer.from_pretrained(self.origin, trust_remote_code=False) if found is None else found
         except (OSError, ValueError):
             return NoTokenizer()
+        limit_texts_(found, self.model)
+        return found
 
     @property
     def name(self) -> str:

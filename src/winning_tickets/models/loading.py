@@ -146,8 +146,6 @@ def load_plm(
     # Only errors and results are printed: stdout is for results, and progress has a display of its own.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    from winning_tickets.models.given import NoTokenizer
-
     given, access = memory.find(name), {}
     if given is None:
         where, state = resolve_model(name), None
@@ -180,13 +178,10 @@ def load_plm(
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 where, revision=revision, trust_remote_code=is_trusted(), **access
             )
+            limit_texts_(tokenizer, model)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     architecture = architecture or _find_architecture(model.base_model, config.model_type)
-    # Many tokenizers state no maximum, and some models with their own code have none.
-    limited = getattr(config, "max_position_embeddings", None) is not None and not isinstance(tokenizer, NoTokenizer)
-    if limited and getattr(tokenizer, "model_max_length", 0) > 10**9:
-        tokenizer.model_max_length = count_positions(model.base_model)
     # A missing pooler is initialized like a head; a model that lacks any other weight of the encoder is refused.
     prefix = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if "position_ids" not in key]
@@ -352,6 +347,13 @@ def _pooler_missing(missing: list[str]) -> set[str]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
+
+
+def limit_texts_(tokenizer: Any, model: Any) -> None:
+    """Give a tokenizer that states no maximum that of its model; some models with their own code have none."""
+    limited = getattr(model.config, "max_position_embeddings", None) is not None
+    if limited and getattr(tokenizer, "model_max_length", 0) > 10**9:
+        tokenizer.model_max_length = count_positions(model.base_model)
 
 
 def count_positions(encoder: Any) -> int:
