@@ -23,6 +23,7 @@ from winning_tickets.models.loading import (
     PLM,
     base_hash,
     choose_device,
+    count_positions,
     head_without_decoder,
     is_onnx,
     load_mlm_head,
@@ -281,7 +282,7 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
     """Return the perplexity of a text per token and per word; per word, the total loss is divided by the words."""
     text = load_text(str(config.corpus), config.split, config.data_dir)
     tokens = plm.tokenizer(text, return_tensors="pt", truncation=False)["input_ids"][0]
-    longest = plm.model.config.max_position_embeddings
+    longest = count_positions(plm.encoder)
     length = config.max_length or min(longest, _WINDOW)
     stride = config.stride or length
     if not 2 <= length <= longest or stride > length:
@@ -294,7 +295,8 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
     tokens = tokens[: config.max_tokens]
     if len(tokens) < 2 or not words:
         raise ContentError(
-            f"The corpus {config.corpus} has {words} words and {len(tokens)} tokens; perplexity needs one and two."
+            f"The corpus {config.corpus} has {words} words, and {len(tokens)} of its tokens are read; perplexity needs "
+            "one word and two tokens or more."
         )
     windows = Windows(tokens, length, stride, max(length, config.batch_tokens))
     found = average_terms(plm, None, windows, ["clm"], device, runtime)

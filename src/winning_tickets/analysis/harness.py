@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.config import EvaluateConfig
-from winning_tickets.models.loading import PLM
+from winning_tickets.models.loading import PLM, count_positions
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
 PACKAGE = "lm_eval"
@@ -44,7 +44,7 @@ def run_tasks(config: EvaluateConfig, plm: PLM) -> dict[str, Any]:
     for name in config.harness_tasks:
         if name not in manager.all_tasks:
             raise unknown("task of the harness", name, manager.all_tasks)
-    length = config.max_length or plm.model.config.max_position_embeddings
+    length = config.max_length or count_positions(plm.encoder)
     rows = max(1, config.batch_tokens // length)
     model = HFLM(plm.model, backend="causal", tokenizer=plm.tokenizer, batch_size=rows, max_length=length)
     how = {"num_fewshot": config.num_fewshot, "limit": config.limit, "log_samples": False, "bootstrap_iters": 1000}

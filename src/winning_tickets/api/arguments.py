@@ -5,7 +5,6 @@ Keyword arguments become fields. Objects in memory get names that are made from 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -120,18 +119,18 @@ def check_base(target: Any, base: Any, keyword: str) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Names:
     """Gives objects in memory names that `memory.find` knows while the exit stack is open."""
 
     stack: ExitStack
     tokenizer: Any = None  # the tokenizer of models in memory
     cache: Path | None = None  # folder of the token cache; None takes the usual folder
-    models: list[str] = dataclasses.field(default_factory=list)  # names of the models in memory so far
+    has_model: bool = False  # whether a model in memory was named
 
     def check_tokenizer(self) -> None:
         """Refuse a tokenizer without a model in memory, as a model that is loaded by its name has its own."""
-        if self.tokenizer is not None and not self.models:
+        if self.tokenizer is not None and not self.has_model:
             raise UsageError(
                 "tokenizer= goes with a model in memory, and none was given; a model that is given by its name has its "
                 "own, so leave it out."
@@ -175,8 +174,8 @@ class Names:
             return self._name(IN_MEMORY + value.id, value)
         if isinstance(value, nn.Module):
             model = GivenModel.of(value, self.tokenizer)
-            self.models.append(self._name(model.name, model))
-            return self.models[-1]
+            self.has_model = True
+            return self._name(model.name, model)
         return value  # the settings refuse it
 
     def _of_rows(self, field: str, value: Any) -> Any:

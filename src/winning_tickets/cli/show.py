@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from winning_tickets.config.objective import MEASURED
 from winning_tickets.runs.errors import listed
 
 
@@ -48,13 +49,8 @@ def _perplexity(value: float | None) -> str:
 
 def evaluation(result: dict[str, Any]) -> str:
     """List the values that `evaluate` measured."""
-    keys = (
-        *("kd_loss", "mlm_loss", "mlm_accuracy", "clm_loss", "clm_accuracy", "attention_loss", "contrastive_loss"),
-        *("logits_loss", "greedy_agreement", "perplexity", "word_perplexity"),
-        *("similarity_pearson", "similarity_spearman"),
-    )
     lines = [f"{result['target']} ({result['sparsity']:.1%} pruned)"]
-    lines += [f"  {key}: {result[key]:.4f}" for key in keys if result[key] is not None]
+    lines += [f"  {key}: {result[key]:.4f}" for key in MEASURED if result[key] is not None]
     if "perplexity_tokens" in result:
         infinite = (key for key in ("perplexity", "word_perplexity") if result[key] is None)
         lines += [f"  {key}: {_TOO_LARGE}" for key in infinite]

@@ -13,6 +13,11 @@ TERM_NAMES = ("mlm", "clm", "kd", "attention", "contrastive", "logits")
 """The terms of a sum in canonical order; `winning_tickets.training.objectives` computes them."""
 TEXT_NAMES = ("mlm", "clm")  # the losses of pre-training itself: on masked tokens, or on the next one
 TEACHER_NAMES = ("kd", "attention", "contrastive", "logits", "agreement")  # those that compare with the dense model
+MEASURED = (
+    *("kd_loss", "mlm_loss", "mlm_accuracy", "clm_loss", "clm_accuracy", "attention_loss", "contrastive_loss"),
+    *("logits_loss", "greedy_agreement", "perplexity", "word_perplexity", "similarity_pearson", "similarity_spearman"),
+)
+"""The numbers that an evaluation without fine-tuning gives, in the order in which they are shown."""
 SOURCE_NAMES = (*TEXT_NAMES, "task")  # the terms of methods that train weights: text, and the tasks of `--task`
 STRUCTURED_NAMES = (*TEXT_NAMES, "kd", "task")  # the losses that importances of heads and FFNs are computed from
 GATE_NAMES = (*TEXT_NAMES, "kd")  # the terms that gates of heads, FFNs, neurons and layers are trained on

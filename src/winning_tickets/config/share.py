@@ -66,6 +66,11 @@ _DROPOUT: dict[Profile, dict[str, float]] = {
 _USUAL_DROPOUT = 0.1
 
 
+SINGLE_TASK_FIELDS = (
+    *("seeds", "train_size", "batch_size", "optimizer", "warmup_ratio", "weight_decay", "dropout", "max_length"),
+    *("smart", "group_by_length", "allow_other_weights"),
+)
+"""Settings that the fine-tuning on a single task takes over from the sharing."""
 OWN_FILES = {"train_file": "file", "validation_file": "file", "label_column": "column", "metric": "metric"}
 """Settings of the user's own files that may have a value for each task, and a word for such a value."""
 

@@ -179,7 +179,7 @@ class TransferConfig(Settings):
     steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1)
     batch_size: int | None = _tune(None, "Examples per step.", ge=1)
     learning_rate: float | None = _tune(
-        None, f"{RATE_MEANING} Tickets of single weights take up to twice (tuned).", gt=0
+        None, f"{RATE_MEANING} For a ticket of single weights it is up to twice as high (tuned).", gt=0
     )
     warmup_ratio: Share = _tune(0.0, "Fraction of the steps with linear warm-up.", ge=0, le=1)
     weight_decay: float = _tune(0.0, "Weight decay of matrices. Biases and norms never decay.", ge=0)

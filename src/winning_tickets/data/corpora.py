@@ -129,7 +129,7 @@ def _stream(spec: str, split: SplitName, data_dir: str | Path | None) -> CorpusT
     kinds = {path: _split_of(path) for path in map(Path, files)}
     whole = split == "test" or "validation" in kinds.values()
     if files:
-        chosen = _of_split(folder, kinds, split) if whole else _of_split(folder, kinds, "train", None)
+        chosen = _of_split(folder, kinds, split) if whole else _of_split(folder, kinds, "train", unnamed=True)
         texts, identity = hub.stream_parquet(list(map(str, chosen)), hub.TEXT if named is None else named.part)
     elif named is not None:
         where = (named.name, named.config, named.part, split, f"the corpus {spec}")
@@ -265,9 +265,9 @@ def _files(folder: Path, split: SplitName) -> list[Path]:
     return _of_split(folder, kinds, split)
 
 
-def _of_split(folder: Path, kinds: Mapping[Path, str | None], split: SplitName, *others: None) -> list[Path]:
-    """Return the files of a split, and those of other kinds that count as such; refuse a folder without any."""
-    chosen = [path for path, kind in kinds.items() if kind in (split, *others)]
+def _of_split(folder: Path, kinds: Mapping[Path, str | None], split: SplitName, unnamed: bool = False) -> list[Path]:
+    """Return the files of a split, also those that name none if `unnamed`; refuse a folder without any."""
+    chosen = [path for path, kind in kinds.items() if kind == split or (unnamed and kind is None)]
     if not chosen:
         words = " or ".join(sorted(_SPLIT_WORDS[split]))
         found = listed([path.name for path in kinds])

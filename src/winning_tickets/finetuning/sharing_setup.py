@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.config import AUTO, ResolvedShare, Runtime, ShareConfig, TransferConfig
-from winning_tickets.config.share import OWN_FILES
+from winning_tickets.config.share import OWN_FILES, SINGLE_TASK_FIELDS
 from winning_tickets.data.encode import train_subset
 from winning_tickets.data.mixing import epoch_steps
 from winning_tickets.data.records import Split, TaskData
@@ -74,11 +74,6 @@ class PreparedSharing:
         return EvaluationPlan(config, self.tasks[task].task, self.steps_per_epoch, self.steps_per_epoch, self.steps)
 
 
-_SAME: tuple[str, ...] = ("seeds", "train_size", "batch_size", "optimizer", "warmup_ratio")
-_SAME += ("weight_decay", "dropout", "max_length", "smart", "group_by_length", "allow_other_weights")
-"""Settings that the fine-tuning on a single task takes over from the sharing."""
-
-
 def single(config: ResolvedShare, target: str, task: str, head_dropout: float | None) -> TransferConfig:
     """Return the settings of fine-tuning on one task alone for a sharing, from the base model or the shared model."""
     if task in (config.train_file or {}):
@@ -94,7 +89,7 @@ def single(config: ResolvedShare, target: str, task: str, head_dropout: float | 
         learning_rate=config.single_learning_rate or config.learning_rate,
         head_dropout=head_dropout,
         save_model=True,
-        **{field: getattr(config, field) for field in _SAME},
+        **{field: getattr(config, field) for field in SINGLE_TASK_FIELDS},
     )
 
 

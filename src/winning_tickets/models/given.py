@@ -73,13 +73,14 @@ class GivenModel:
         """Return a new tokenizer for each load, as tokenizing changes its settings; a `NoTokenizer` without one."""
         from transformers import AutoTokenizer
 
-        if self.tokenizer is None and not self.origin:
-            return NoTokenizer()
-        try:
-            found = copy.deepcopy(self.tokenizer)
-            found = AutoTokenizer.from_pretrained(self.origin, trust_remote_code=False) if found is None else found
-        except (OSError, ValueError):
-            return NoTokenizer()
+        found = copy.deepcopy(self.tokenizer)
+        if found is None:
+            if not self.origin:
+                return NoTokenizer()
+            try:
+                found = AutoTokenizer.from_pretrained(self.origin, trust_remote_code=False)
+            except (OSError, ValueError):
+                return NoTokenizer()
         limit_texts_(found, self.model)
         return found
 

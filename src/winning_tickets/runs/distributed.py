@@ -225,8 +225,7 @@ def _disconnect() -> None:
 
 
 def keep(number: int) -> None:
-    """Defer a signal that came after the last step of a training, or in a step that failed, to the next training."""
-    # 0 means no signal.
+    """Defer a signal, or 0 for none, that came after the last step of a training or in a step that failed."""
     global _deferred
     _deferred = number or _deferred
 

@@ -27,6 +27,7 @@ from winning_tickets.config import (
 )
 from winning_tickets.config.objective import TEACHER_NAMES
 from winning_tickets.config.settings import parse_size
+from winning_tickets.config.share import SINGLE_TASK_FIELDS
 from winning_tickets.config.structured import written_levels
 from winning_tickets.data.glue import LAYOUTS, count_rows
 from winning_tickets.data.records import Task
@@ -348,10 +349,6 @@ def _training(steps: float, tokens: float, evaluations: float, measured: float, 
     return Cost(tokens, steps, logs, 0, 1, tokens * length)
 
 
-_TAKEN_OVER = ("train_size", "batch_size", "max_length", "smart", "group_by_length")
-"""Settings of a sharing that change the cost of its trainings on single tasks, too."""
-
-
 def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
     config, total = settings.resolved(), Cost()
     batches = {}
@@ -382,7 +379,7 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
             data_dir=config.data_dir,
             epochs=config.single_epochs,
             save_model=True,
-            **{field: getattr(config, field) for field in _TAKEN_OVER},
+            **{field: getattr(config, field) for field in SINGLE_TASK_FIELDS if field != "seeds"},
         )
         count = (config.tickets == AUTO and config.level_of(name) > 0) + len(config.seeds) * config.fine_tune
         total += _fine_tuning(alone, model) * count

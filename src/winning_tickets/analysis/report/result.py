@@ -11,6 +11,7 @@ from winning_tickets.analysis.report.figures import BLUE, Drawing, PhasePoint, S
 from winning_tickets.analysis.report.save import REPORTS
 from winning_tickets.analysis.report.shrink import shrink_figure, shrink_table
 from winning_tickets.analysis.report.tables import Column, Row, Table, columns, decimal, format_count, percent
+from winning_tickets.config.objective import MEASURED
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import UsageError, closest
 from winning_tickets.runs.files import is_number
@@ -100,16 +101,9 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-_MEASURED = (
-    *("kd_loss", "mlm_loss", "mlm_accuracy", "clm_loss", "clm_accuracy", "attention_loss", "contrastive_loss"),
-    *("logits_loss", "greedy_agreement", "perplexity", "word_perplexity"),
-    *("similarity_pearson", "similarity_spearman"),
-)
-
-
 def evaluation_table(found: Found) -> Table:
     """Return one row: the target, its method and sparsity, and the values that were measured."""
-    measured = [name for name in _MEASURED if found[name] is not None]
+    measured = [name for name in MEASURED if found[name] is not None]
     heads = [
         *columns(target="Target", method="Method"),
         *columns(percent, sparsity="Sparsity"),
@@ -121,7 +115,7 @@ def evaluation_table(found: Found) -> Table:
 
 def evaluation_figure(found: Found) -> Drawing:
     """Draw a bar for each value that was measured."""
-    names = [name for name in _MEASURED if found[name] is not None]
+    names = [name for name in MEASURED if found[name] is not None]
     title = f"{found['method'] or 'dense'}, {percent(found['sparsity'])} % pruned"
     with canvas(1.6 + 1.3 * len(names), 3.4, "evaluate") as (drawing, made):
         axes = drawing.add_subplot()
