@@ -37,15 +37,24 @@ def fine_tuned(report: str, sparsity: str = "0.7") -> Scores:
     return found
 
 
-def shared() -> Scores:
-    """Return the scores of docs/results/sharing by method and rate."""
+def shared(report: str) -> Scores:
+    """Return the scores of a report of docs/results/sharing by method and rate."""
     found: Scores = defaultdict(dict)
-    for row in _rows("sharing/report"):
+    for row in _rows(report):
         for task, metric in MAIN.items():
             of_all = row["value"] == f"tasks.{task}.metrics.{metric}.final.mean"
             alone = row["stage"] == "single" and row["task"] == task and row["value"] == f"metrics.{metric}.final.mean"
             if of_all or alone:
                 found[row["method"], row["rate"]][task, row["seed"]] = float(row["number"])
+    return found
+
+
+def adaptations() -> Scores:
+    """Return the accuracies of docs/results/sharing after adaptation by method and share of the training set."""
+    found: Scores = defaultdict(dict)
+    for row in _rows("sharing/report"):
+        if row["stage"] == "adapted" and row["value"] == "metrics.accuracy.final.mean":
+            found[row["method"], row["train_size"]][row["task"], row["seed"]] = float(row["number"])
     return found
 
 
@@ -96,8 +105,6 @@ def goes_with(loss: str, report: str, fine_tuning: str) -> Effect | None:
 def main() -> None:
     """Write intervals.json."""
     best, long, short = "without dropout", fine_tuned("tickets_win/report"), fine_tuned("tickets_win/long_trainings")
-    models = shared()
-    rates = sorted({rate for method, rate in models if method == "Ticket-Share"})
     found: dict[str, Effect | None] = {}
     for method in ("TAMT-KD", "OMP"):
         for tasks in (set(MAIN), set(MAIN) - {"mnli"}):
@@ -144,13 +151,25 @@ def main() -> None:
         found[f"tickets_win, all methods: correlation of {loss} and the mean of 2 tasks"] = goes_with(
             loss, "tickets_win/all_methods", best
         )
-    for rate in rates:
-        name = f"sharing, {rate}: Ticket-Share minus MT-DNN, tasks and seeds as samples"
-        found[name] = difference(models["Ticket-Share", rate], models["MT-DNN", rate], tasks_vary=True)
-    single = next(scores for (method, _), scores in models.items() if method == "ST-DNN")
-    found["sharing, 1e-4: Ticket-Share minus single-task models"] = difference(
-        models["Ticket-Share", rates[0]], single, tasks_vary=False
-    )
+    for report, note in (("report", ""), ("both_rates", ", float32")):
+        models = shared(f"sharing/{report}")
+        single = next(scores for (method, _), scores in models.items() if method == "ST-DNN")
+        for method, rate in sorted(models):
+            if method == "Ticket-Share":
+                name, scores = f"sharing{note}, {rate}: Ticket-Share minus", models[method, rate]
+                pairs = difference(scores, models["MT-DNN", rate], tasks_vary=True)
+                found[f"{name} MT-DNN, tasks and seeds as samples"] = pairs
+                if rate == "1e-4":
+                    found[f"{name} single-task models"] = difference(scores, single, tasks_vary=False)
+    adapted = adaptations()
+    for size in ("1%", "10%", "100%"):
+        for task in ("snli", "scitail"):
+            mine, other = (
+                {pair: score for pair, score in adapted[method, size].items() if pair[0] == task}
+                for method in ("Ticket-Share", "MT-DNN")
+            )
+            name = f"sharing, {size} of {task}: Ticket-Share minus MT-DNN"
+            found[name] = difference(mine, other, tasks_vary=False)
     written: dict[str, Any] = {
         name: None
         if effect is None
