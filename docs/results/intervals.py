@@ -49,6 +49,15 @@ def shared(report: str) -> Scores:
     return found
 
 
+def searched(report: str) -> dict[str, dict[tuple[str, str], float]]:
+    """Return the scores of a report of better_tickets by idea of the search."""
+    found: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
+    for row in _rows(report):
+        if row["stage"] == "searched" and row["value"] == f"metrics.{METRICS[row['task']]}.final.mean":
+            found[row["idea"]][row["task"], row["search_seed"]] = float(row["number"])
+    return found
+
+
 def adaptations() -> Scores:
     """Return the accuracies of docs/results/sharing after adaptation by method and share of the training set."""
     found: Scores = defaultdict(dict)
@@ -151,6 +160,16 @@ def main() -> None:
         found[f"tickets_win, all methods: correlation of {loss} and the mean of 2 tasks"] = goes_with(
             loss, "tickets_win/all_methods", best
         )
+    ideas = searched("better_tickets/full_length")
+    counts = ideas["counts of global magnitude"]
+    for task in ("mrpc", "mnli", "cola"):
+        pairs = [{pair: one[pair] for pair in one if pair[0] == task} for one in (counts, ideas["one step to 70 %"])]
+        found[f"better_tickets at full length: counts of global magnitude, {task}"] = difference(
+            *pairs, tasks_vary=False
+        )
+    found["better_tickets at full length: counts of global magnitude, tasks and seeds as samples"] = difference(
+        counts, ideas["one step to 70 %"], tasks_vary=True
+    )
     for report, note in (("report", ""), ("both_rates", ", float32")):
         models = shared(f"sharing/{report}")
         single = next(scores for (method, _), scores in models.items() if method == "ST-DNN")
