@@ -1,12 +1,14 @@
 """Fine-tuning with a teacher, and with another dropout: the loss, its effect, the run's identity, refusals."""
 
 import importlib
+import json
 import shutil
 
 import pytest
 import torch
 from torch.nn import functional
 
+from samples.tiny_models import make_model
 from samples.tiny_tasks import tasks_fixture
 from winning_tickets import Runtime, TransferConfig, transfer
 from winning_tickets.data.tasks import TASKS
@@ -79,6 +81,29 @@ def test_the_loss_is_that_of_the_task_and_the_distances(dense, ticket):
     assert means["loss"] == pytest.approx(float(wanted), rel=1e-4)
     assert means["teacher_logits"] == pytest.approx(float(outputs), rel=1e-3, abs=1e-7)
     assert means["teacher_states"] == pytest.approx(float(torch.stack(states).mean()), rel=1e-3)
+
+
+def test_a_teacher_gets_the_segments_that_its_student_does_not_read(tmp_path, bert):
+    transfer(settings(bert, "stsb", save_model=True), tmp_path / "dense", QUIET)
+    path = make_model(tmp_path / "student", "distilbert")
+    written = json.loads((path / "tokenizer_config.json").read_text())
+    names = {"model_input_names": ["input_ids", "attention_mask"]}  # as those of DistilBERT
+    (path / "tokenizer_config.json").write_text(json.dumps(written | names))
+    config = settings(str(path), "stsb", teacher=str(tmp_path / "dense"), dropout=0.0)
+    prepared = prepare_transfer(config, QUIET)
+    student = prepared.load(0)
+    student.model.eval()
+    batch = transfer_module._learning(prepared, student, 0)[0][0]
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    with torch.no_grad():
+        found = prepared.teacher.objective(prepared.task, config)(student.model, batch)["teacher_logits"]
+        theirs = prepared.teacher.plm.model(**inputs).logits
+        without = prepared.teacher.plm.model(**inputs | {"token_type_ids": None}).logits
+        ours = student.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    assert set(batch["token_type_ids"].unique().tolist()) == {0, 1}
+    assert not torch.allclose(theirs, without)
+    assert found == pytest.approx(float(functional.mse_loss(ours, theirs, reduction="sum")), rel=1e-4)
+    assert "token_type_ids" not in prepared.validation["validation"].columns
 
 
 @pytest.fixture(scope="module")

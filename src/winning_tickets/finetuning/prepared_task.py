@@ -46,9 +46,9 @@ class PreparedTask:
     def info(self, ticket: Ticket | None) -> TaskInfo:
         return TaskInfo.of(self.task, self.max_length, self.doc_stride, *ticket_facts(ticket).values())
 
-    def encode(self, plm: PLM, split: Split) -> EncodedSplit:
-        """Tokenize examples like the validation splits."""
-        return encode_split(plm, split, self.max_length, self.task.kind, self.doc_stride)
+    def encode(self, plm: PLM, split: Split, teacher: PLM | None = None) -> EncodedSplit:
+        """Tokenize examples like the validation splits, for a teacher, too."""
+        return encode_split(plm, split, self.max_length, self.task.kind, self.doc_stride, teacher)
 
 
 def prepare_task(

@@ -189,7 +189,8 @@ def _learning(prepared: PreparedTransfer, plm: PLM, seed: int) -> tuple[TaskBatc
     if prepared.text is not None:
         batches = prepared.text.batches(config, plm, seed, prepared.max_length)
         return batches, PretrainingObjective({prepared.task.kind: 1.0}, plm.architecture)
-    examples = prepared.encode(plm, train_split(config, prepared.data, seed))
+    teacher = None if prepared.teacher is None else prepared.teacher.plm
+    examples = prepared.encode(plm, train_split(config, prepared.data, seed), teacher)
     pad = make_collator(plm.tokenizer, prepared.max_length if settings.padding == "max-length" else None)
     objective: Objective
     if prepared.teacher is None:

@@ -364,6 +364,11 @@ def count_positions(encoder: Any) -> int:
     return int(encoder.config.max_position_embeddings) - (0 if padding is None else padding + 1)
 
 
+def reads_segments(model: Any) -> bool:
+    """Return whether a model distinguishes the two texts of a pair by `token_type_ids`."""
+    return (getattr(model.config, "type_vocab_size", None) or 0) > 1
+
+
 def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
     """Return the names of the matrices in a scope: embeddings first, then layer by layer, then the pooler."""
     # The default scope is the papers' (TAMT, section 3.2): Q, K, V, AO, FI, FO and word embeddings.

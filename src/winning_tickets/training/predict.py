@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from winning_tickets.config import Runtime
 from winning_tickets.config.objective import TEXT_NAMES
-from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, make_collator
+from winning_tickets.data.encode import Array, EncodedSplit, make_collator
 from winning_tickets.data.examples import is_text
 from winning_tickets.data.readers import read_rows
 from winning_tickets.data.records import Kind, Split, Task
@@ -23,7 +23,7 @@ from winning_tickets.data.rows import rows_of
 from winning_tickets.models import modeling_compact
 from winning_tickets.models.given import GivenModel
 from winning_tickets.models.heads import KINDS, head_of, num_outputs
-from winning_tickets.models.loading import PLM, choose_device, count_positions, is_onnx, load_plm
+from winning_tickets.models.loading import PLM, choose_device, count_positions, is_onnx, load_plm, reads_segments
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.runs import memory
@@ -34,7 +34,7 @@ from winning_tickets.runs.hub import local, not_local
 from winning_tickets.tickets.files import is_run_of, is_ticket
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.objectives.task import task_logits
+from winning_tickets.training.objectives.task import model_inputs, task_logits
 
 MODEL_FOLDER = "model"
 TASK_FILE = "task.json"
@@ -173,13 +173,20 @@ def find_saved(path: Path, description: str, seed: int | None = None) -> Path | 
 
 
 def encode_split(
-    plm: PLM, split: Split, max_length: int, kind: Kind = "classification", doc_stride: int | None = None
+    plm: PLM,
+    split: Split,
+    max_length: int,
+    kind: Kind = "classification",
+    doc_stride: int | None = None,
+    teacher: PLM | None = None,
 ) -> EncodedSplit:
-    """Tokenize a split, and keep only the columns that the model accepts."""
-    encoded = KINDS[kind].encode(split, plm.tokenizer, max_length, doc_stride or max_length)
+    """Tokenize a split, and keep only the columns that the model accepts, or a teacher that has the same tokens."""
+    # The tokenizer of a student without segments, such as DistilBERT, does not number those of its teacher.
+    reader = teacher if teacher is not None and reads_segments(teacher.model) else plm
+    encoded = KINDS[kind].encode(split, reader.tokenizer, max_length, doc_stride or max_length)
     columns = dict(encoded.columns)
     # Some checkpoints pair a tokenizer that numbers the segments with a model that has no segments.
-    if getattr(plm.model.config, "type_vocab_size", 0) < 2:
+    if not reads_segments(reader.model):
         columns.pop("token_type_ids", None)
     return EncodedSplit(columns, encoded.labels, encoded.owners, encoded.places)
 
@@ -201,7 +208,7 @@ def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Arr
     with modes(plm.model, training=False), torch.no_grad():
         for chosen in _by_length(lengths):
             batch = pad([split[index] for index in chosen])
-            inputs = {name: value.to(device) for name, value in batch.items() if name not in TARGETS}
+            inputs = {name: value.to(device) for name, value in model_inputs(plm.model, batch).items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits = task_logits(plm.model(**inputs))
             for index, row in zip(chosen, logits.float().cpu().numpy(), strict=True):

@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from winning_tickets.data.batches import count_tokens
-from winning_tickets.data.encode import TARGETS
 from winning_tickets.data.records import Kind
 from winning_tickets.models.architectures import Architecture
 from winning_tickets.training.objectives.base import Batch, Outputs, TermSettings
 from winning_tickets.training.objectives.pretraining import run_encoder
-from winning_tickets.training.objectives.task import kl_sum, task_logits
+from winning_tickets.training.objectives.task import kl_sum, model_inputs, task_logits
 from winning_tickets.training.objectives.terms import kd_sum, logits_sum, predictions, sum_over_tokens
 from winning_tickets.training.objectives.terms import pooled as mean_pooled
 
@@ -120,8 +119,7 @@ class Distillation:
         if self.head in (None, "mlm") or "logits" not in self.weights:
             needs = {"states", *({"logits"} & set(self.weights))}
             return run_encoder(model, batch, needs, self.architecture)  # type: ignore[arg-type]
-        inputs = {name: value for name, value in batch.items() if name not in TARGETS}
-        output = model(**inputs, output_hidden_states=True)
+        output = model(**model_inputs(model, batch), output_hidden_states=True)
         states = output.hidden_states[1:]
         return Outputs(states[-1], states, predicting=task_logits(output))  # the default head passes them on
 
@@ -142,7 +140,7 @@ class HeadProbe:
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Return the sum over the batch; for regression and label sets, that of the outputs times random signs."""
-        logits = task_logits(model(**{name: value for name, value in batch.items() if name not in TARGETS})).float()
+        logits = task_logits(model(**model_inputs(model, batch))).float()
         if self._head in ("regression", "multilabel"):
             signs = torch.randint(0, 2, logits.shape, generator=self._generator).to(logits) * 2 - 1
             return {"logits": (logits * signs).sum()}

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from winning_tickets.data.batches import MASKED_POSITIONS, count_tokens
 from winning_tickets.models.architectures import Architecture
+from winning_tickets.models.loading import reads_segments
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.training.objectives.base import Batch, Need, Outputs, TermSettings
 from winning_tickets.training.objectives.terms import ALL_TERMS, lm_logits, needs_of, needs_teacher, sum_over_tokens
@@ -42,8 +43,7 @@ class _NoCache:
 
 def run_encoder(model: Any, batch: Batch, needs: AbstractSet[Need], architecture: Architecture) -> Outputs:
     """Run a model on a batch and return the needed outputs."""
-    # Only some families distinguish segments; the others do not know the argument, or have a single type.
-    typed = "token_type_ids" in batch and (getattr(model.config, "type_vocab_size", None) or 0) > 1
+    typed = "token_type_ids" in batch and reads_segments(model)
     mask = batch.get("attention_mask")
     if mask is None and architecture.always_masked:
         mask = torch.ones_like(batch["input_ids"])

@@ -14,6 +14,7 @@ from torch.nn import functional
 from winning_tickets.data import records
 from winning_tickets.data.encode import IGNORED, SOFT_LABELS, TARGETS
 from winning_tickets.data.records import Kind, Task
+from winning_tickets.models.loading import reads_segments
 from winning_tickets.training.objectives.base import Batch
 
 
@@ -93,6 +94,12 @@ TASK_LOSSES: dict[Kind, TaskLoss] = {
 }
 
 
+def model_inputs(model: Any, batch: Batch) -> Batch:
+    """Return what a model reads of a batch: no labels, and `token_type_ids` only if it distinguishes segments."""
+    unread = TARGETS if reads_segments(model) else (*TARGETS, "token_type_ids")
+    return {name: value for name, value in batch.items() if name not in unread}
+
+
 def task_logits(output: Any) -> Tensor:
     """Return a head's logits: `(batch, outputs)`, for tokens `(batch, seq, outputs)`, for spans `(batch, seq, 2)`."""
     if "start_logits" in output:
@@ -123,8 +130,7 @@ class TaskObjective:
 
     def logits(self, model: Any, batch: Batch) -> Tensor:
         """Return the logits of the model's head for a batch, in float32."""
-        output = model(**{key: value for key, value in batch.items() if key not in TARGETS})
-        return task_logits(output).float()
+        return task_logits(model(**model_inputs(model, batch))).float()
 
     def sums(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         sums = {"loss": self._loss.sum(logits, batch["labels"])}
