@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -93,7 +93,7 @@ def difference(
     )
 
 
-def goes_with(loss: str, report: str, fine_tuning: str) -> Effect | None:
+def goes_with(loss: str, report: str, fine_tuning: str, tasks: Collection[str] = tuple(METRICS)) -> Effect | None:
     """Return the correlation of a loss of the tickets of a report and their mean scores; magnitude is one ticket."""
     losses: dict[tuple[str, str], list[float]] = defaultdict(list)
     means: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -103,8 +103,9 @@ def goes_with(loss: str, report: str, fine_tuning: str) -> Effect | None:
             losses[ticket].append(float(row["number"]))
     for (method, setting), found in fine_tuned(report).items():
         if setting == fine_tuning and method != "Full":
-            for (_, seed), score in found.items():
-                means[method, "" if method == "OMP" else seed].append(score)
+            for (task, seed), score in found.items():
+                if task in tasks:
+                    means[method, "" if method == "OMP" else seed].append(score)
     tickets = sorted(losses.keys() & means.keys())
     return clustered_correlation(
         [fmean(losses[ticket]) for ticket in tickets], [fmean(means[ticket]) for ticket in tickets], tickets
@@ -150,12 +151,20 @@ def main() -> None:
             for task in ("mnli", "cola"):
                 pairs = [{pair: one[pair] for pair in one if pair[0] == task} for one in (scores, lower)]
                 found[f"{name} minus rate 1e-4, {task}"] = difference(*pairs, tasks_vary=False)
+    higher = fine_tuned(folder)
+    both = {pair: score for pair, score in higher["TAMT-KD", best].items() if pair[0] in ("mnli", "cola")}
+    for method in sorted({method for method, _ in higher} - {"Full", "TAMT-KD"}):
+        name = f"tickets_win, rate 2e-4: TAMT-KD minus {method}, MNLI and CoLA, tasks and seeds as samples"
+        found[name] = difference(both, higher[method, best], tasks_vary=True)
     for loss in ("kd_loss", "mlm_loss"):
         found[f"tickets_win, with dropout: correlation of {loss} and the mean of 3 tasks"] = goes_with(
             loss, "tickets_win/report", "with dropout"
         )
         found[f"tickets_win, five tasks: correlation of {loss} and the mean"] = goes_with(
             loss, "tickets_win/five_tasks", best
+        )
+        found[f"tickets_win, rate 2e-4, all methods: correlation of {loss} and the mean of MNLI and CoLA"] = goes_with(
+            loss, folder, best, ("mnli", "cola")
         )
         found[f"tickets_win, all methods: correlation of {loss} and the mean of 2 tasks"] = goes_with(
             loss, "tickets_win/all_methods", best

@@ -244,6 +244,19 @@ def test_single_points_beside_a_line_do_not_hide_each_other():
     assert alone[1] - alone[0] == pytest.approx(0.02 * (right - left), rel=0.1)
 
 
+def test_many_single_points_beside_a_line_are_all_inside_the_panel():
+    alone = [f"B{index}" for index in range(9)]
+    plot, grid = lines({"A": {100: 0.5, 200: 0.5}} | {name: {200: 0.5} for name in alone}, {})
+    svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
+    marks = re.findall(r'<use [^>]*x="([\d.]+)" y="[\d.]+" style="fill: #(?!333333)', svg)
+    left, width = map(
+        float, re.search(r'<clipPath[^>]*>\s*<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg).groups()
+    )
+    places = [float(mark) for mark in marks[: 2 + len(alone)]]
+    assert left + 5 < min(places)
+    assert max(places) < left + width - 5
+
+
 def test_the_full_model_is_a_point_of_a_scatter():
     x, y = {"stage": "targets", "value": "loss"}, "accuracy"
     points = {"Full BERT": {"x": {"stage": "dense", "value": "loss"}, "y": {"stage": "dense", "value": "accuracy"}}}
