@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,8 @@ HERE = Path(__file__).parent
 MAIN = {"mnli": "accuracy_matched", "sst2": "accuracy", "mrpc": "accuracy", "stsb": "pearson"}
 METRICS = {**MAIN, "cola": "matthews"}
 
-Scores = dict[tuple[str, str], dict[tuple[str, str], float]]  # by method and setting, then by task and seed
+Runs = dict[tuple[str, str], float]  # scores by task and seed
+Scores = dict[tuple[str, str], Runs]  # by method and setting
 
 
 def _rows(report: str) -> list[dict[str, str]]:
@@ -49,9 +50,9 @@ def shared(report: str) -> Scores:
     return found
 
 
-def searched(report: str) -> dict[str, dict[tuple[str, str], float]]:
+def searched(report: str) -> dict[str, Runs]:
     """Return the scores of a report of better_tickets by idea of the search."""
-    found: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
+    found: dict[str, Runs] = defaultdict(dict)
     for row in _rows(report):
         if row["stage"] == "searched" and row["value"] == f"metrics.{METRICS[row['task']]}.final.mean":
             found[row["idea"]][row["task"], row["search_seed"]] = float(row["number"])
@@ -67,7 +68,12 @@ def adaptations() -> Scores:
     return found
 
 
-def share(first: Mapping[tuple[str, str], float], second: Mapping[tuple[str, str], float], tasks: set[str]) -> Effect:
+def on(tasks: Collection[str], scores: Runs) -> Runs:
+    """Return the scores of some tasks."""
+    return {(task, seed): score for (task, seed), score in scores.items() if task in tasks}
+
+
+def share(first: Runs, second: Runs, tasks: set[str]) -> Effect:
     """Return the ratio of the means over tasks, paired by seed."""
     seeds = sorted({seed for _, seed in first})
     logs = [
@@ -77,9 +83,7 @@ def share(first: Mapping[tuple[str, str], float], second: Mapping[tuple[str, str
     return crossed_effect(logs, {"seed": seeds}).on_scale(math.exp)
 
 
-def difference(
-    first: Mapping[tuple[str, str], float], second: Mapping[tuple[str, str], float], tasks_vary: bool
-) -> Effect:
+def difference(first: Runs, second: Runs, tasks_vary: bool) -> Effect:
     """Return the mean difference, with the seeds as a sample, and the tasks too if they vary."""
     pairs = sorted(first.keys() & second.keys())
     if tasks_vary:
@@ -103,9 +107,8 @@ def goes_with(loss: str, report: str, fine_tuning: str, tasks: Collection[str] =
             losses[ticket].append(float(row["number"]))
     for (method, setting), found in fine_tuned(report).items():
         if setting == fine_tuning and method != "Full":
-            for (task, seed), score in found.items():
-                if task in tasks:
-                    means[method, "" if method == "OMP" else seed].append(score)
+            for (_, seed), score in on(tasks, found).items():
+                means[method, "" if method == "OMP" else seed].append(score)
     tickets = sorted(losses.keys() & means.keys())
     return clustered_correlation(
         [fmean(losses[ticket]) for ticket in tickets], [fmean(means[ticket]) for ticket in tickets], tickets
@@ -129,10 +132,7 @@ def main() -> None:
     name = "tickets_win, encoder of 1,000 steps: TAMT-KD minus IMP"
     found[f"{name}, tasks and seeds as samples"] = difference(short["TAMT-KD", best], short["IMP", best], True)
     for task in MAIN:
-        mine, other = (
-            {pair: score for pair, score in short[method, best].items() if pair[0] == task}
-            for method in ("TAMT-KD", "IMP")
-        )
+        mine, other = (on([task], short[method, best]) for method in ("TAMT-KD", "IMP"))
         found[f"{name}, {task}"] = difference(mine, other, False)
     five, folder = fine_tuned("tickets_win/five_tasks"), "tickets_win/five_tasks_higher_rate"
     dense = five["Full", best]
@@ -149,10 +149,9 @@ def main() -> None:
                 found[f"{name}, the same without CoLA"] = share(scores, dense, set(MAIN))
             lower = fine_tuned("tickets_win/five_tasks", sparsity)[method, best]
             for task in ("mnli", "cola"):
-                pairs = [{pair: one[pair] for pair in one if pair[0] == task} for one in (scores, lower)]
-                found[f"{name} minus rate 1e-4, {task}"] = difference(*pairs, tasks_vary=False)
+                found[f"{name} minus rate 1e-4, {task}"] = difference(on([task], scores), on([task], lower), False)
     higher = fine_tuned(folder)
-    both = {pair: score for pair, score in higher["TAMT-KD", best].items() if pair[0] in ("mnli", "cola")}
+    both = on(("mnli", "cola"), higher["TAMT-KD", best])
     for method in sorted({method for method, _ in higher} - {"Full", "TAMT-KD"}):
         name = f"tickets_win, rate 2e-4: TAMT-KD minus {method}, MNLI and CoLA, tasks and seeds as samples"
         found[name] = difference(both, higher[method, best], tasks_vary=True)
@@ -170,15 +169,11 @@ def main() -> None:
             loss, "tickets_win/all_methods", best
         )
     ideas = searched("better_tickets/full_length")
-    counts = ideas["counts of global magnitude"]
+    counts, equal = ideas["counts of global magnitude"], ideas["one step to 70 %"]
+    name = "better_tickets at full length: counts of global magnitude"
     for task in ("mrpc", "mnli", "cola"):
-        pairs = [{pair: one[pair] for pair in one if pair[0] == task} for one in (counts, ideas["one step to 70 %"])]
-        found[f"better_tickets at full length: counts of global magnitude, {task}"] = difference(
-            *pairs, tasks_vary=False
-        )
-    found["better_tickets at full length: counts of global magnitude, tasks and seeds as samples"] = difference(
-        counts, ideas["one step to 70 %"], tasks_vary=True
-    )
+        found[f"{name}, {task}"] = difference(on([task], counts), on([task], equal), False)
+    found[f"{name}, tasks and seeds as samples"] = difference(counts, equal, tasks_vary=True)
     for report, note in (("report", ""), ("both_rates", ", float32")):
         models = shared(f"sharing/{report}")
         single = next(scores for (method, _), scores in models.items() if method == "ST-DNN")
@@ -192,10 +187,7 @@ def main() -> None:
     adapted = adaptations()
     for size in ("1%", "10%", "100%"):
         for task in ("snli", "scitail"):
-            mine, other = (
-                {pair: score for pair, score in adapted[method, size].items() if pair[0] == task}
-                for method in ("Ticket-Share", "MT-DNN")
-            )
+            mine, other = (on([task], adapted[method, size]) for method in ("Ticket-Share", "MT-DNN"))
             name = f"sharing, {size} of {task}: Ticket-Share minus MT-DNN"
             found[name] = difference(mine, other, tasks_vary=False)
     written: dict[str, Any] = {

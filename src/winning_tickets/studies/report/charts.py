@@ -85,7 +85,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
             axes.margins(x=1.0)  # lines are then points side by side in the middle
         elif positions and not log and plot.x_value is None:
             first, *_, last = positions.values()
-            moved = max((abs(_shift(plot, index)) for index in range(len(_line_names(plot)))), default=0.0)
+            moved = max(abs(_shift(plot, index)) for index in range(len(names)))
             room = 0.05 * (last - first) + moved
             axes.set_xlim(first - room, last + room)  # the same in all panels
         words = any(isinstance(x, str) for x in positions)
