@@ -144,6 +144,10 @@ def test_a_new_study_runs_as_it_is(tickets, file, tmp_path):
     page = (tmp_path / "report" / "index.html").read_text()
     assert "<p>Judged on the numbers of this study alone." in page
     assert "paper" not in page.partition("<section")[2].lower()
+    words = ("study", "report", "mine.yaml", "--scale", "smoke", "--out", "report", "--where", "stage=search")
+    code, out, err = tickets(*words)
+    assert code == 0, err
+    assert out.startswith("mine at smoke, part stage=search: ")
 
 
 def test_recipes(tickets):

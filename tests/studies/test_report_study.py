@@ -12,7 +12,8 @@ import pytest
 from samples.study_report_samples import PARAMETERS, fill_store, result_of, sample_plan, score_of, write_run
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.report import charts, long_form, report_files, report_study
+from winning_tickets.studies.plan import part_of
+from winning_tickets.studies.report import charts, long_form, report_files, report_study, report_text
 from winning_tickets.studies.report.charts import draw_plot
 from winning_tickets.studies.report.claims import judge_claim
 from winning_tickets.studies.report.grids import condense_cell, form_of, make_cell, required_places, table_grid
@@ -607,6 +608,25 @@ def test_a_smaller_report_removes_files_of_the_larger_one(full, tmp_path):
     assert (tmp_path / "table-main.csv").exists()
     report_study(plan, store, tmp_path, ["md"])
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", *[".md"] * 6]
+
+
+def test_a_report_of_a_part_leaves_out_what_none_of_its_runs_belongs_to(partial, tmp_path):
+    plan, store = partial
+    part = part_of(plan, ("stage=evaluate", "method=OMP"))
+    result = report_study(part, store, tmp_path / "losses", ["html"])
+    shown = [result[kind] for kind in ("tables", "figures", "claims")]
+    assert shown == [[], ["heat"], {}]
+    assert result["runs"] == {"done": 4, "failed": 0, "missing": 0}
+    assert report_text(result).startswith("sample at smoke, part stage=evaluate and method=OMP: 4 of 4 runs done.")
+    page = (tmp_path / "losses" / "index.html").read_text()
+    assert "<strong>This is a part of the study:</strong> runs with stage=evaluate and method=OMP" in page
+    # Missing and failed runs stay in the part that they belong to, and claims are judged on the pairs of that part.
+    result = report_study(part_of(plan, ("stage=transfer", "sparsity=0.7")), store, tmp_path / "scores", ["html"])
+    assert result["tables"] == ["main"], "the other one shows sparsity 0.5 only"
+    assert result["figures"] == ["scores", "by-task", "loss"]
+    assert result["runs"] == {"done": 12, "failed": 1, "missing": 1}
+    assert (result["claims"]["better"]["n"], result["claims"]["better"]["planned"]) == (4, 6)
+    assert report_study(plan, store, tmp_path / "whole", ["md"])["part"] == []
 
 
 def test_a_report_of_an_empty_store_is_all_missing(tmp_path):

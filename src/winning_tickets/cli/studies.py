@@ -227,6 +227,7 @@ def report(
     scale: Scale,
     out: Annotated[Path, typer.Option("--out", help="Folder: absent, empty, or holding a report of this study.")],
     set_: Set = None,
+    where: Where = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
     formats: Annotated[
         str, typer.Option("--formats", help="Formats of md, tex, csv, svg, png and html, with commas.")
@@ -244,7 +245,7 @@ def report(
     found = Store(store)
     if not found.exists():
         raise UsageError(f"There is no store at {store}; name the one that `tickets study run` was given by --store.")
-    result = report_study(_plan(study, scale, set_), found, out, commands.split_words(formats) or [], force)
+    result = report_study(_plan(study, scale, set_, where), found, out, commands.split_words(formats) or [], force)
     emit(result, as_json, report_text(result))
 
 

@@ -49,6 +49,7 @@ class Plan:
     parameters: dict[str, Any]  # parameters of the scale, with overrides
     runs: dict[str, Run]  # by id; each run comes after the runs that it needs
     points: tuple[Point, ...]  # of all stages, in order
+    part: tuple[str, ...] = ()  # conditions that selected these runs, see `part_of`
 
     def stage_runs(self, stage: str) -> list[str]:
         return list(dict.fromkeys(point.run for point in self.points if point.stage == stage))
@@ -170,7 +171,8 @@ def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> 
         if run.id in chosen or run.id in kept:
             kept |= {run.id, *run.needs}
     runs = {name: run for name, run in plan.runs.items() if name in kept}
-    return replace(plan, runs=runs, points=tuple(point for point in plan.points if point.run in kept))
+    points = tuple(point for point in plan.points if point.run in kept)
+    return replace(plan, runs=runs, points=points, part=tuple(where))
 
 
 def _chosen(plan: Plan, condition: Mapping[str, Any]) -> dict[str, None]:

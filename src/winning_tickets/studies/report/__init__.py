@@ -20,14 +20,15 @@ from winning_tickets.studies.report.claims import Finding, Verdict, judge_claim
 from winning_tickets.studies.report.grids import Grid, table_grid
 from winning_tickets.studies.report.observations import StudyRun, count_states, gather_runs
 from winning_tickets.studies.report.page import render_page
-from winning_tickets.studies.report.plots import Plot, plot_grid, plot_of
+from winning_tickets.studies.report.plots import Plot, drawn_runs, plot_grid, plot_of
 
 
 def report_text(result: Mapping[str, Any]) -> str:
     """Return the progress of the study, the verdicts, the warnings and the path of the report as text."""
     runs = result["runs"]
     rest = "".join(f", {runs[key]} {word}" for key, word in (("failed", "failed"), ("missing", "to do")) if runs[key])
-    lines = [f"{result['study']} at {result['scale']}: {runs['done']} of {sum(runs.values())} runs done{rest}."]
+    part = f", part {' and '.join(result['part'])}" if result["part"] else ""
+    lines = [f"{result['study']} at {result['scale']}{part}: {runs['done']} of {sum(runs.values())} runs done{rest}."]
     for name, claim in result["claims"].items():
         lines.append(f"{claim['verdict']:15}  {name}: {claim['text']} {claim['reason']}")
     lines += [f"Warning: {problem}" for problem in result["problems"]]
@@ -80,9 +81,12 @@ def report_study(
 ) -> dict[str, Any]:
     """Write the report of a study from its store: tables, figures, the verdict on each claim, and one page with all.
 
-    A report may be made at any time; missing numbers are shown as missing. The same store gives the same bytes.
+    A report may be made at any time; missing numbers are shown as missing. The same store gives the same bytes. That
+    of a part of a plan (`part_of`) says so, and leaves out tables, figures and claims that none of its runs belongs to.
 
     Args:
+        plan: the plan, or a part of it.
+        store: the store with its runs.
         out: a folder that is absent or empty, or holds a report of this study, which is replaced.
         formats: some of `FORMATS`.
         force: replace the report of another study.
@@ -105,11 +109,11 @@ def report_study(
 def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the files of a report by their names, and its result."""
     runs = gather_runs(plan, store)
-    study = plan.study
-    grids = [table_grid(study, name, runs) for name in study.tables]
-    plots = [plot_of(study, name, runs) for name in study.figures]
+    study, whole = plan.study, not plan.part
+    grids = [grid for name in study.tables if (grid := table_grid(study, name, runs)).cells or whole]
+    plots = [plot_of(study, name, runs) for name, figure in study.figures.items() if drawn_runs(figure, runs) or whole]
     plotted = [plot_grid(plot, study.published) for plot in plots]
-    verdicts = [judge_claim(study, name, runs) for name in study.claims]
+    verdicts = [verdict for name in study.claims if (verdict := judge_claim(study, name, runs)).cells or whole]
     problems_of_each = [grid.problems for grid in (*grids, *plotted)] + [verdict.problems for verdict in verdicts]
     problems = list(dict.fromkeys(chain.from_iterable(problems_of_each)))
     files: dict[str, bytes] = {}
@@ -130,11 +134,12 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
         "verb": "study-report",
         "study": study.name,
         "scale": plan.scale,
+        "part": list(plan.part),
         "differences": plan.differences,
         "deviations": dict(study.deviations),
         "runs": count_states({run.id: run for run in runs}.values()),
-        "tables": list(study.tables),
-        "figures": list(study.figures),
+        "tables": [grid.name for grid in grids],
+        "figures": [plot.name for plot in plots],
         "claims": {verdict.name: _record(verdict) for verdict in verdicts},
         "problems": problems,
         "left_out": list(study.left_out),

@@ -40,6 +40,7 @@ def render_page(
         "scale": plan.scale,
         "parameters": {name: shown_setting(value) for name, value in plan.parameters.items() if value is not None},
         "paper": PAPERS.get(study.paper or ""),
+        "part": plan.part,
         "differences": plan.differences,
         "deviations": list(study.deviations.values()),
         "counts": count_states(unique),

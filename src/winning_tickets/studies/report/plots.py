@@ -118,11 +118,15 @@ class Plot:
         return form_of(self.path, signed=self.figure.minus is not None)
 
 
+def drawn_runs(figure: Figure, runs: Sequence[StudyRun]) -> list[StudyRun]:
+    """Return the planned runs whose numbers a figure draws."""
+    return select_runs(runs, figure.stage if isinstance(figure.y, str) else figure.y.stage, figure.where)
+
+
 def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
     """Return the data of one of the study's figures, made from all its planned runs."""
     figure = study.figures[name]
-    stage, path = (figure.stage, figure.y) if isinstance(figure.y, str) else (figure.y.stage, figure.y.value)
-    own = select_runs(runs, stage, figure.where)
+    path, own = figure.y if isinstance(figure.y, str) else figure.y.value, drawn_runs(figure, runs)
     if figure.kind == "pies":
         return Plot(name, figure, "share", tuple(_pies(figure, own)))
     observations = subtract(observe(own, path), figure.minus, runs)
