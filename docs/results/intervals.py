@@ -115,6 +115,24 @@ def goes_with(loss: str, report: str, fine_tuning: str, tasks: Collection[str] =
     )
 
 
+def universal(report: str) -> dict[str, Effect | None]:
+    """Return the differences of tickets of masked language modeling, of other tasks, and of the task itself."""
+    scores: dict[str, Runs] = defaultdict(dict)
+    for row in _rows(report):
+        if row["stage"] == "targets" and row["value"] == f"metrics.{METRICS[row['task']]}.final.mean":
+            scores[row["source"]][row["task"], row["seed"]] = float(row["number"])
+    own = {(task, seed): scores[task][task, seed] for task, seed in scores["MLM"]}
+    others = {
+        (task, seed): fmean(scores[other][task, seed] for other in scores if other in METRICS and other != task)
+        for task, seed in own
+    }
+    name = "universal, three tasks, tasks and seeds as samples:"
+    return {
+        f"{name} MLM minus the task itself": difference(scores["MLM"], own, tasks_vary=True),
+        f"{name} the task itself minus other tasks": difference(own, others, tasks_vary=True),
+    }
+
+
 def main() -> None:
     """Write intervals.json."""
     best, long, short = "without dropout", fine_tuned("tickets_win/report"), fine_tuned("tickets_win/long_trainings")
@@ -155,6 +173,15 @@ def main() -> None:
     for method in sorted({method for method, _ in higher} - {"Full", "TAMT-KD"}):
         name = f"tickets_win, rate 2e-4: TAMT-KD minus {method}, MNLI and CoLA, tasks and seeds as samples"
         found[name] = difference(both, higher[method, best], tasks_vary=True)
+    half = {method: scores for (method, setting), scores in fine_tuned(folder, "0.5").items() if setting == best}
+    for method in sorted(half.keys() - {"Full"}):
+        name = f"tickets_win, rate 2e-4: {method} at 50%"
+        for task in ("mnli", "cola"):
+            mine = on([task], half[method])
+            found[f"{name} minus the dense model with its best rates, {task}"] = difference(mine, dense, False)
+            if method != "TAMT-KD":
+                found[f"{name}: TAMT-KD minus this, {task}"] = difference(on([task], half["TAMT-KD"]), mine, False)
+        found[f"{name}, share of the dense mean of MNLI and CoLA"] = share(half[method], dense, {"mnli", "cola"})
     for loss in ("kd_loss", "mlm_loss"):
         found[f"tickets_win, with dropout: correlation of {loss} and the mean of 3 tasks"] = goes_with(
             loss, "tickets_win/report", "with dropout"
@@ -169,11 +196,13 @@ def main() -> None:
             loss, "tickets_win/all_methods", best
         )
     ideas = searched("better_tickets/full_length")
-    counts, equal = ideas["counts of global magnitude"], ideas["one step to 70 %"]
-    name = "better_tickets at full length: counts of global magnitude"
-    for task in ("mrpc", "mnli", "cola"):
-        found[f"{name}, {task}"] = difference(on([task], counts), on([task], equal), False)
-    found[f"{name}, tasks and seeds as samples"] = difference(counts, equal, tasks_vary=True)
+    equal = ideas["one step to 70 %"]
+    for idea in ("counts of global magnitude", "1000 steps"):
+        name = f"better_tickets at full length: {idea}"
+        for task in ("mrpc", "mnli", "cola"):
+            found[f"{name}, {task}"] = difference(on([task], ideas[idea]), on([task], equal), False)
+        found[f"{name}, tasks and seeds as samples"] = difference(ideas[idea], equal, tasks_vary=True)
+    found |= universal("universal/three_tasks")
     for report, note in (("report", ""), ("both_rates", ", float32")):
         models = shared(f"sharing/{report}")
         single = next(scores for (method, _), scores in models.items() if method == "ST-DNN")
