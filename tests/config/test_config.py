@@ -128,6 +128,25 @@ def test_a_shared_training_takes_the_tuned_rate_and_never_less_than_that_of_the_
     assert tuned.model_copy(update={"learning_rate": 2e-5}).peak_rate(384, 10) == 2e-5
 
 
+def test_long_mask_trainings_of_tuned_have_a_lower_rate():
+    def rate(steps, **fields):
+        config = SearchConfig(model="m", corpus="c", steps=steps, **fields)
+        return config.resolved().learning_rate, config.rule_versions
+
+    lowered = {"tuned_scores_rate": 1}
+    assert [rate(steps) for steps in (1, 240, 300)] == [(2e-4, {})] * 3
+    assert [rate(steps)[0] for steps in (301, 1200, 30_000)] == pytest.approx([1.9967e-4, 1e-4, 2e-5], rel=1e-4)
+    assert rate(1200, sparsity=[0.5, 0.6], rung_steps=60)[0] == pytest.approx(1e-4), "the first level is the longest"
+    assert rate(1200)[1] == lowered
+    assert rate(1200, ranking="global")[1] == {"tuned_global": 1} | lowered
+    assert rate(1200, learning_rate=2e-4) == (2e-4, {})
+    assert rate(1200, block_wise=True) == (2e-4, {}), "each layer has a part of the steps"
+    gates = {"units": ["heads"], "level": ["50%"]}
+    assert rate(1200, **gates) == rate(60, **gates)
+    assert rate(1200, profile="paper", objective="mlm") == (5e-5, {})
+    assert rate(1200, method="wanda") == (2e-4, {})
+
+
 def test_a_rule_that_changes_gives_other_ids_where_it_is_used():
     """Values that are given, and the profiles of the papers, do not depend on the rules."""
     open_, rate, dropout = TransferConfig(target="m", task="rte"), {"tuned_rate": 1}, {"tuned_dropout": 1}

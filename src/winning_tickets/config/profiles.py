@@ -20,18 +20,22 @@ _SHORT = 1000
 _HIGHEST_RATE = 3e-4
 # Tickets of single weights of this sparsity learn more with twice that rate, the dense model does not.
 _SPARSE, _RATE_OF_SPARSE = 0.6, 2.0
+# Learning rate of the scores of mask training, for a sparsity level of up to `_LONG` steps. In a longer one it moves
+# scores across the threshold and back, and the loss falls no further (docs/results/better_tickets).
+_SCORES_RATE, _LONG = 2e-4, 300
 # Versions of rules of `tuned`, increased whenever one changes, so that old and new runs never share an id.
 TUNED_RATE = {"tuned_rate": 1}
 TUNED_RATE_OF_TICKETS = {"tuned_rate": 2}  # of transfers, whose target may be a ticket
 TUNED_BATCHES = {"tuned_batches": 1}
 _TUNED_DROPOUT = {"tuned_dropout": 1}
 TUNED_GLOBAL = {"tuned_global": 1}
+TUNED_SCORES_RATE = {"tuned_scores_rate": 1}
 
 _TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",
     "batch_tokens": 2048,
     "segments": "mixed",
-    "learning_rate": 2e-4,
+    "learning_rate": _SCORES_RATE,
     "head_learning_rate": 5e-5,
     "schedule_passes": 0,
     "warmup_steps": 0,
@@ -177,10 +181,20 @@ def starts_from_ranks(method: str, ranking: str) -> bool:
     return method == "mask-training" and ranking == "global"
 
 
-def profile_values(profile: Profile, method: str, objective: str, ranking: str = "matrix") -> dict[str, Any]:
-    """Return the values of fields of a `SearchConfig` that are None, by method, objective and ranking."""
+def lowers_scores_rate(method: str, steps: int) -> bool:
+    """Return whether `tuned` lowers the learning rate of scores for a first sparsity level of so many steps."""
+    return method == "mask-training" and steps > _LONG
+
+
+def profile_values(
+    profile: Profile, method: str, objective: str, ranking: str = "matrix", steps: int = 0
+) -> dict[str, Any]:
+    """Return the values of fields of a `SearchConfig` that are None; `steps` are those of the first sparsity level."""
     if profile == "tuned":
-        return _TUNED_GLOBAL if starts_from_ranks(method, ranking) else _TUNED
+        values = _TUNED_GLOBAL if starts_from_ranks(method, ranking) else _TUNED
+        if lowers_scores_rate(method, steps):
+            values = values | {"learning_rate": _SCORES_RATE * math.sqrt(_LONG / steps)}
+        return values
     objective = paper_objective(objective)
     values = _PAPER | _PAPER_BY_OBJECTIVE.get(objective, {})
     if profile == "code":

@@ -10,7 +10,15 @@ from pydantic import Field, field_validator, model_validator
 
 from winning_tickets.config import objective as objectives
 from winning_tickets.config import profiles
-from winning_tickets.config.profiles import METHOD_NEEDS, TUNED_BATCHES, TUNED_GLOBAL, TUNED_RATE, MethodNeeds, Profile
+from winning_tickets.config.profiles import (
+    METHOD_NEEDS,
+    TUNED_BATCHES,
+    TUNED_GLOBAL,
+    TUNED_RATE,
+    TUNED_SCORES_RATE,
+    MethodNeeds,
+    Profile,
+)
 from winning_tickets.config.settings import (
     CORPORA,
     GROUPING_MEANING,
@@ -448,12 +456,13 @@ class SearchConfig(TaskSettings, StructuredSettings):
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """Versions of the rules of `tuned` for initial scores and, with tasks, for the learning rate and batches."""
+        """Versions of the rules of `tuned` for initial scores, learning rates and, with tasks, batches."""
         if self.profile != "tuned":
             return {}
         if not self.needs.sources:
             ranked = self.score_init is None and profiles.starts_from_ranks(self.method, self.ranking)
-            return TUNED_GLOBAL if ranked else {}
+            lowered = self.learning_rate is None and profiles.lowers_scores_rate(self.method, self._steps_of_all_scores)
+            return (TUNED_GLOBAL if ranked else {}) | (TUNED_SCORES_RATE if lowered else {})
         trained = self.text_term is None and self.method != "snip"
         rules = TUNED_RATE if trained and self.learning_rate is None else {}
         return rules | (TUNED_BATCHES if "task" in self.terms and self.group_by_length is None else {})
@@ -493,6 +502,11 @@ class SearchConfig(TaskSettings, StructuredSettings):
         return max(1, self.steps + (self.step_offset or 0))
 
     @property
+    def _steps_of_all_scores(self) -> int:
+        """Steps of the first sparsity level; 0 for gates, and for layers that share the steps."""
+        return 0 if self.block_wise or self.needs.structured else self.first_steps
+
+    @property
     def total_steps(self) -> int:
         return self.first_steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
 
@@ -505,7 +519,9 @@ class SearchConfig(TaskSettings, StructuredSettings):
         elif self.needs.structured:
             values = profiles.structured_values(self.profile, self.selection)
         else:
-            values = profiles.profile_values(self.profile, self.method, self.objective, self.ranking)
+            values = profiles.profile_values(
+                self.profile, self.method, self.objective, self.ranking, self._steps_of_all_scores
+            )
         return self.filled(ResolvedSearch, values)
 
 
