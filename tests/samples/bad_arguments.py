@@ -664,6 +664,7 @@ ROWS: dict[str, str] = {
         ! nowhere.yaml --scale smoke --out out --store store | 2 | no file
         --scale smal | 2 | Did you mean 'small'
         --set tsks=rte | 2 | Did you mean 'tasks'
+        --where tsk=rte | 2 | Unknown axis 'tsk'
         --store nowhere | 2 | no store
         --store file.txt | 2 | is a file
         --formats mdd | 2 | Did you mean 'md'
