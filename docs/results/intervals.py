@@ -197,11 +197,14 @@ def main() -> None:
         )
     ideas = searched("better_tickets/full_length")
     equal = ideas["one step to 70 %"]
-    for idea in ("counts of global magnitude", "1000 steps"):
+    for idea in ("counts of global magnitude", "1000 steps", "1000 steps with rate 5e-5"):
         name = f"better_tickets at full length: {idea}"
         for task in ("mrpc", "mnli", "cola"):
             found[f"{name}, {task}"] = difference(on([task], ideas[idea]), on([task], equal), False)
         found[f"{name}, tasks and seeds as samples"] = difference(ideas[idea], equal, tasks_vary=True)
+    lower, higher_rate = ideas["1000 steps with rate 5e-5"], ideas["1000 steps"]
+    name = "better_tickets at full length: 1000 steps, rate 5e-5 minus 2e-4, tasks and seeds as samples"
+    found[name] = difference(lower, higher_rate, tasks_vary=True)
     found |= universal("universal/three_tasks")
     for report, note in (("report", ""), ("both_rates", ", float32")):
         models = shared(f"sharing/{report}")
