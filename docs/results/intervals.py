@@ -50,12 +50,12 @@ def shared(report: str) -> Scores:
     return found
 
 
-def searched(report: str) -> dict[str, Runs]:
-    """Return the scores of a report of better_tickets by idea of the search."""
+def numbers_by(axis: str, report: str, stage: str, seed: str, value: str | None = None) -> dict[str, Runs]:
+    """Return a number of the runs of a stage by one of its axes; by default the main metric of their tasks."""
     found: dict[str, Runs] = defaultdict(dict)
     for row in _rows(report):
-        if row["stage"] == "searched" and row["value"] == f"metrics.{METRICS[row['task']]}.final.mean":
-            found[row["idea"]][row["task"], row["search_seed"]] = float(row["number"])
+        if row["stage"] == stage and row["value"] == (value or f"metrics.{METRICS[row['task']]}.final.mean"):
+            found[row[axis]][row["task"], row[seed]] = float(row["number"])
     return found
 
 
@@ -117,10 +117,7 @@ def goes_with(loss: str, report: str, fine_tuning: str, tasks: Collection[str] =
 
 def universal(report: str) -> dict[str, Effect | None]:
     """Return the differences of tickets of masked language modeling, of other tasks, and of the task itself."""
-    scores: dict[str, Runs] = defaultdict(dict)
-    for row in _rows(report):
-        if row["stage"] == "targets" and row["value"] == f"metrics.{METRICS[row['task']]}.final.mean":
-            scores[row["source"]][row["task"], row["seed"]] = float(row["number"])
+    scores = numbers_by("source", report, "targets", "seed")
     own = {(task, seed): scores[task][task, seed] for task, seed in scores["MLM"]}
     others = {
         (task, seed): fmean(scores[other][task, seed] for other in scores if other in METRICS and other != task)
@@ -195,16 +192,20 @@ def main() -> None:
         found[f"tickets_win, all methods: correlation of {loss} and the mean of 2 tasks"] = goes_with(
             loss, "tickets_win/all_methods", best
         )
-    ideas = searched("better_tickets/full_length")
+    full_length = "better_tickets/full_length"
+    ideas = numbers_by("idea", full_length, "searched", "search_seed")
+    losses = numbers_by("idea", full_length, "losses", "search_seed", "kd_loss")
     equal = ideas["one step to 70 %"]
     for idea in ("counts of global magnitude", "1000 steps", "1000 steps with rate 5e-5"):
         name = f"better_tickets at full length: {idea}"
         for task in ("mrpc", "mnli", "cola"):
             found[f"{name}, {task}"] = difference(on([task], ideas[idea]), on([task], equal), False)
         found[f"{name}, tasks and seeds as samples"] = difference(ideas[idea], equal, tasks_vary=True)
-    lower, higher_rate = ideas["1000 steps with rate 5e-5"], ideas["1000 steps"]
-    name = "better_tickets at full length: 1000 steps, rate 5e-5 minus 2e-4, tasks and seeds as samples"
-    found[name] = difference(lower, higher_rate, tasks_vary=True)
+    slow = "1000 steps with rate 5e-5"
+    name = f"better_tickets at full length: {slow} minus"
+    found[f"{name} rate 2e-4, tasks and seeds as samples"] = difference(ideas[slow], ideas["1000 steps"], True)
+    found[f"{name} rate 2e-4, KD loss"] = difference(losses[slow], losses["1000 steps"], False)
+    found[f"{name} 200 steps, KD loss"] = difference(losses[slow], losses["one step to 70 %"], False)
     found |= universal("universal/three_tasks")
     for report, note in (("report", ""), ("both_rates", ", float32")):
         models = shared(f"sharing/{report}")

@@ -1,4 +1,4 @@
-"""Print steps, seconds and kept weights of searches in a store, as JSON: python searches.py STORE RUN..."""
+"""Print steps, seconds, losses and kept weights of searches in a store, as JSON: python searches.py STORE RUN..."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import winning_tickets as wt
@@ -26,9 +27,10 @@ def kind_of(name: str) -> str:
 
 
 def described(run: Path) -> dict[str, Any]:
-    """Return the training steps of a search, their seconds, and the kept weights by kind of matrix."""
+    """Return the training steps of a search, its seconds, its KD loss by hundred steps, and the kept weights by kind."""
     log = (run / "metrics.jsonl").read_text(encoding="utf-8")
     steps = [record for line in log.splitlines() if "seconds" in (record := json.loads(line))]
+    kd = [record["kd"] for record in steps if "kd" in record]
     kept: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     ticket = run if (run / "ticket.json").exists() else run / "sparsity-0.70"
     for name, mask in wt.Ticket.from_pretrained(ticket).masks.items():
@@ -38,6 +40,7 @@ def described(run: Path) -> dict[str, Any]:
     return {
         "steps": len(steps),
         "seconds": round(sum(record["seconds"] for record in steps), 1),
+        "kd": [round(fmean(kd[start : start + 100]), 4) for start in range(0, len(kd), 100)],
         "kept": {kind: {"weights": part, "share": round(part / whole, 4)} for kind, (part, whole) in kept.items()},
     }
 
