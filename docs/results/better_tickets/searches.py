@@ -27,7 +27,7 @@ def kind_of(name: str) -> str:
 
 
 def described(run: Path) -> dict[str, Any]:
-    """Return the training steps of a search, its seconds, its KD loss by hundred steps, and the kept weights by kind."""
+    """Return the steps of a search, its seconds, KD loss by hundred steps, and kept weights by kind of matrix."""
     log = (run / "metrics.jsonl").read_text(encoding="utf-8")
     steps = [record for line in log.splitlines() if "seconds" in (record := json.loads(line))]
     kd = [record["kd"] for record in steps if "kd" in record]
