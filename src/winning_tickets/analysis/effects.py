@@ -1,6 +1,7 @@
-"""Effects over runs that share tasks, masks and seeds: an estimate, its 95 % interval, and the detectable effect.
+"""The one answer to "is A better than B?": a mean difference over runs that share tasks, masks and seeds.
 
-docs/explanation/claims.md compares these intervals with others on simulated runs.
+Claims and tables of studies, `analyse gain`, `winning` and `sensitivity`, and `tickets super` all take it from
+`mean_effect` or `paired_effect`. docs/explanation/claims.md compares its intervals with others on simulated runs.
 """
 
 from __future__ import annotations
@@ -8,15 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
 
-from winning_tickets.analysis.statistics import CONFIDENCE, Array, pearson
+from winning_tickets.analysis.correlations import Array, pearson
 from winning_tickets.runs.errors import ContentError
-from winning_tickets.runs.statistics import TIE, t_quantile
+from winning_tickets.runs.statistics import TIE, is_repetition, t_quantile
 
 Word = Literal["holds", "contradicted", "inconclusive"]
+Place = Mapping[str, Hashable]
+"""Levels of the axes at which a number was measured, such as its task and its seed."""
+
+CONFIDENCE = 0.95
+FEWEST = 3
+"""Smallest number of repetitions of a task with which a mean has an interval: two say hardly how much they vary."""
+TASK = "task"
 
 POWER = 0.8
 """Probability with which a study shows an effect that is called detectable (statistical power)."""
@@ -60,11 +69,133 @@ class Region:
         return "contradicted" if high < self.low - TIE or low > self.high + TIE else "inconclusive"
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of some numbers, such as paired differences, with its effect or with the reason why it has none."""
+
+    mean: float
+    n: int  # number of values
+    effect: Effect | None  # None where there is too little for an interval
+    reason: str = ""  # why there is no interval
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return None if self.effect is None else self.effect.interval
+
+    @property
+    def p(self) -> float | None:
+        return None if self.effect is None else self.effect.p
+
+    def facts(self) -> dict[str, Any]:
+        """Return the interval, the p-value, the numbers of levels and the reason for none, as results store them."""
+        levels = None if self.effect is None else dict(self.effect.levels)
+        return {"interval": self.interval, "p": self.p, "levels": levels, "no_interval": self.reason or None}
+
+
+def paired_effect(
+    first: Mapping[Any, float],
+    second: Mapping[Any, float],
+    axes: Sequence[str] = ("seed",),
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Estimate the mean difference of two groups of scores, paired by their keys; scores without a partner are skipped.
+
+    Args:
+        first, second: scores by key: the values of `axes`, a single value if there is one axis.
+        axes: names of the parts of a key, such as `task` and `seed`.
+        confidence: level of the interval.
+
+    Raises:
+        ContentError: the groups share no key.
+
+    Example:
+        >>> paired_effect({0: 0.7, 1: 0.8, 2: 0.6}, {0: 0.6, 1: 0.6, 2: 0.5}).mean
+        0.13333333333333333
+    """
+    keys = [key for key in first if key in second]
+    if not keys:
+        raise ContentError("The two groups have no score in common, so there is nothing to compare.")
+    places = [dict(zip(axes, key if len(axes) > 1 else (key,), strict=True)) for key in keys]
+    return mean_effect([first[key] - second[key] for key in keys], places, confidence)
+
+
+def mean_effect(
+    values: Sequence[float], places: Sequence[Place], confidence: float = CONFIDENCE, ends: Sequence[float] = ()
+) -> Estimate:
+    """Estimate the mean of numbers such as paired differences; tasks and repetitions (seeds, masks) are samples.
+
+    All other axes are conditions that were chosen, such as sparsities: each contributes its mean, and differences
+    between conditions are not chance. Tasks weigh the same, whatever their number of repetitions. With fewer than
+    three repetitions of a task there is no interval, because nothing shows how much its numbers vary by chance.
+
+    Args:
+        values: numbers `(n,)`, at least one.
+        places: the place of each value; all have the same axes.
+        confidence: level of the interval.
+        ends: the ends of the values that a claim allows; see `crossed_effect`.
+
+    Example:
+        >>> mean_effect([0.1, 0.2, 0.3], [{"task": "rte", "seed": seed} for seed in range(3)]).effect.levels
+        {'task': 1, 'seed': 3}
+    """
+    conditions, keys = ([_part(place, wanted) for place in places] for wanted in (_is_condition, _is_sample))
+    means = {condition: _mean_where(values, conditions, condition) for condition in dict.fromkeys(conditions)}
+    whole = fmean(means.values())
+    combined: dict[tuple[Hashable, ...], list[float]] = {}
+    for value, condition, key in zip(values, conditions, keys, strict=True):
+        combined.setdefault(key, []).append(whole + value - means[condition])
+    numbers = list(map(fmean, combined.values()))
+    axes = [axis for axis in places[0] if _is_sample(axis)]
+    factors = {axis: [key[index] for key in combined] for index, axis in enumerate(axes)}
+    tasks = factors.get(TASK, [None] * len(numbers))
+    weights = [len(numbers) / (len(set(tasks)) * tasks.count(task)) for task in tasks]
+    repetitions = count_repetitions(places)
+    if min(repetitions.values()) < FEWEST:
+        mean = fmean(weight * number for weight, number in zip(weights, numbers, strict=True))
+        return Estimate(mean, len(values), None, _too_few(repetitions))
+    effect = crossed_effect(numbers, factors, confidence, ends, weights)
+    return Estimate(effect.estimate, len(values), effect)
+
+
+def count_repetitions(places: Sequence[Place]) -> dict[Hashable, int]:
+    """Return the number of repetitions of each task, at the condition that has most of them."""
+    found: dict[Hashable, dict[Hashable, set[Hashable]]] = {}
+    for place in places:
+        by_condition = found.setdefault(place.get(TASK), {})
+        by_condition.setdefault(_part(place, _is_condition), set()).add(_part(place, is_repetition))
+    return {task: max(map(len, own.values())) for task, own in found.items()}
+
+
+def _too_few(repetitions: Mapping[Hashable, int]) -> str:
+    fewest, most = min(repetitions.values()), max(repetitions.values())
+    have = f"{fewest} to {most}" if fewest < most else str(most)
+    of = f" of {next(iter(repetitions))}" if len(repetitions) == 1 and None not in repetitions else ""
+    each = " of a task" if len(repetitions) > 1 else of
+    return f"{have} {'repetition' if most == 1 else 'repetitions'}{each}, and an interval needs {FEWEST}"
+
+
+def _is_sample(axis: str) -> bool:
+    return axis == TASK or is_repetition(axis)
+
+
+def _is_condition(axis: str) -> bool:
+    return not _is_sample(axis)
+
+
+def _part(place: Place, wanted: Callable[[str], bool]) -> tuple[Hashable, ...]:
+    return tuple(value for axis, value in place.items() if wanted(axis))
+
+
+def _mean_where(values: Sequence[float], keys: Sequence[Hashable], wanted: Hashable) -> float:
+    return fmean(value for value, key in zip(values, keys, strict=True) if key == wanted)
+
+
 def crossed_effect(
     values: Sequence[float],
     factors: Mapping[str, Sequence[Hashable]],
     confidence: float = CONFIDENCE,
     ends: Sequence[float] = (),
+    weights: Sequence[float] | None = None,
 ) -> Effect:
     """Estimate the mean of values whose runs share tasks, masks and seeds, all of which are samples.
 
@@ -78,6 +209,7 @@ def crossed_effect(
         confidence: level of the interval.
         ends: the ends of the values that a claim allows. With them the effect says how many levels of a factor would be
             `needed` for a verdict, at most `MOST_LEVELS`, if the estimate and the variances are true.
+        weights: weight of each value in the mean, 1 on average; by default all are 1.
 
     Raises:
         ContentError: fewer than two values, or no factor with two levels.
@@ -92,10 +224,11 @@ def crossed_effect(
     if len(found) < 2 or not crossing:
         raise ContentError(f"{len(found)} values of one level of each factor have no interval; repeat the runs.")
     levels = {name: int(code.max()) + 1 for name, code in codes.items()}
-    mean = float(found.mean())
+    shares = np.ones(len(found)) if weights is None else np.asarray(weights, dtype=float)
+    mean = float((shares * found).mean())
     if np.ptp(found) <= TIE * max(1.0, float(np.abs(found).max())):
         return Effect(mean, (mean, mean), None, 0.0, levels)
-    spread = _spread(found - mean, crossing)
+    spread = _spread(found - mean, shares, crossing)
     variance, degrees = spread.of_mean()
     effect = _with_interval(mean, math.sqrt(variance), degrees, levels, confidence)
     if not ends:
@@ -147,13 +280,13 @@ class _Spread:
         return _Spread(squares, self.error * share, self.free * (count - 1) / degrees)
 
 
-def _spread(residuals: Array, crossing: Mapping[str, Array]) -> _Spread:
-    """Return the spread of `(n,)` values, from residuals and codes of the factors."""
+def _spread(residuals: Array, weights: Array, crossing: Mapping[str, Array]) -> _Spread:
+    """Return the spread of the weighted mean of `(n,)` values, from residuals and codes of the factors."""
     n, codes = len(residuals), list(crossing.values())
     squares = {}
     for name, code in crossing.items():
         groups = int(code.max()) + 1
-        sums = np.bincount(code, residuals)
+        sums = np.bincount(code, weights * residuals)
         squares[name] = (groups / (groups - 1) * float(sums @ sums) / n**2, groups - 1)
     if len(squares) == 1:
         return _Spread(squares)
@@ -161,7 +294,8 @@ def _spread(residuals: Array, crossing: Mapping[str, Array]) -> _Spread:
     design = np.column_stack([np.ones(n), *(np.equal.outer(code, np.arange(1, code.max() + 1)) for code in codes)])
     fitted, _, rank, _ = np.linalg.lstsq(design.astype(float), residuals, rcond=None)
     left, free = residuals - design @ fitted, n - int(rank)
-    return _Spread(squares, float(left @ left) / free / n if free else 0.0, free)
+    error = float(left @ left) * float((weights**2).mean()) / free / n if free else 0.0
+    return _Spread(squares, error, free)
 
 
 def _levels_needed(spread: _Spread, distance: float, confidence: float) -> dict[str, int]:
@@ -245,31 +379,39 @@ def _heavy(z: float, excess: float) -> float:
     return z + excess * (z**3 - 3 * z) / 24
 
 
-FEWEST_CLUSTERS = 5
-"""Smallest number of clusters for which a correlation has an interval."""
+FEWEST_METHODS = 5
+"""Smallest number of methods for which a correlation has an interval."""
 
 
 def clustered_correlation(x: Sequence[float], y: Sequence[float], clusters: Sequence[Hashable]) -> Effect | None:
-    """Estimate Pearson's r of points of which some share a training, by leaving out one training at a time (jackknife).
+    """Estimate Pearson's r of points of which some share a method, by leaving out one method at a time (jackknife).
 
     Args:
         x, y: the points `(n,)`.
-        clusters: the training of each point.
+        clusters: the method of each point.
 
     Returns:
-        The effect; None with fewer than five trainings, or if a side is constant without one of the trainings.
+        The effect; None with fewer than five methods, or if a side is constant without one of the methods.
     """
     first, second = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     codes = _codes(clusters)
     count = int(codes.max()) + 1 if codes.size else 0
-    if count < FEWEST_CLUSTERS:
+    if count < FEWEST_METHODS:
         return None
     whole, *parts = (_fisher(first[kept], second[kept]) for kept in _leave_out(codes, count))
     if not all(math.isfinite(value) for value in (whole, *parts)):
         return None
     deviations = np.array(parts) - np.mean(parts)
     error = math.sqrt((count - 1) / count * float(deviations @ deviations))
-    return _with_interval(whole, error, count - 1, {"training": count}).on_scale(math.tanh)
+    return _with_interval(whole, error, count - 1, {"method": count}).on_scale(math.tanh)
+
+
+def describe_too_few_methods(clusters: Sequence[Hashable]) -> str:
+    """Return why points of these methods have no `clustered_correlation`."""
+    count = len(set(clusters))
+    if count < FEWEST_METHODS:
+        return f"{count} {'method' if count == 1 else 'methods'}, and an interval needs {FEWEST_METHODS}"
+    return "without one of the methods the values are constant"
 
 
 def _leave_out(codes: Array, count: int) -> list[Any]:

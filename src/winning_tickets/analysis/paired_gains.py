@@ -6,8 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from winning_tickets.analysis.effects import Estimate, Place, mean_effect
 from winning_tickets.analysis.report.result import resulting
 from winning_tickets.analysis.results import (
     Runs,
@@ -18,7 +17,6 @@ from winning_tickets.analysis.results import (
     index_once,
     read_runs,
 )
-from winning_tickets.analysis.statistics import Array, describe_bootstrap, interval
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.statistics import TIE, deviation
 
@@ -33,11 +31,11 @@ def gain(
     *,
     score: Score = "final",
     allow_missing: bool = False,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Compare two groups of transfers over the same tasks and seeds; a cell is one task with one seed.
 
-    A transfer is given as its folder or as the result that `transfer` returned.
+    A transfer is given as its folder or as the result that `transfer` returned. Tasks and seeds are samples: the
+    interval is that of the claims of studies (docs/explanation/claims.md).
     """
     given = {"target": runs, "baseline": baseline} | ({"dense": dense} if dense else {})
     groups = {
@@ -62,9 +60,15 @@ def gain(
         raise UsageError("The two groups share no task and seed, so there is nothing to compare.")
     check_comparable([cell for group in groups.values() for cell in group.values()])
     cells = [_cell(key, groups) for key in keys]
+    # A task on which neither group is above chance says nothing about the gain.
+    tasks = list(dict.fromkeys(task for task, _ in keys))
+    silent = [
+        task for task in tasks if all(groups[name][key].at_chance for key in keys if key[0] == task for name in _PAIR)
+    ]
+    counted = [key for key in keys if key[0] not in silent] or keys
     # A fair comparison has no setting that differs between the groups of a cell.
     different = [
-        {"task": key[0], "seed": key[1], "setting": setting, "values": {name: own[0] for name, own in values.items()}}
+        {"task": key[0], "seed": key[1], "setting": setting, "values": values}
         for key in keys
         for setting, values in find_differences({name: [group[key]] for name, group in groups.items() if key in group})
     ]
@@ -73,16 +77,32 @@ def gain(
         "score": score,
         "groups": {name: _describe(group) for name, group in groups.items()},
         "cells": cells,
-        "tasks": [_task(task, cells) for task in dict.fromkeys(task for task, _ in keys)],
-        "mean": _mean(cells, seed),
-        "dense_share": _dense_share(cells, seed) if dense else None,
+        "tasks": [
+            _task(task, cells, [key for key in keys if key[0] == task], groups, task in silent) for task in tasks
+        ],
+        "mean": _mean(cells, counted, groups, nothing=len(silent) == len(tasks)),
+        "dense_share": _dense_share(counted, groups) if dense else None,
         "missing": missing,
+        "degenerate": [
+            {"group": name, "task": key[0], "seed": key[1]}
+            for name, group in groups.items()
+            for key in keys
+            if key in group and _learned_nothing(group[key])
+        ],
+        "not_counted": silent,
         "different_settings": different,
-        "bootstrap": describe_bootstrap(seed, "cells (task and seed), each task with equal weight"),
     }
 
 
-def _cell(key: Key, groups: Mapping[str, dict[Key, RunScore]]) -> dict[str, Any]:
+_PAIR = ("target", "baseline")
+Groups = Mapping[str, Mapping[Key, RunScore]]
+
+
+def _learned_nothing(cell: RunScore) -> bool:
+    return cell.degenerate or cell.at_chance
+
+
+def _cell(key: Key, groups: Groups) -> dict[str, Any]:
     target, baseline, dense = groups["target"][key], groups["baseline"][key], groups.get("dense", {}).get(key)
     return {
         "task": target.task,
@@ -92,11 +112,23 @@ def _cell(key: Key, groups: Mapping[str, dict[Key, RunScore]]) -> dict[str, Any]
         "baseline": baseline.value,
         "dense": None if dense is None else dense.value,
         "gain": target.value - baseline.value,
+        "degenerate": [name for name, group in groups.items() if key in group and _learned_nothing(group[key])],
     }
 
 
-def _counts(cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    gains = [cell["gain"] for cell in cells]
+def _difference(keys: Sequence[Key], first: Mapping[Key, RunScore], second: Mapping[Key, RunScore]) -> Estimate:
+    """Estimate the mean difference of two groups; tickets of several searches share their search seed, too."""
+
+    def place(key: Key) -> Place:
+        of_searches = {"search_seed": first[key].search_seed, "other_search_seed": second[key].search_seed}
+        return {"task": key[0], "seed": key[1], **{axis: one for axis, one in of_searches.items() if axis in varied}}
+
+    searches = {"search_seed": first, "other_search_seed": second}
+    varied = [axis for axis, group in searches.items() if len({group[key].search_seed for key in keys}) > 1]
+    return mean_effect([first[key].value - second[key].value for key in keys], list(map(place, keys)))
+
+
+def _counts(gains: Sequence[float]) -> dict[str, int]:
     return {
         "n": len(gains),
         "wins": sum(value > TIE for value in gains),
@@ -105,70 +137,81 @@ def _counts(cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def _task(task: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _task(
+    task: str, cells: Sequence[Mapping[str, Any]], keys: Sequence[Key], groups: Groups, silent: bool
+) -> dict[str, Any]:
     own = [cell for cell in cells if cell["task"] == task]
     gains = [cell["gain"] for cell in own]
     dense = [cell["dense"] for cell in own if cell["dense"] is not None]
+    found = _difference(keys, groups["target"], groups["baseline"])
     return {
         "task": task,
         "metric": own[0]["metric"],
         "target": statistics.fmean(cell["target"] for cell in own),
         "baseline": statistics.fmean(cell["baseline"] for cell in own),
         "dense": statistics.fmean(dense) if dense else None,
-        "gain": statistics.fmean(gains),
+        "constant": _constant_of(task, keys, groups),
+        "gain": found.mean,
         "gain_std": deviation(gains),
+        **(_nothing() if silent else found.facts()),
         "seeds": [cell["seed"] for cell in own],
-        **_counts(own),
+        "degenerate": list(dict.fromkeys(name for cell in own for name in cell["degenerate"])),
+        **_counts(gains),
     }
 
 
-def _weights(cells: Sequence[Mapping[str, Any]]) -> Array:
-    """Return weights `(cells,)`, 1 / (tasks * seeds of the task): the weighted sum of cells is the mean over tasks."""
-    names = [cell["task"] for cell in cells]
-    return np.array([1 / (len(set(names)) * names.count(name)) for name in names])
+def _nothing() -> dict[str, Any]:
+    reason = "no run of either group is above chance, so there is nothing to compare"
+    return {"interval": None, "p": None, "levels": None, "no_interval": reason}
 
 
-def _column(cells: Sequence[Mapping[str, Any]], key: str) -> Array:
-    return np.array([cell[key] for cell in cells], dtype=float)
+def _constant_of(task: str, keys: Sequence[Key], groups: Groups) -> float | None:
+    """Return the score of the best constant answer on a task, if any file of a group says it."""
+    known = (group[key].constant_score for group in groups.values() for key in keys if key[0] == task and key in group)
+    return next((score for score in known if score is not None), None)
 
 
-def _mean(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    weights, gains = _weights(cells), _column(cells, "gain")
+def _mean_over_tasks(keys: Sequence[Key], group: Mapping[Key, RunScore]) -> float:
+    tasks = dict.fromkeys(task for task, _ in keys)
+    return statistics.fmean(statistics.fmean(group[key].value for key in keys if key[0] == task) for task in tasks)
 
-    def drawn_mean(drawn: Array) -> Array:
-        return np.asarray((weights * gains)[drawn].sum(1) / weights[drawn].sum(1))
 
-    tasks = [_task(task, cells)["gain"] for task in dict.fromkeys(cell["task"] for cell in cells)]
+def _mean(cells: Sequence[Mapping[str, Any]], keys: Sequence[Key], groups: Groups, nothing: bool) -> dict[str, Any]:
+    found = _difference(keys, groups["target"], groups["baseline"])
+    gains = {(cell["task"], cell["seed"]): cell["gain"] for cell in cells if (cell["task"], cell["seed"]) in keys}
+    tasks = dict.fromkeys(task for task, _ in keys)
+    means = [statistics.fmean(gain for key, gain in gains.items() if key[0] == task) for task in tasks]
     return {
-        "target": float(weights @ _column(cells, "target")),
-        "baseline": float(weights @ _column(cells, "baseline")),
-        "gain": float(weights @ gains),
-        # Cells are drawn from all tasks together, then within each task; the second interval is about these tasks only.
-        "interval": interval(drawn_mean, len(cells), seed),
-        "interval_within_tasks": interval(drawn_mean, len(cells), seed, strata=[cell["task"] for cell in cells]),
-        "tasks": len(tasks),
-        "tasks_won": sum(value > TIE for value in tasks),
-        **_counts(cells),
+        **{name: _mean_over_tasks(keys, groups[name]) for name in _PAIR},
+        "gain": found.mean,
+        **(_nothing() if nothing else found.facts()),
+        "tasks": len(means),
+        "tasks_won": sum(value > TIE for value in means),
+        **_counts(list(gains.values())),
     }
 
 
-def _dense_share(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any] | None:
-    """Return the averages of target and baseline as shares of the dense model's, over cells that it has, too."""
-    cells = [cell for cell in cells if cell["dense"] is not None]
-    if not cells:
+def _dense_share(keys: Sequence[Key], groups: Groups) -> dict[str, Any] | None:
+    """Return the means of target and baseline as shares of the dense mean, over cells that the dense model has, too.
+
+    A share is 1 plus the mean difference from the dense model divided by its mean, and so is its interval.
+    """
+    dense = groups["dense"]
+    keys = [key for key in keys if key in dense]
+    if not keys:
         return None
-    weights = _weights(cells)
-    dense = weights * _column(cells, "dense")
-    result: dict[str, Any] = {"dense": float(dense.sum()), "n": len(cells)}
-    for name in ("target", "baseline"):
-        own = weights * _column(cells, name)
-        result[name] = float(own.sum() / dense.sum()) if dense.sum() > 0 else None
-
-        def drawn_share(drawn: Array, own: Array = own) -> Array:
-            below = dense[drawn].sum(1)
-            return np.asarray(np.divide(own[drawn].sum(1), below, out=np.full(below.shape, np.nan), where=below > 0))
-
-        result[f"{name}_interval"] = interval(drawn_share, len(cells), seed) if dense.sum() > 0 else None
+    mean = _mean_over_tasks(keys, dense)
+    constants = [_constant_of(task, keys, groups) for task in dict.fromkeys(task for task, _ in keys)]
+    known = [score for score in constants if score is not None]
+    result: dict[str, Any] = {"dense": mean, "n": len(keys), "constant": None, "no_interval": None}
+    if mean > 0 and len(known) == len(constants):
+        result["constant"] = statistics.fmean(known) / mean
+    for name in _PAIR:
+        found = _difference(keys, groups[name], dense)
+        result[name] = 1 + found.mean / mean if mean > 0 else None
+        ends = found.interval if mean > 0 else None
+        result[f"{name}_interval"] = None if ends is None else (1 + ends[0] / mean, 1 + ends[1] / mean)
+        result["no_interval"] = found.reason or None
     return result
 
 

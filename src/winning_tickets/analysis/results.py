@@ -15,7 +15,7 @@ from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, UsageError, explain, shown, unknown
 from winning_tickets.runs.files import read_json
 from winning_tickets.runs.identity import canonical_json
-from winning_tickets.runs.statistics import LARGEST
+from winning_tickets.runs.statistics import LARGEST, constant_score, is_at_chance
 
 K = TypeVar("K")
 Score = Literal["final", "best"]
@@ -53,6 +53,16 @@ class RunScore:
     def key(self) -> tuple[str, int]:
         """The pair of task and seed, by which runs of different tickets are compared."""
         return self.task, self.seed
+
+    @property
+    def at_chance(self) -> bool:
+        """True if one answer for all examples has this score."""
+        return is_at_chance(self.metric, self.value, self.majority, self.degenerate)
+
+    @property
+    def constant_score(self) -> float | None:
+        """The score of the best constant answer; None if the files do not say it."""
+        return constant_score(self.metric, self.majority)
 
 
 _CELL = TypeAdapter(RunScore)
@@ -255,6 +265,11 @@ def objective_of(cell: RunScore) -> str | None:
     objective = search.get("objective")
     tasks = search.get("tasks")
     return f"{objective}:{','.join(tasks)}" if objective and tasks else objective
+
+
+def method_name(method: str, objective: str | None) -> str:
+    """Return the name of a method; that of mask training includes its objective."""
+    return f"{method} {objective}" if method == "mask-training" and objective else method
 
 
 def find_differences(

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.analysis import results
+from winning_tickets.analysis.effects import paired_effect
 from winning_tickets.analysis.report.result import resulting
 from winning_tickets.analysis.results import Runs, RunScore, Score
-from winning_tickets.analysis.statistics import non_inferior
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.statistics import TIE, deviation
 
@@ -148,14 +148,13 @@ def _group(name: str, group: Group) -> dict[str, Any]:
 
 
 def _difference(own: Mapping[int, RunScore], dense: Mapping[int, RunScore]) -> dict[str, Any]:
-    """Return the mean difference of runs paired by seed, and its two-sided 95 % interval by Student's t."""
+    """Return the mean difference of runs paired by seed, with its 95 % interval."""
     first, second = ({seed: cell.value for seed, cell in one.items()} for one in (own, dense))
-    below, above = non_inferior(first, second, 0.0, 0.975), non_inferior(second, first, 0.0, 0.975)
-    interval = None if below.value is None or above.value is None else (below.value, -above.value)
+    found = paired_effect(first, second)
     differences = [value - second[seed] for seed, value in first.items() if seed in second]
     return {
-        "difference": statistics.fmean(differences),
-        "interval": interval,
+        "difference": found.mean,
+        **found.facts(),
         "wins": sum(value > TIE for value in differences),
         "losses": sum(value < -TIE for value in differences),
         "n": len(differences),

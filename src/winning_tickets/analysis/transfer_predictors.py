@@ -11,8 +11,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from winning_tickets.analysis.correlations import correlate, correlate_within
+from winning_tickets.analysis.effects import clustered_correlation, describe_too_few_methods
 from winning_tickets.analysis.report.result import resulting
 from winning_tickets.analysis.results import (
+    UNKNOWN,
     Runs,
     RunScore,
     Score,
@@ -20,10 +23,11 @@ from winning_tickets.analysis.results import (
     check_comparable,
     find_differences,
     is_transfer,
+    method_name,
     name_in_memory,
+    objective_of,
     read_runs,
 )
-from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, correlate, correlate_within, describe_bootstrap
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.files import read_json, read_object
@@ -127,11 +131,6 @@ def method_of(content: Mapping[str, Any]) -> str | None:
     return method_name(body["info"]["method"], body["info"]["config"].get("objective"))
 
 
-def method_name(method: str, objective: str | None) -> str:
-    """Return the name of a method; that of mask training includes its objective."""
-    return f"{method} {objective}" if method == "mask-training" and objective else method
-
-
 def score_columns(found: Sequence[Measurement]) -> dict[Measurement, str]:
     """Return the column of each measurement: its name, and the settings that differ between those of the same name."""
     names: dict[Measurement, str] = {}
@@ -173,8 +172,8 @@ def _by_subject(found: Sequence[Measurement], hashes: Mapping[str, str]) -> dict
 
 
 @resulting()
-def predictors(paths: Runs, *, score: Score = "final", seed: int = 0) -> dict[str, Any]:
-    """Join evaluations with transfer results by ticket, and correlate them over tickets.
+def predictors(paths: Runs, *, score: Score = "final") -> dict[str, Any]:
+    """Join evaluations with transfer results by ticket, and correlate them over tickets, between and within methods.
 
     Both are given as files and folders, or as results that `evaluate`, `transfer` and `distance` returned.
 
@@ -206,16 +205,33 @@ def predictors(paths: Runs, *, score: Score = "final", seed: int = 0) -> dict[st
         "predictors": columns,
         "tasks": tasks,
         "rows": rows,
-        "correlations": [_correlation(rows, name, task, seed) for name in columns for task in [MEAN, *tasks]],
+        "correlations": [_correlation(rows, name, task) for name in columns for task in [MEAN, *tasks]],
         "not_transferred": sorted({one.target for one in found if (one.ticket_id or one.model) not in joined}),
         "not_evaluated": sorted({cell.path for cell in cells if (cell.ticket_id or cell.model) not in joined}),
-        "different_settings": [
-            {"task": task, "setting": setting, "values": values["all"]}
-            for task in dict.fromkeys(cell.task for cell in cells)
-            for setting, values in find_differences({"all": [cell for cell in cells if cell.task == task]})
+        "degenerate": [
+            {"group": _method_of(cell), "task": cell.task, "seed": cell.seed, "run": cell.path}
+            for cell in cells
+            if cell.degenerate or cell.at_chance
         ],
-        "bootstrap": {**describe_bootstrap(seed, "tickets"), "resamples": CORRELATION_RESAMPLES},
+        "different_settings": [
+            {"task": task, "setting": setting, "values": values}
+            for task in dict.fromkeys(cell.task for cell in cells)
+            for setting, values in find_differences(_by_method(cells, task))
+        ],
     }
+
+
+def _by_method(cells: Sequence[RunScore], task: str) -> dict[str, list[RunScore]]:
+    """Return the runs on a task by the method of their tickets."""
+    found: dict[str, list[RunScore]] = {}
+    for cell in cells:
+        if cell.task == task:
+            found.setdefault(_method_of(cell), []).append(cell)
+    return found
+
+
+def _method_of(cell: RunScore) -> str:
+    return "dense" if cell.ticket_id is None else method_name(cell.method or UNKNOWN, objective_of(cell))
 
 
 def _read(given: Runs, score: Score) -> tuple[list[Measurement], list[RunScore]]:
@@ -313,16 +329,22 @@ def _rows(
     return sorted(rows, key=lambda row: (row["method"] != "dense", row["sparsity"], row["method"], row["label"]))
 
 
-def _correlation(rows: Sequence[Mapping[str, Any]], column: str, task: str, seed: int) -> dict[str, Any]:
+def _correlation(rows: Sequence[Mapping[str, Any]], column: str, task: str) -> dict[str, Any]:
     pairs = []
     for row in rows:
         value, score = row["predictors"].get(column), row["mean"] if task == MEAN else row["scores"].get(task)
         if row["ticket_id"] is not None and value is not None and score is not None:
-            pairs.append((value, score, round(row["sparsity"], 3)))
-    x, y, sparsities = ([pair[i] for pair in pairs] for i in range(3))
+            pairs.append((value, score, round(row["sparsity"], 3), row["method"]))
+    x, y, sparsities, methods = ([pair[i] for pair in pairs] for i in range(4))
+    # Tickets of one method resemble each other, so methods and not tickets are the sample.
+    effect = clustered_correlation(x, y, methods)
     return {
         "predictor": column,
         "task": task,
-        **correlate(x, y, seed),
+        **correlate(x, y),
+        "methods": len(set(methods)),
+        "pearson_interval": None if effect is None else effect.interval,
+        "no_interval": None if effect else describe_too_few_methods(methods),
+        "within_method": correlate_within(x, y, methods),
         "within_sparsity": correlate_within(x, y, sparsities),
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from winning_tickets.analysis import results
 from winning_tickets.analysis import statistics as criteria
+from winning_tickets.analysis.effects import Estimate, paired_effect
 from winning_tickets.analysis.report.result import resulting
 from winning_tickets.analysis.results import Runs, RunScore, Score, group_key, index_once
 from winning_tickets.analysis.statistics import Criterion, CriterionOutcome, Statistic, StdOf
@@ -48,13 +49,25 @@ class Rule:
             return criteria.exceeds(own, other, self.statistic)
         if self.criterion == "within-std":
             return criteria.within_std(own, other, self.std_of, self.statistic)
-        # The test pairs fine-tuning seeds: one score per seed is the mean over tickets of several search seeds.
-        by_seed: list[dict[int, list[float]]] = [{}, {}]
-        for values, cells in zip(by_seed, (subnetwork, full), strict=True):
-            for cell in cells:
-                values.setdefault(cell.seed, []).append(cell.value)
-        first, second = ({seed: statistics.fmean(own) for seed, own in values.items()} for values in by_seed)
-        return criteria.non_inferior(first, second, self.margin)
+        first, second = _pairs(subnetwork, full)
+        return criteria.non_inferior(first, second, self.margin, axes=_AXES)
+
+
+_AXES = ("search_seed", "seed")
+_Scores = dict[tuple[int | None, int], float]
+
+
+def _pairs(subnetwork: Sequence[RunScore], full: Sequence[RunScore]) -> tuple[_Scores, _Scores]:
+    """Return both groups' scores by search seed and seed; a ticket is paired with the dense run of its seed."""
+    dense = {cell.seed: cell.value for cell in full}
+    first = {(cell.search_seed, cell.seed): cell.value for cell in subnetwork}
+    return first, {key: dense[key[1]] for key in first if key[1] in dense}
+
+
+def _difference(subnetwork: Sequence[RunScore], full: Sequence[RunScore]) -> Estimate | None:
+    """Estimate the mean difference from the full model; None if they have no seed in common."""
+    first, second = _pairs(subnetwork, full)
+    return paired_effect(first, second, _AXES) if second else None
 
 
 @dataclass
@@ -205,6 +218,7 @@ def _task(task: str, full: Sequence[RunScore], rule: Rule) -> dict[str, Any]:
         "metric": full[0].metric,
         "dense": _summary(full),
         "majority": majority,
+        "constant": full[0].constant_score,
         "degenerate": list(reasons),
     }
 
@@ -212,7 +226,7 @@ def _task(task: str, full: Sequence[RunScore], rule: Rule) -> dict[str, Any]:
 def _record(point: LevelPoint, outcome: CriterionOutcome, full: Sequence[RunScore]) -> dict[str, Any]:
     own = point.cells
     known = {cell.seed for cell in full}
-    unpaired = sorted({cell.seed for cell in own} - known) if outcome.criterion == "non-inferior" else []
+    unpaired = sorted({cell.seed for cell in own} - known)
     return {
         "task": point.task,
         "group": point.group,
@@ -221,11 +235,20 @@ def _record(point: LevelPoint, outcome: CriterionOutcome, full: Sequence[RunScor
         "tickets": sorted({str(cell.ticket_id) for cell in own}),
         **_summary(own),
         "constant": any(cell.degenerate for cell in own),
+        **_compared(_difference(own, full)),
         "unpaired_seeds": unpaired,
         **{key: value for key, value in asdict(outcome).items() if key != "criterion"},
         "n": len(own),
         "n_judged": outcome.n,
     }
+
+
+def _compared(found: Estimate | None) -> dict[str, Any]:
+    """Return the mean difference from the full model with its interval, whatever the criterion."""
+    if found is None:
+        nothing = "the full model has no run with a seed of the ticket"
+        return {"difference": None, "interval": None, "p": None, "levels": None, "no_interval": nothing}
+    return {"difference": found.mean, **found.facts()}
 
 
 def _highest(

@@ -14,7 +14,6 @@ from typer.core import TyperCommand
 
 from winning_tickets.cli import show
 from winning_tickets.cli.commands import Base, DataDir, Json, app, emit, split_ints, split_words
-from winning_tickets.config import LAST_SEED
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.locks import hold
 
@@ -91,7 +90,6 @@ Labels = Annotated[
     str | None, typer.Option("--labels", help="Names of the paths, with commas. By default their folders.")
 ]
 Score = Annotated[str, typer.Option("--score", help="Score of each seed: final or best.")]
-BootstrapSeed = Annotated[int, typer.Option("--seed", min=0, max=LAST_SEED, help="Seed of the bootstrap.")]
 
 
 @analysis(labels=split_words)
@@ -138,7 +136,6 @@ def predictors(
         list[str], typer.Argument(metavar="PATH...", help="JSON files of evaluate, and transfer runs, in any order.")
     ],
     score: Score = "final",
-    seed: BootstrapSeed = 0,
 ) -> None:
     """Correlate what is measured before fine-tuning with the scores after it.
 
@@ -243,7 +240,6 @@ def gain(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out tasks and seeds that a group lacks.")
     ] = False,
-    seed: BootstrapSeed = 0,
 ) -> None:
     """Test if tickets transfer better than others, with runs paired by task and seed.
 

@@ -110,6 +110,9 @@ def _classes(split: str, classes: dict[str, Any], confusion: list[list[int]]) ->
 
 def super_ticket(result: dict[str, Any]) -> str:
     """Show the scores x100 of every level and selection on the rest of the dev set, and the super ticket."""
+    from winning_tickets.analysis.report.comparisons import describe_effect, describe_values
+    from winning_tickets.analysis.report.tables import signed_percent
+
     lines = [f"{result['task']}, {result['metric']} on the rest of the dev set, {len(result['seeds'])} seed(s)"]
     lines.append(f"  full model: {_mean_and_std(result['full']['rest'])}")
     for selection, levels in result["selections"].items():
@@ -117,11 +120,15 @@ def super_ticket(result: dict[str, Any]) -> str:
             left = f"{100 * facts['weight_remaining']:.1f} % of the weights"
             lines.append(f"  {selection} {level} %, {left}: {_mean_and_std(facts['rest'])}")
     best = result["super_ticket"]
-    test = best["against"]["full"]["rest"]
-    sure = "" if test["p"] is None else f", p = {test['p']:.3f} (paired, {test['n']} seeds)"
-    gain = f"{100 * test['mean']:+.1f} over the full model{sure}"
-    if result["full"].get("degenerate") or best.get("degenerate"):  # runs stored by earlier versions do not say
+    # Runs stored by earlier versions do not say all of it.
+    unsaid = {"levels": {}, "no_interval": "one seed", "degenerate": [], "learning_rates": {}}
+    test = unsaid | best["against"]["full"]["rest"]
+    gain = f"against the full model {describe_effect(test['mean'], test, signed_percent)}"
+    if result["full"].get("degenerate") or best.get("degenerate"):
         gain = "its gain over the full model means nothing"
+    elif len(set(test["learning_rates"].values())) > 1:
+        rates = {"full model" if name == "other" else name: [rate] for name, rate in test["learning_rates"].items()}
+        gain += f"; each with its best learning rate: {describe_values(rates)}"
     lines.append(f"super ticket: level {best['level']:g} %, in {best['folder']}; {gain}")
     lines += [f"Warning: {warning}" for warning in result.get("warnings", ())]
     return "\n".join(lines)

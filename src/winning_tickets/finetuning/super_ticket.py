@@ -10,10 +10,11 @@ import copy
 import shutil
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.analysis.effects import paired_effect
 from winning_tickets.analysis.report.figures import PhasePoint, phase_figure
 from winning_tickets.config import PRETRAINED, Level, Runtime, SearchConfig, SuperConfig, TransferConfig
 from winning_tickets.config.shrink import ShrinkConfig
@@ -36,7 +37,7 @@ from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.files import read_json
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.provenance import versions
-from winning_tickets.runs.statistics import TIE, paired
+from winning_tickets.runs.statistics import TIE
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.distillation import Distillation
 
@@ -113,8 +114,8 @@ def super_ticket(
         force: replace another search in `out`.
 
     Returns:
-        The stored `result.json`: scores by selection, level and seed, paired tests against the full model and between
-        selections, and the level and scores of the super ticket, which is saved in `out/super-ticket`.
+        The stored `result.json`: scores by selection, level and seed, paired differences from the full model and
+        between selections, and the level and scores of the super ticket, which is saved in `out/super-ticket`.
 
     Raises:
         UsageError: impossible settings, missing files, no part of the dev set to choose on, another run in `out`.
@@ -359,9 +360,9 @@ def _result(
             others = {"full": full}
             if selection == "winning":
                 others |= {name: found[name][level] for name in ("random", "losing") if name in found}
-            # Nothing was chosen on the rest of the dev set, so the tests on it are unbiased.
+            # Nothing was chosen on the rest of the dev set, so the differences on it are unbiased.
             tests = {
-                name: {part: asdict(paired(runs.scores(part), other.scores(part))) for part in ("rest", "whole")}
+                name: {part: _difference(runs, other, part) for part in ("rest", "whole")}
                 for name, other in others.items()
             }
             facts = _ticket_facts(tickets[selection][level], config)
@@ -385,6 +386,19 @@ def _result(
         "super_ticket": {"level": level, "folder": SUPER_TICKET} | selections["winning"][f"{level:g}"],
         "trainings": count_trainings(config),
         "versions": versions(),
+    }
+
+
+def _difference(runs: Runs, other: Runs, part: str) -> dict[str, Any]:
+    """Return the mean difference on a part of the dev set, paired by seed, with its interval and what to know of it."""
+    found = paired_effect(runs.scores(part), other.scores(part))
+    sides = {"ticket": runs, "other": other}
+    return {
+        "mean": found.mean,
+        "n": found.n,
+        **found.facts(),
+        "degenerate": [name for name, side in sides.items() if side.degenerate],
+        "learning_rates": {name: side.results[0]["learning_rate"] for name, side in sides.items()},
     }
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeGuard, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 from winning_tickets.runs.errors import ContentError, shown
 from winning_tickets.runs.files import is_number
 
-Key = TypeVar("Key", bound=Hashable)
-
 LARGEST = 1e100  # largest value that counts as a measurement; sums and squares of larger ones overflow
 TIE = 1e-12  # scores that differ by no more are equal; the difference is rounding
+CORRELATIONS = ("matthews", "pearson", "spearman")
+"""Metrics that are 0 for every constant prediction."""
 
 
 def is_score(value: Any) -> TypeGuard[int | float]:
@@ -52,28 +52,30 @@ def summarize(values: Sequence[float]) -> Summary:
     return Summary(mean, std, n, (mean - half, mean + half))
 
 
-@dataclass(frozen=True)
-class Paired(Summary):
-    """The summary of paired differences, with the two-sided p-value of the paired t-test.
+MATRIX_AXES = ("row", "column")
+"""Axes of the entries of a matrix of masks, for a path such as `jaccard.IMP*.OMP`."""
 
-    p is None for one pair, or if all differences are equal up to rounding, in which case `std` is 0.
+
+def is_repetition(axis: str) -> bool:
+    """Return whether the values of an axis are repetitions that differ only by chance: seeds, or masks of seeds."""
+    return axis.endswith("seed") or axis in MATRIX_AXES
+
+
+def constant_score(metric: str, majority: float | None) -> float | None:
+    """Return the score of the best constant answer: the share of the most frequent class, or no correlation."""
+    if metric.startswith("accuracy"):
+        return majority
+    return 0.0 if metric in CORRELATIONS else None
+
+
+def is_at_chance(metric: str, score: float, majority: float | None, constant: bool) -> bool:
+    """Return whether a score is no better than one answer for all examples.
+
+    `constant` says whether the predictions are known to be constant, which decides where the score alone cannot.
     """
-
-    p: float | None
-
-
-def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Paired:
-    """Compare two experiments by a paired t-test; scores without a partner are skipped."""
-    keys = [key for key in first if key in second]
-    found = summarize([first[key] - second[key] for key in keys])
-    if found.std is not None and found.std <= TIE * max(abs(side[key]) for side in (first, second) for key in keys):
-        found = replace(found, std=0.0, interval=(found.mean, found.mean))
-    p = None
-    if found.std:
-        from scipy.special import stdtr
-
-        p = float(2 * stdtr(found.n - 1, -abs(found.mean) / (found.std / math.sqrt(found.n))))
-    return Paired(found.mean, found.std, found.n, found.interval, p)
+    if metric.startswith("accuracy"):
+        return constant if majority is None else score <= majority + TIE
+    return constant or score <= TIE
 
 
 def deviation(values: Sequence[float]) -> float | None:

@@ -8,9 +8,10 @@ from itertools import product
 from typing import Any
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
+from winning_tickets.runs.statistics import MATRIX_AXES
 from winning_tickets.studies import expressions
 from winning_tickets.studies.expressions import LADDERS, Reference, is_reference, names_in
-from winning_tickets.studies.schema import LOG, MATRIX_AXES, Stage, Study, Value, map_conditions
+from winning_tickets.studies.schema import LOG, Stage, Study, Value, map_conditions
 from winning_tickets.studies.verbs import verb_named
 
 Problem = tuple[tuple[str | int, ...], str]  # place in the study, and text

@@ -2,58 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from winning_tickets.analysis.report import tables
+from winning_tickets.analysis.report.comparisons import chance_note, describe_effect, describe_silent, unfair_note
 from winning_tickets.analysis.report.figures import BLUE, GRID, INK, ORANGE, Drawing, canvas, percents
 from winning_tickets.analysis.report.tables import Result, Table, columns, format_count, percent
 
 
 def gain_table(result: Result) -> Table:
-    """Return the mean scores and the gain of each task, and their mean over tasks."""
+    """Return the mean scores and the gain of each task with its interval, and their mean over tasks."""
     mean, share = result["mean"], result["dense_share"]
-    average = {"task": "mean over tasks", "dense": share["dense"] if share else None}
-    average |= {key: mean[key] for key in ("target", "baseline", "gain", "n", "wins", "ties", "losses")}
+    average = {"task": "mean over tasks", "dense": share["dense"] if share else None, **mean}
+    rows = [
+        {**row, "interval": row["interval"] and tables.format_interval(row["interval"], tables.signed_percent)}
+        for row in [*result["tasks"], average]
+    ]
     heads = [
         *columns(task="Task", metric="Metric"),
         *columns(percent, baseline="Baseline", target="Target"),
         *columns(tables.signed_percent, gain="Gain"),
         *columns(percent, gain_std="± (seeds)"),
+        *columns(interval="95 %"),
         *columns(format_count, n="Cells", wins="Better", ties="Equal", losses="Worse"),
         *(columns(percent, dense="Dense") if share else []),
+        *columns(percent, constant="One answer"),
     ]
-    return Table([*result["tasks"], average], heads, _notes(result))
+    return Table(rows, heads, _notes(result))
 
 
 def _notes(result: Result) -> list[str]:
     mean, share = result["mean"], result["dense_share"]
-    interval, inside = (
-        tables.format_interval(mean[key], tables.signed_percent) for key in ("interval", "interval_within_tasks")
-    )
+    counted = [one["task"] for one in result["tasks"] if one["task"] not in result["not_counted"]]
+    alone = f" It is about {counted[0]} alone." if len(counted) == 1 and mean["interval"] is not None else ""
     notes = [
-        f"Mean gain {tables.signed_percent(mean['gain'])}, 95 % interval {interval} (bootstrap over {mean['n']} "
-        f"cells); better in {mean['wins']} of {mean['n']} cells and on the average of {mean['tasks_won']} of "
-        f"{mean['tasks']} tasks. With seeds resampled within each task: {inside}."
+        f"Mean gain {describe_effect(mean['gain'], mean, tables.signed_percent)}; better in {mean['wins']} of "
+        f"{mean['n']} cells and on the average of {mean['tasks_won']} of {mean['tasks']} tasks.{alone}"
     ]
-    alone = [one["task"] for one in result["tasks"] if one["n"] == 1]
-    if alone and mean["interval_within_tasks"] is not None:
-        notes[0] += f" The latter is too narrow, as there is only one seed of {', '.join(alone)}."
     if share:
         kept = (
-            tables.MISSING
-            if share[name] is None
-            else f"{percent(share[name])} % {tables.format_interval(share[f'{name}_interval'], percent)}"
+            tables.MISSING if share[name] is None else f"{percent(share[name])} %{_interval(share[f'{name}_interval'])}"
             for name in ("target", "baseline")
         )
-        notes.append("Of the dense average the target keeps {}, the baseline {}.".format(*kept))
+        constant = "" if share["constant"] is None else f", one answer for all examples {percent(share['constant'])} %"
+        notes.append("Of the dense average the target keeps {}, the baseline {}{}.".format(*kept, constant))
+    notes += [describe_silent(result["not_counted"])] if result["not_counted"] else []
+    notes += chance_note(f"{one['group']} on {one['task']} with seed {one['seed']}" for one in result["degenerate"])
     if result["missing"]:
         left = ", ".join(f"{one['task']} seed {one['seed']} ({one['group']})" for one in result["missing"])
         notes.append(f"Left out because a group lacks them: {left}.")
     return notes + unfair_note("the groups differ", result)
 
 
-def unfair_note(how: str, result: Result) -> list[str]:
-    """Return a warning if compared runs differ in their settings; empty otherwise."""
-    found = dict.fromkeys(f"{one['setting']} on {one['task']}" for one in result["different_settings"])
-    return [f"Not a fair comparison: {how} in {', '.join(found)}."] if found else []
+def _interval(ends: Sequence[float] | None) -> str:
+    return "" if ends is None else f" {tables.format_interval(ends, percent)}"
 
 
 def gain_figure(result: Result) -> Drawing:

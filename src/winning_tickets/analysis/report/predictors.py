@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from winning_tickets.analysis.report import figures, tables
-from winning_tickets.analysis.report.gain import unfair_note
+from winning_tickets.analysis.report.comparisons import chance_note, unfair_note
 from winning_tickets.analysis.report.tables import Result, Table, columns
 
 
@@ -24,13 +24,16 @@ def predictors_table(result: Result) -> Table:
         *columns(tables.percent, mean="Mean"),
     ]
     notes = [
-        "Intervals: 95 %, bootstrap over tickets. Within: after subtracting each sparsity's mean from both, over "
-        "sparsities with several tickets. No correlation includes the dense model. A loss or a distance that "
-        "predicts well has a correlation near -1."
+        "Intervals: 95 %, by leaving out one method after the other. Within methods and within sparsities: after "
+        "subtracting the mean of each from both, over those with several tickets. No correlation includes the dense "
+        "model. A loss or a distance that predicts well has a correlation near -1, within methods too."
     ]
+    few = dict.fromkeys(one["no_interval"] for one in result["correlations"] if one["no_interval"])
+    notes += [f"Without an interval: {'; '.join(few)}."] if few else []
     for key, what in (("not_transferred", "Evaluated, not fine-tuned"), ("not_evaluated", "Fine-tuned, not evaluated")):
         if result[key]:
             notes.append(f"{what}: {', '.join(result[key])}.")
+    notes += chance_note(f"{one['group']} on {one['task']} with seed {one['seed']}" for one in result["degenerate"])
     notes += unfair_note("the transfer runs differ", result)
     return Table(rows, heads, notes, further={"correlations": _correlations(result)})
 
@@ -42,22 +45,24 @@ def _signed(value: float) -> str:
 def _correlations(result: Result) -> Table:
     rows = []
     for one in result["correlations"]:
-        row = {key: one[key] for key in ("predictor", "task", "n", "pearson", "spearman")}
-        for name in ("pearson", "spearman"):
-            interval = tables.format_interval(one[f"{name}_interval"], _signed)
-            row[f"{name}_interval"] = None if one[name] is None else interval
-            row[f"{name}_within"] = one["within_sparsity"][name]
-        rows.append(row | {"n_within": one["within_sparsity"]["n"]})
+        row = {key: one[key] for key in ("predictor", "task", "n", "methods", "pearson", "spearman")}
+        row["interval"] = one["pearson_interval"] and tables.format_interval(one["pearson_interval"], _signed)
+        for group in ("method", "sparsity"):
+            inside = one[f"within_{group}"]
+            row |= {f"n_{group}": inside["n"], f"pearson_{group}": inside["pearson"]}
+            row[f"spearman_{group}"] = inside["spearman"]
+        rows.append(row)
     heads = [
         *columns(predictor="Predictor", task="Task"),
-        *columns(tables.format_count, n="Tickets"),
+        *columns(tables.format_count, n="Tickets", methods="Methods"),
         *columns(_signed, pearson="Pearson"),
-        *columns(pearson_interval="Interval"),
+        *columns(interval="Interval"),
         *columns(_signed, spearman="Spearman"),
-        *columns(spearman_interval="Interval"),
-        *columns(tables.format_count, n_within="Tickets within"),
-        *columns(_signed, pearson_within="Pearson within", spearman_within="Spearman within"),
     ]
+    for group, title in (("method", "methods"), ("sparsity", "sparsities")):
+        heads += columns(tables.format_count, **{f"n_{group}": f"Tickets within {title}"})
+        heads += columns(_signed, **{f"pearson_{group}": f"Pearson within {title}"})
+        heads += columns(_signed, **{f"spearman_{group}": f"Spearman within {title}"})
     return Table(rows, heads)
 
 
@@ -98,8 +103,8 @@ def _correlation_text(result: Result, name: str) -> str:
     one = next(one for one in result["correlations"] if one["predictor"] == name)
     if one["spearman"] is None:
         return f"{one['n']} tickets"
-    within = one["within_sparsity"]["spearman"]
-    inside = "" if within is None else f", within sparsity {within:+.2f}"
+    within = one["within_method"]["spearman"]
+    inside = "" if within is None else f", within methods {within:+.2f}"
     return f"Spearman {one['spearman']:+.2f}{inside} (n = {one['n']})"
 
 

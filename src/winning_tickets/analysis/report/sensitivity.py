@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from winning_tickets.analysis.report.comparisons import chance_note
 from winning_tickets.analysis.report.figures import GRID, MARKERS, PALETTE, Drawing, add_legend, canvas, percents
 from winning_tickets.analysis.report.tables import Result, Table, columns, format_count, format_interval, percent
 
@@ -79,17 +80,13 @@ def _notes(result: Result) -> list[str]:
     if result["baseline"] is None:
         notes.append("There is no dense model, or there are several, so nothing is compared with it.")
     elif result["differences"]:
-        notes.append(
-            "Differences are paired by seed; intervals by Student's t (a paired t-test differs at 5 % where zero is "
-            "outside)."
-        )
+        reasons = dict.fromkeys(one["no_interval"] for one in result["differences"] if one["interval"] is None)
+        lacking = f" Without an interval: {'; '.join(reasons)}." if reasons else ""
+        notes.append(f"Differences are paired by seed, with 95 % intervals over seeds.{lacking}")
     few = [one["group"] for one in result["groups"] if one["over_seeds"] is None]
     if few:
         notes.append(f"Fewer than two common seeds, so no deviation over seeds: {', '.join(few)}.")
-    constant = dict.fromkeys(one["group"] for one in result["settings"] if one["degenerate"])
-    if constant:
-        notes.append(f"Some run is no better than one answer for all examples: {', '.join(constant)}.")
-    return notes
+    return notes + chance_note(one["group"] for one in result["settings"] if one["degenerate"])
 
 
 def sensitivity_figure(result: Result) -> Drawing:

@@ -6,16 +6,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from winning_tickets.analysis.report import figures
+from winning_tickets.analysis.report.comparisons import chance_note, unfair_note
 from winning_tickets.analysis.report.figures import PALETTE, percents
-from winning_tickets.analysis.report.gain import unfair_note
-from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, format_count, percent
+from winning_tickets.analysis.report.tables import (
+    Column,
+    Result,
+    Row,
+    Table,
+    columns,
+    format_count,
+    format_interval,
+    percent,
+    signed_percent,
+)
 
 WORDS = {True: "yes", False: "no", None: "?"}
 _RULES = {
     "exceeds": "its {statistic} is at least the full model's",
     "within-std": "its {statistic} is at least the full model's minus one standard deviation of {owner} (ddof=1)",
     "non-inferior": "it is surely less than {margin} points worse: one-sided 95 % bound of the mean difference, paired "
-    "by seed, by Student's t",
+    "by seed",
 }
 _OWNERS = {"full": "the full model", "subnetwork": "the subnetwork", "max": "either, the larger one"}
 _REASONS = {
@@ -31,6 +41,8 @@ def winning_table(result: Result) -> Table:
         *columns(percent, dense="Dense", dense_std="± (dense)", highest="Highest winning", unbroken="Unbroken"),
         *columns(percent, score="Score there", std="±"),
         *columns(format_count, n="Runs"),
+        *columns(signed_percent, difference="Against dense"),
+        *columns(interval="95 %"),
     ]
     if result["report_seeds"] is not None:
         heads += columns(percent, reported="Other seeds", reported_std="± (other)")
@@ -38,7 +50,11 @@ def winning_table(result: Result) -> Table:
     if any(one["degenerate"] for one in result["tasks"]):
         heads += columns(degenerate="Degenerate")
     tasks = {one["task"]: one for one in result["tasks"]}
-    rows = [_row(one, tasks[one["task"]]) for one in result["highest"]]
+    there = {(cell["task"], cell["group"], cell["sparsity"]): cell for cell in result["cells"]}
+    rows = [
+        _row(one, tasks[one["task"]], there.get((one["task"], one["group"], one["highest"]), {}))
+        for one in result["highest"]
+    ]
     cells = [{**cell, "wins": WORDS[cell["wins"]]} for cell in result["cells"]]
     names = (
         "task",
@@ -52,13 +68,16 @@ def winning_table(result: Result) -> Table:
         "median",
         "best",
         "n",
+        "difference",
+        "interval",
+        "p",
         "constant",
     )
     all_cells = Table(cells, columns(**{name: name for name in names}))
     return Table(rows, heads, _notes(result), further={"grid": _grid(result)}, unshown={"cells": all_cells})
 
 
-def _row(one: Result, task: Result) -> Row:
+def _row(one: Result, task: Result, cell: Result) -> Row:
     at, reported = one["at_highest"] or {}, one["reported"] or {}
     return {
         **{key: one[key] for key in ("task", "group", "highest", "unbroken")},
@@ -68,6 +87,8 @@ def _row(one: Result, task: Result) -> Row:
         "score": at.get("mean"),
         "std": at.get("std"),
         "n": at.get("n"),
+        "difference": cell.get("difference"),
+        "interval": cell.get("interval") and format_interval(cell["interval"], signed_percent),
         "reported": reported.get("mean"),
         "reported_std": reported.get("std"),
         "reported_wins": WORDS[reported["wins"]] if reported else None,
@@ -90,7 +111,10 @@ def _notes(result: Result) -> list[str]:
     rule = _RULES[result["criterion"]].format(
         statistic=result["statistic"], owner=_OWNERS[result["std_of"]], margin=f"{100 * result['margin']:g}"
     )
-    notes = [f"A ticket wins where {rule}. Unbroken: all lower sparsities of the grid win too."]
+    notes = [
+        f"A ticket wins where {rule}. Unbroken: all lower sparsities of the grid win too.",
+        "Against dense, with its 95 % interval: the mean difference there, paired by seed, whatever the criterion.",
+    ]
     if result["report_seeds"] is None:
         notes.append(
             "The highest sparsity is selected and reported on the same seeds, so its score is biased upwards; "
@@ -112,8 +136,11 @@ def _notes(result: Result) -> list[str]:
         notes.append(
             "The best of more seeds is higher by chance; ticket and full model have different numbers of seeds."
         )
-    if any(cell["constant"] for cell in cells):
-        notes.append("*: some run is no better than one answer for all examples.")
+    few = {cell["no_interval"]: None for cell in cells if cell["interval"] is None}
+    if few:
+        notes.append(f"No 95 % interval of the difference from the dense model: {'; '.join(few)}.")
+    marked = chance_note(f"{cell['group']} at {100 * cell['sparsity']:g} %" for cell in cells if cell["constant"])
+    notes += [f"*: {marked[0]}"] if marked else []
     for task in result["tasks"]:
         if task["degenerate"]:
             reasons = "; ".join(_REASONS[reason] for reason in task["degenerate"])

@@ -198,6 +198,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "needed": dict(effect.needed) if effect and finding.word == "inconclusive" else None,
         "missing_runs": finding.missing_runs,
         "degenerate": list(finding.degenerate),
+        "learning_rates": {name: list(rates) for name, rates in finding.learning_rates.items()},
     }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from winning_tickets.analysis.correlations import SMALLEST
 from winning_tickets.analysis.report import figures
 from winning_tickets.analysis.report.sharing import draw_sharing, sharing_legend, sharing_size
 from winning_tickets.analysis.report.tables import percent
-from winning_tickets.analysis.statistics import SMALLEST
 from winning_tickets.studies.report.grids import Cell, Grid, describe_minus, form_of, label
 from winning_tickets.studies.report.plots import Curve, Panel, Plot
 from winning_tickets.studies.schema import Value
@@ -259,8 +259,10 @@ def describe_correlation(found: Mapping[str, Any]) -> str:
         few = f"fewer than {SMALLEST} points" if found["n"] < SMALLEST else "constant values"
         return f"no correlation: {few} (n = {found['n']})"
     low, high = found["pearson_interval"] or (None, None)
-    within = "" if low is None else f" [{low:+.2f}, {high:+.2f}]"
-    return f"r = {found['pearson']:+.2f}{within}, rho = {found['spearman']:+.2f}, n = {found['n']}"
+    interval = "" if low is None else f" [{low:+.2f}, {high:+.2f}]"
+    inside = found["within_method"]["pearson"]
+    within = "" if inside is None else f", within methods {inside:+.2f}"
+    return f"r = {found['pearson']:+.2f}{interval}, rho = {found['spearman']:+.2f}, n = {found['n']}{within}"
 
 
 def _draw_matrix(axes: Any, plot: Plot, panel: Panel) -> None:

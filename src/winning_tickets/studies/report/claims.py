@@ -9,22 +9,32 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 from typing import Any
 
+from winning_tickets.analysis.correlations import correlate_within
 from winning_tickets.analysis.effects import (
-    FEWEST_CLUSTERS,
+    CONFIDENCE,
+    FEWEST,
+    FEWEST_METHODS,
     Effect,
     Region,
     Word,
     clustered_correlation,
-    crossed_effect,
+    describe_too_few_methods,
+    mean_effect,
     variance_ratio,
 )
 from winning_tickets.analysis.report import tables
-from winning_tickets.analysis.statistics import CONFIDENCE
+from winning_tickets.analysis.report.comparisons import (
+    chance_note,
+    describe_levels,
+    describe_silent,
+    describe_values,
+    plural,
+    remedy,
+)
 from winning_tickets.runs.files import is_number
-from winning_tickets.runs.statistics import TIE
+from winning_tickets.runs.statistics import TIE, is_repetition
 from winning_tickets.studies.grid import values_of
 from winning_tickets.studies.report.grids import (
     Cell,
@@ -39,13 +49,18 @@ from winning_tickets.studies.report.grids import (
     row_label,
     subtract,
 )
-from winning_tickets.studies.report.observations import Observation, StudyRun, describe_absent, observe, select_runs
+from winning_tickets.studies.report.observations import (
+    Observation,
+    StudyRun,
+    describe_absent,
+    differing_rates,
+    observe,
+    select_runs,
+)
 from winning_tickets.studies.report.plots import match_points
-from winning_tickets.studies.schema import MATRIX_AXES, Comparison, Correlation, Study, StudyClaim, Value
+from winning_tickets.studies.schema import Comparison, Correlation, Study, StudyClaim, Value
 
 NO_PAIRS = "No pairs for it are planned with these parameters."
-FEWEST = 3
-"""Smallest number of repetitions that a verdict needs: two say hardly anything about their deviation."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,22 @@ class Finding:
     effect: Effect | None = None  # None with too few runs for an interval
     missing_runs: int = 0  # number of runs that a verdict still needs
     degenerate: tuple[str, ...] = ()  # places in the grid whose scores are not above chance; they are not counted
+    learning_rates: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of each group, where they differ
+
+    def with_remarks(self, groups: Mapping[str, Sequence[Observation]]) -> Finding:
+        """Return the finding with what is to know of the runs: differing learning rates, models that learned nothing.
+
+        `groups` are the observations of each group.
+        """
+        if not self.planned:
+            return self
+        rates = differing_rates(groups)
+        counts = {name: sum(one.degenerate for one in own) for name, own in groups.items()}
+        flat = [f"{name} ({count} of {len(groups[name])})" for name, count in counts.items() if count]
+        words = chance_note(flat)
+        if rates:
+            words.append(f"The runs differ in learning_rate ({describe_values(rates)}). {remedy(['learning_rate'])}")
+        return replace(self, reason=" ".join([self.reason, *words]), learning_rates=rates)
 
 
 @dataclass(frozen=True)
@@ -97,12 +128,29 @@ def _judge_planned(name: str, claim: StudyClaim, runs: Sequence[StudyRun]) -> Ve
     pairs = _pairs(claim, runs)
     cells = {title: cell for pair in pairs for title, cell in pair.titled(claim)}
     if claim.each is None:
-        return Verdict(name, claim.text, describe_test(claim), _judge(claim, pairs), cells)
+        finding = _judge(claim, pairs).with_remarks(_observed(claim, pairs))
+        return Verdict(name, claim.text, describe_test(claim), finding, cells)
     split: dict[str, list[_Pair]] = {}
     for pair in pairs:
         split.setdefault(label(pair.place.get(claim.each)), []).append(pair)
     parts = {title: _judge(claim, own) for title, own in split.items()}
-    return Verdict(name, claim.text, describe_test(claim), _combine(claim, split, parts), cells, parts)
+    finding = _combine(claim, split, parts).with_remarks(_observed(claim, pairs))
+    return Verdict(name, claim.text, describe_test(claim), finding, cells, parts)
+
+
+def _observed(claim: StudyClaim, pairs: Sequence[_Pair]) -> dict[str, list[Observation]]:
+    """Return the observations of each group of a claim, each once."""
+    found: dict[str, dict[tuple[str, Any], Observation]] = {}
+    for pair in pairs:
+        for name, group in zip(_names(claim), pair.groups, strict=True):
+            own = found.setdefault(name, {})
+            own |= {
+                (one.run.id, one.part): one
+                for cell in group.values()
+                for one in cell.observations
+                if one.value is not None
+            }
+    return {name: list(own.values()) for name, own in found.items()}
 
 
 # Pairs of cells
@@ -157,20 +205,6 @@ def _names(claim: StudyClaim) -> list[str]:
     return [claim.value if comparison.first is None else label(comparison.first), named]
 
 
-def _is_repetition(axis: str) -> bool:
-    """Return whether the values of an axis are repetitions that differ only by chance: seeds, or masks of seeds."""
-    return axis.endswith("seed") or axis in MATRIX_AXES
-
-
-def _is_factor(axis: str) -> bool:
-    """Return whether the values of an axis are a sample of many: tasks and repetitions, but not the sparsities."""
-    return axis == "task" or _is_repetition(axis)
-
-
-def _is_condition(axis: str) -> bool:
-    return not _is_factor(axis)
-
-
 def _pairs(claim: StudyClaim, runs: Sequence[StudyRun]) -> list[_Pair]:
     """Pair the cells of both groups by the claim's `pair_by`; by default by all axes not compared or averaged."""
     comparison = claim.comparison
@@ -187,7 +221,7 @@ def _pairs(claim: StudyClaim, runs: Sequence[StudyRun]) -> list[_Pair]:
         mine, most = len(levels[side][axis]), max(len(one[axis]) for one in levels)
         if side and isinstance(second, Value) and mine == 1 and not levels[0][axis] & levels[1][axis]:
             return False  # a name that only the other stage has, such as the method `Full`
-        return mine > 0 and not (mine == 1 < most and _is_repetition(axis))
+        return mine > 0 and not (mine == 1 < most and is_repetition(axis))
 
     axes = [[axis for axis in pair_by if has(side, axis)] for side in range(len(sides))]
     groups = [_groups(side, mine, claim, runs) for side, mine in zip(sides, axes, strict=True)]
@@ -330,7 +364,7 @@ def _judge(claim: StudyClaim, planned: Sequence[_Pair], confidence: float = CONF
     # Places where neither group is above chance say nothing about the claim.
     places: dict[Key, list[_Pair]] = {}
     for pair in planned:
-        places.setdefault(pair.part(lambda axis: not _is_repetition(axis)), []).append(pair)
+        places.setdefault(pair.part(lambda axis: not is_repetition(axis)), []).append(pair)
     done = {key: [pair for pair in own if pair.complete] for key, own in places.items()}
     silent = {key for key, own in done.items() if own and all(pair.degenerate for pair in own)}
     degenerate = tuple(row_label(key) or "all" for key in places if key in silent)
@@ -365,26 +399,15 @@ def _differences(
     repetitions: _Counts = {}
     for key, pairs in places.items():
         found = [(pair, value) for pair in pairs if pair.complete and (value := _contrast(claim, pair)) is not None]
-        repetitions[key] = len({pair.part(_is_repetition) for pair, _ in found})
+        repetitions[key] = len({pair.part(is_repetition) for pair, _ in found})
         values += found
-    if max(repetitions.values(), default=0) < 2:
-        return None, len(values), repetitions
-    # Conditions such as sparsities are not a sample: differences between their means are not chance and are removed.
-    conditions: dict[Key, list[float]] = {}
-    for pair, value in values:
-        conditions.setdefault(pair.part(_is_condition), []).append(value)
-    means = {key: fmean(found) for key, found in conditions.items()}
-    whole = fmean(means.values())
-    combined: dict[Key, list[float]] = {}
-    for pair, value in values:
-        combined.setdefault(pair.part(_is_factor), []).append(whole + value - means[pair.part(_is_condition)])
-    axes = [axis for axis in values[0][0].place if _is_factor(axis)]
-    factors = {axis: [key[index] for key in combined] for index, axis in enumerate(axes)}
+    if not values:
+        return None, 0, repetitions
     logarithmic, region = claim.test in ("ratio", "sooner"), _region(claim)
     ends = [end for end in (region.low, region.high) if math.isfinite(end) and (end > 0 or not logarithmic)]
     ends = [math.log(end) for end in ends] if logarithmic else ends
-    effect = crossed_effect([fmean(found) for found in combined.values()], factors, confidence, ends)
-    if logarithmic:
+    effect = mean_effect([value for _, value in values], [pair.place for pair, _ in values], confidence, ends).effect
+    if effect is not None and logarithmic:
         effect = effect.on_scale(math.exp)
     return effect, len(values), repetitions
 
@@ -444,7 +467,6 @@ _ESTIMATES = {
     "steadier": "Ratio of the variances",
     "lies": "Mean",
 }
-_PLURALS = {"task": "tasks", "seed": "seeds", "search_seed": "search seeds", "row": "masks", "column": "other masks"}
 
 
 def format_estimate(claim: StudyClaim, value: float) -> str:
@@ -475,20 +497,15 @@ def describe_test(claim: StudyClaim) -> str:
     return f"Estimated: {what}{turned}. The claim holds if the 95 % interval lies {allowed}{each}."
 
 
-def _levels(effect: Effect) -> str:
-    found = [
-        f"{count} {_PLURALS.get(axis, axis) if count > 1 else axis.replace('_', ' ')}"
-        for axis, count in effect.levels.items()
-    ]
-    return f" ({', '.join(found)})" if found else ""
-
-
 def _reason(claim: StudyClaim, effect: Effect, word: Word, n: int, planned: int, degenerate: Sequence[str]) -> str:
     low, high = (format_estimate(claim, end) for end in effect.interval)
     first = f"{_ESTIMATES.get(claim.test, 'Mean difference')} {format_estimate(claim, effect.estimate)}"
     # p is about no effect, which is the end of the allowed values only in these tests.
     p = f", p = {effect.p:.2g}" if effect.p is not None and claim.test in ("better", "sooner", "steadier") else ""
-    parts = [f"{first}, 95 % interval [{low}, {high}]{p}, over {n} of {planned} planned pairs{_levels(effect)}."]
+    parts = [
+        f"{first}, 95 % interval [{low}, {high}]{p}, over {n} of {planned} planned pairs"
+        f"{describe_levels(effect.levels)}."
+    ]
     if claim.published is not None:
         where = "inside" if effect.interval[0] <= claim.published <= effect.interval[1] else "outside"
         parts.append(f"The paper has {format_estimate(claim, claim.published)}, {where} the interval.")
@@ -496,13 +513,13 @@ def _reason(claim: StudyClaim, effect: Effect, word: Word, n: int, planned: int,
         size = format_estimate(claim, effect.detectable).removeprefix("+")
         parts.append(f"The smallest effect that these runs would show in four of five studies is {size}.")
     if word == "inconclusive" and effect.needed:
-        counts = " or ".join(f"{count} {_PLURALS.get(axis, axis)}" for axis, count in effect.needed.items())
+        counts = " or ".join(f"{count} {plural(axis)}" for axis, count in effect.needed.items())
         parts.append(f"If the estimate is right, {counts} would mostly be enough.")
     return " ".join(parts) + _name_degenerate(degenerate)
 
 
 def _name_degenerate(degenerate: Sequence[str]) -> str:
-    return f" Not above chance, so not counted: {'; '.join(degenerate)}." if degenerate else ""
+    return f" {describe_silent(degenerate)}" if degenerate else ""
 
 
 def _too_few(planned: int, n: int, by_task: _Counts, missing: int, degenerate: Sequence[str]) -> str:
@@ -532,30 +549,31 @@ def _judge_correlation(name: str, claim: StudyClaim, wanted: Correlation, runs: 
     points = match_points(wanted.x, observations, runs, claim.average)
     complete = [point for point in points if point.complete]
     xs, ys = [float(point.x) for point in complete], [point.cell.mean or 0.0 for point in complete]
-    trainings = [point.training for point in complete]
-    effect = clustered_correlation(xs, ys, trainings)
+    methods = [point.method for point in complete]
+    effect = clustered_correlation(xs, ys, methods)
     test = (
         f"Estimated: Pearson's r of {wanted.x.value} ({wanted.x.title}) and {wanted.y.value} ({wanted.y.title}). The "
-        f"claim holds if the 95 % interval, by leaving out one training after the other, is {wanted.sign}."
+        f"claim holds if the 95 % interval, by leaving out one method after the other, is {wanted.sign}."
     )
     cells = {f"point {index}": point.cell for index, point in enumerate(points, 1)}
-    counts, found = (len(complete), len(points)), len(set(trainings))
+    groups: dict[str, list[Observation]] = {}
+    for point in complete:
+        groups.setdefault(point.method, []).extend(point.cell.observations)
+    counts, found = (len(complete), len(points)), len(set(methods))
     if effect is None:
-        planned = len({point.training for point in points})
-        reason = f"The values of {len(xs)} points are constant, or nearly so, which has no correlation."
-        if found < FEWEST_CLUSTERS:
-            reason = (
-                f"{len(xs)} of {len(points)} planned points are there, of {found} of {planned} trainings; a verdict "
-                f"needs {FEWEST_CLUSTERS}."
-            )
-        missing = max(0, FEWEST_CLUSTERS - found)
-        return Verdict(name, claim.text, test, Finding("inconclusive", reason, *counts, None, missing), cells)
+        reason = f"{len(xs)} of {len(points)} planned points are there: {describe_too_few_methods(methods)}."
+        missing = sum(not point.complete for point in points) if found < FEWEST_METHODS else 0
+        finding = Finding("inconclusive", reason, *counts, None, missing).with_remarks(groups)
+        return Verdict(name, claim.text, test, finding, cells)
     word = (Region(low=0.0) if wanted.sign == "positive" else Region(high=0.0)).judge(effect.interval)
     low, high = effect.interval
     reason = (
         f"r = {effect.estimate:+.2f}, 95 % interval [{low:+.2f}, {high:+.2f}], over {len(xs)} of {len(points)} planned "
-        f"points of {found} trainings."
+        f"points of {found} methods."
     )
+    within = correlate_within(xs, ys, methods)
+    if within["pearson"] is not None:
+        reason += f" Within methods r = {within['pearson']:+.2f}, over {within['n']} points."
     if word == "inconclusive":
         reason += f" The smallest r that these runs would show in four of five studies is {effect.detectable:.2f}."
-    return Verdict(name, claim.text, test, Finding(word, reason, *counts, effect), cells)
+    return Verdict(name, claim.text, test, Finding(word, reason, *counts, effect).with_remarks(groups), cells)

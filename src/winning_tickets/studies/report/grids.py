@@ -8,9 +8,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from winning_tickets.analysis.effects import FEWEST, mean_effect
 from winning_tickets.analysis.report import tables
+from winning_tickets.analysis.report.comparisons import describe_values, remedy
 from winning_tickets.analysis.report.tables import Column, Table
-from winning_tickets.runs.statistics import TIE, Summary, paired, summarize
+from winning_tickets.runs.statistics import TIE, Summary, is_repetition, summarize
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.report.observations import (
     METRIC,
@@ -18,6 +20,7 @@ from winning_tickets.studies.report.observations import (
     State,
     StudyRun,
     describe_absent,
+    differing_rates,
     observe,
     select_runs,
 )
@@ -57,11 +60,19 @@ class Cell:
     def run_ids(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(one.run.id for one in self.observations))
 
+    @property
+    def at_chance(self) -> int:
+        """The number of observations that one answer for all examples reaches."""
+        return sum(one.degenerate for one in self.observations)
+
     def text(self, form: Form) -> str:
-        """Return mean ± deviation; for a partial cell also the number of repetitions, such as `(2 of 3, 1 failed)`."""
-        summary, state = self.summary, ""
-        if self.partial:
-            state = f" ({self.n} of {self.expected}{f', {self.failed} failed' if self.failed else ''})"
+        """Return mean ± deviation, and what is to know of the repetitions, such as `(2 of 3, 1 failed, at chance)`."""
+        summary, known = self.summary, sum(one.value is not None for one in self.observations)
+        words = [f"{self.n} of {self.expected}"] if self.partial else []
+        words += [f"{self.failed} failed"] if self.partial and self.failed else []
+        if self.at_chance:
+            words.append("at chance" if self.at_chance == known else f"{self.at_chance} of {known} at chance")
+        state = f" ({', '.join(words)})" if words else ""
         if summary is None:
             return f"{tables.MISSING}{state}"
         return form(summary.mean) + ("" if summary.std is None else f" ± {form(summary.std).lstrip('+')}") + state
@@ -97,18 +108,28 @@ def make_cell(
     return Cell(tuple(values), len(repetitions), failed, tuple(reversed(single.values())))
 
 
-def _p_value(differences: Sequence[float]) -> float:
-    """Return the two-sided p-value of the paired t-test on differences; if all are equal, 1 for zero and else 0."""
-    places = {index: 0.0 if abs(value) <= TIE else value for index, value in enumerate(differences)}
-    found = paired(places, dict.fromkeys(places, 0.0))
-    return found.p if found.p is not None else float(abs(found.mean) <= TIE)
+def _p_value(cell: Cell) -> float | None:
+    """Return the two-sided p-value of the mean of differences, as in claims; None if there are too few of them."""
+    observed = [one for one in cell.observations if one.value is not None]
+    axes = sorted({axis for one in observed for axis in one.axes})
+    # A task on which no number is above chance says nothing.
+    by_place = group_by(observed, [axis for axis in axes if not is_repetition(axis)])
+    counted = [one for own in by_place.values() if not all(one.degenerate for one in own) for one in own]
+    values = [value for one in counted if (value := one.value) is not None]
+    if not values:
+        return None
+    effect = mean_effect(values, [{axis: one.axes.get(axis) for axis in axes} for one in counted]).effect
+    if effect is None:
+        return None
+    if effect.p is not None:
+        return effect.p
+    return float(abs(effect.estimate) <= TIE)  # all differences are equal
 
 
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "median": statistics.median,
     "best": max,
     "std": statistics.stdev,
-    "p": _p_value,
 }
 
 
@@ -116,9 +137,12 @@ def condense_cell(cell: Cell, statistic: str) -> Cell:
     """Return a cell whose only value is a statistic of all its repetitions; for `mean`, return the cell unchanged."""
     if statistic == "mean":
         return cell
-    enough = not cell.partial and cell.n >= (2 if statistic in ("std", "p") else 1)
-    values = (STATISTICS[statistic](cell.values),) if enough else ()
-    return replace(cell, values=values, expected=min(1, cell.expected))
+    found = None
+    if statistic == "p":
+        found = None if cell.partial else _p_value(cell)
+    elif not cell.partial and cell.n >= (2 if statistic == "std" else 1):
+        found = STATISTICS[statistic](cell.values)
+    return replace(cell, values=() if found is None else (found,), expected=min(1, cell.expected))
 
 
 def choose_settings(
@@ -207,7 +231,8 @@ def subtract(
         if own and one.value is None:
             found.append(one)
         elif own and len(values) == len(own):
-            found.append(replace(one, value=(one.value or 0.0) - statistics.fmean(values)))
+            silent = one.degenerate and all(other.degenerate for other in own)
+            found.append(replace(one, value=(one.value or 0.0) - statistics.fmean(values), degenerate=silent))
         elif own:
             state: State = "failed" if any(other.state == "failed" for other in own) else "missing"
             found.append(replace(one, state=state, value=None))
@@ -316,7 +341,7 @@ class Grid(Table):
 
     @property
     def keys(self) -> list[str]:
-        numbers = ("column", "mean", "std", "n", "planned", "failed", "published", "published_std", "runs")
+        numbers = ("column", "mean", "std", "n", "planned", "failed", "at_chance", "published", "published_std", "runs")
         return [*self.axes, *numbers]
 
     def records(self) -> list[dict[str, Any]]:
@@ -332,6 +357,7 @@ class Grid(Table):
                 cell.n,
                 cell.expected,
                 cell.failed,
+                cell.at_chance,
                 None if paper is None else paper.value,
                 None if paper is None else paper.std,
                 " ".join(cell.run_ids),
@@ -380,11 +406,12 @@ def make_grid(
 
 
 def _best_rows(column: int, form: Form, cells: Places, best: str | None) -> set[int]:
-    """Rows with the best mean of a column, over complete cells of at least two rows; ties are all best."""
+    """Rows with the best mean of a column, over complete cells above chance of at least two rows; ties are all best."""
     means = {
         row: cell.summary.mean
         for (row, at), cell in cells.items()
         if at == column and cell.summary is not None and not cell.partial
+        if cell.at_chance < sum(one.value is not None for one in cell.observations)
     }
     if best is None or len(means) < 2:
         return set()
@@ -442,7 +469,7 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
         study.published,
         table.best,
         title=table.title or name,
-        notes=_notes(table, list(cells.values())),
+        notes=_notes(table, list(cells.values()), _rates(rows, cells)),
         problems=tuple(f"{name}: {words}" for text in empty for words in describe_absent(paths[text], sources[text])),
     )
 
@@ -483,9 +510,20 @@ def _part(table: StudyTable, path: str, own: Sequence[StudyRun], runs: Sequence[
     return _Part(tuple(rows), tuple(group_by(observations, axes)) if axes else ((),), shown)
 
 
-def _notes(table: StudyTable, cells: Sequence[Cell]) -> list[str]:
+def _rates(rows: Sequence[Key], cells: Places) -> list[str]:
+    """Return a sentence if the fine-tunings of a table's rows differ in their learning rates on a task."""
+    groups: dict[str, list[Observation]] = {}
+    for (row, _), cell in cells.items():
+        groups.setdefault(row_label(rows[row]), []).extend(cell.observations)
+    rates = differing_rates(groups)
+    if not rates:
+        return []
+    return [f"The rows differ in learning_rate ({describe_values(rates)}). {remedy(['learning_rate'])}"]
+
+
+def _notes(table: StudyTable, cells: Sequence[Cell], rates: Sequence[str]) -> list[str]:
     words = {"median": "Median", "best": "Largest value", "std": "Standard deviation (ddof=1)"}
-    words["p"] = "Two-sided p-value of the paired t-test"
+    words["p"] = f"Two-sided p-value of the mean (tasks and seeds are samples, {FEWEST} or more repetitions of a task)"
     notes = []
     if cells:
         word = words.get(table.statistic)
@@ -498,7 +536,7 @@ def _notes(table: StudyTable, cells: Sequence[Cell]) -> list[str]:
         notes.append(f"Averaged over {' and '.join(table.average)} inside each repetition first.")
     if table.mean_column:
         notes.append(f"{table.mean_column}: the mean over the columns inside each repetition first.")
-    return [*notes, *([table.note] if table.note else [])]
+    return [*notes, *rates, *([table.note] if table.note else [])]
 
 
 def describe_cells(cells: Sequence[Cell]) -> str:

@@ -15,13 +15,13 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.directory import METRICS, read_log
 from winning_tickets.runs.errors import ContentError, shown
 from winning_tickets.runs.files import is_number
-from winning_tickets.runs.statistics import LARGEST, TIE
+from winning_tickets.runs.statistics import LARGEST, MATRIX_AXES, is_at_chance
 from winning_tickets.runs.store.index import Record
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Point, Run
-from winning_tickets.studies.schema import HOURS, LOG, MATRIX_AXES, SETTINGS
+from winning_tickets.studies.schema import HOURS, LOG, SETTINGS
 
 State = Literal["done", "failed", "missing"]
 """State of a run or of one number; `missing` is not there yet, for whatever reason."""
@@ -183,9 +183,7 @@ class _Node:
         """Return True if a constant prediction has this score: the majority class, or no correlation."""
         if self.metric is None or score is None:
             return False
-        if self.metric.startswith("accuracy"):
-            return self.constant if self.majority is None else score <= self.majority + TIE
-        return self.constant or score <= TIE
+        return is_at_chance(self.metric, score, self.majority, self.constant)
 
 
 def _values(run: StudyRun, found: _Node) -> Iterator[Observation]:
@@ -327,6 +325,37 @@ def _run(planned: Run, point: Point, record: Record | None, store: Store) -> Stu
     error = (record.error or {}).get("message")
     folder = store.folder(planned.id)
     return StudyRun(*common, record.status, record.result, error, facts, folder, planned.settings)
+
+
+def differing_rates(groups: Mapping[str, Sequence[Observation]]) -> dict[str, list[float]]:
+    """Return the learning rates of each group on the tasks where the groups' fine-tunings differ in them.
+
+    Rates that are an axis of the study, which are compared on purpose, are left out.
+    """
+    by_task: dict[str, dict[str, set[float]]] = {}
+    for name, observations in groups.items():
+        for one in observations:
+            result = one.run.result or {}
+            rate = result.get("learning_rate")
+            if one.run.verb in ("transfer", "share") and is_number(rate) and not _is_axis(rate, one.axes):
+                task = str(one.axes.get("task", result.get("task")))
+                by_task.setdefault(task, {}).setdefault(name, set()).add(rate)
+    found: dict[str, set[float]] = {}
+    for rates in by_task.values():
+        if len(set().union(*rates.values())) > 1:
+            for name, own in rates.items():
+                found.setdefault(name, set()).update(own)
+    return {name: sorted(own) for name, own in found.items()}
+
+
+def _is_axis(number: float, axes: Mapping[str, Any]) -> bool:
+    def is_it(value: Any) -> bool:
+        try:
+            return float(value) == number
+        except (TypeError, ValueError):
+            return False
+
+    return any(map(is_it, axes.values()))
 
 
 def select_runs(

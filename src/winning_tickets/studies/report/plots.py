@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from winning_tickets.analysis.correlations import correlate, correlate_within
 from winning_tickets.analysis.effects import clustered_correlation
 from winning_tickets.analysis.report.tables import format_count, percent
-from winning_tickets.analysis.statistics import correlate
+from winning_tickets.analysis.results import method_name
 from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import TIE
 from winning_tickets.studies.expressions import is_reference
@@ -45,7 +46,7 @@ class PlotPoint:
     cell: Cell
     name: str = ""
     across: Cell | None = None
-    training: str = ""  # id of the search that made the ticket; points of one training are not independent
+    method: str = ""  # method that found the ticket; points of one method are not independent
 
     @property
     def complete(self) -> bool:
@@ -150,11 +151,16 @@ def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
 
 
 def correlate_points(points: Sequence[PlotPoint]) -> dict[str, Any]:
-    """Return both correlations of the complete points; the interval of r leaves out one training after the other."""
+    """Return both correlations of the complete points; the interval of r leaves out one method after the other."""
     complete = [point for point in points if point.complete]
     xs, ys = [float(point.x) for point in complete], [point.cell.mean or 0.0 for point in complete]
-    effect = clustered_correlation(xs, ys, [point.training for point in complete])
-    return correlate(xs, ys) | {"pearson_interval": None if effect is None else effect.interval}
+    methods = [point.method for point in complete]
+    effect = clustered_correlation(xs, ys, methods)
+    return {
+        **correlate(xs, ys),
+        "pearson_interval": None if effect is None else effect.interval,
+        "within_method": correlate_within(xs, ys, methods),
+    }
 
 
 def _curves(
@@ -216,19 +222,24 @@ def match_points(
     across = observe(select_runs(runs, x.stage, x.where), x.value)
     shared = [axis for axis in common_axes(observations, across) if axis not in average]
     positions = group_by(across, shared)
+    searches = {run.id: run for run in runs if run.verb == "search"}
     points = []
     for key, own in group_by(observations, shared).items():
         if key in positions:
             position = make_cell(positions[key], other_axes(positions[key], shared))
             cell = make_cell(own, other_axes(own, shared))
-            points.append(PlotPoint(position.mean, cell, grids.row_label(key), position, _training(own[0].run)))
+            points.append(PlotPoint(position.mean, cell, grids.row_label(key), position, _method(own[0].run, searches)))
     return points
 
 
-def _training(run: StudyRun) -> str:
-    """Return the id of the search whose ticket is the run's target; for any other target, the run's own id."""
+def _method(run: StudyRun, searches: Mapping[str, StudyRun]) -> str:
+    """Return the method that found the run's ticket, with its objective; without a search, the run's axis or its id."""
     target = run.config.get("target")
-    return target_id(str(target)) if is_reference(target) else run.id
+    search = searches.get(target_id(str(target))) if is_reference(target) else None
+    if search is None:
+        return str(run.axes.get("method", run.id))
+    settings = {**dict(search.settings or ()), **search.config}
+    return method_name(str(settings.get("method", search.id)), settings.get("objective"))
 
 
 def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> dict[str, Cell]:
