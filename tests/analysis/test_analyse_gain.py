@@ -1,12 +1,13 @@
-"""Paired gains: numbers by hand, a naive bootstrap as the oracle, refusals, the command line."""
+"""Paired gains: numbers by hand, intervals, runs that say nothing, refusals, the command line."""
 
 import json
 
-import numpy as np
 import pytest
+from scipy import stats
 
 from samples.analyse_samples import command_line
 from samples.analyse_samples import transfer_run as run
+from winning_tickets.analysis.effects import mean_effect
 from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.analysis.report import save
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -71,6 +72,7 @@ def test_every_number_by_hand(groups):
         "baseline": 0.1,
         "dense": 0.5,
         "gain": 0.1,
+        "degenerate": [],
     }
 
 
@@ -85,36 +87,88 @@ def test_gains_that_differ_by_rounding_are_ties(tmp_path):
     assert (cola["wins"], cola["ties"], cola["losses"]) == (0, 2, 0)
 
 
-def test_the_interval_is_that_of_a_naive_bootstrap(groups):
-    result = gain(*groups, seed=3)
-    gains = [cell["gain"] for cell in result["cells"]]
-    generator = np.random.default_rng(3)
-    means = sorted(np.mean([gains[i] for i in row]) for row in generator.integers(6, size=(10_000, 6)))
-    assert result["mean"]["interval"] == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
-    assert gain(*groups, seed=3) == result
-    low, high = result["dense_share"]["target_interval"]
-    assert low < result["dense_share"]["target"] < high
-    assert result["bootstrap"]["resampled"] == "cells (task and seed), each task with equal weight"
+def test_the_interval_takes_tasks_and_seeds_as_samples(groups):
+    result = gain(*groups)
+    cells = {(cell["task"], cell["seed"]): cell for cell in result["cells"]}
+
+    def effect(first, second):
+        places = [{"task": task, "seed": seed} for task, seed in cells]
+        return mean_effect([cell[first] - cell[second] for cell in cells.values()], places)
+
+    mean, share, expected = result["mean"], result["dense_share"], effect("target", "baseline")
+    assert (mean["interval"], mean["p"]) == (expected.interval, expected.p)
+    assert (mean["levels"], mean["no_interval"]) == ({"task": 2, "seed": 3}, None)
+    # A share is 1 plus the difference from the dense model, divided by its mean.
+    below = effect("target", "dense")
+    assert share["target"] == pytest.approx(1 + below.mean / share["dense"])
+    assert share["target_interval"] == pytest.approx(tuple(1 + end / share["dense"] for end in below.interval))
+    gains = [cells["rte", seed]["gain"] for seed in range(3)]
+    by_t = stats.ttest_1samp(gains, 0.0)
+    assert result["tasks"][0]["interval"] == pytest.approx(tuple(by_t.confidence_interval()))
+    assert result["tasks"][0]["p"] == pytest.approx(by_t.pvalue)
 
 
-def test_tasks_weigh_the_same_whatever_their_number_of_seeds(tmp_path):
+def test_tasks_weigh_the_same_and_too_few_seeds_have_no_interval(tmp_path):
     target = [run(tmp_path / "a", "rte", {0: 0.9, 1: 0.9, 2: 0.9}), run(tmp_path / "b", "cola", {0: 0.5})]
     baseline = [run(tmp_path / "c", "rte", {0: 0.5, 1: 0.5, 2: 0.5}), run(tmp_path / "d", "cola", {0: 0.5})]
     result = gain(target, baseline)
     assert result["mean"]["gain"] == pytest.approx(0.2)  # (0.4 + 0) / 2, not 1.2 / 4
-    low, high = result["mean"]["interval"]
-    # Below the 2.5 % quantile lie the draws of four colas (1 in 256), on it those of three (12 in 256): one rte cell of
-    # weight 1/6 beside three of 1/2. No cola at all (81 in 256) gives the gain of rte.
-    assert (low, high) == pytest.approx((0.4 / 6 / (1 / 6 + 3 / 2), 0.4))
+    assert result["mean"]["interval"] is None
     assert result["dense_share"] is None
+    said = (
+        "Mean gain +20.0, without an interval: 1 to 3 repetitions of a task, and an interval needs 3; better in 3 of 4"
+    )
+    assert said in save.analysis_table(result).text()
 
 
 def test_one_cell_has_no_interval_and_scores_can_be_the_best(tmp_path):
     target, baseline = run(tmp_path / "a", "rte", {0: 0.6}), run(tmp_path / "b", "rte", {0: 0.5})
     result = gain([target], [baseline], score="best")
-    assert result["mean"]["interval"] is None
+    assert (result["mean"]["interval"], result["mean"]["p"]) == (None, None)
+    assert result["mean"]["no_interval"] == "1 repetition of rte, and an interval needs 3"
     assert result["tasks"][0]["gain_std"] is None
     assert result["cells"][0]["target"] == pytest.approx(0.7)
+
+
+def test_tickets_of_one_search_are_not_independent(tmp_path):
+    """Two tickets, each fine-tuned with two seeds: the searches are the sample, whose levels contain those of seeds."""
+    scores = {0: {0: 0.60, 1: 0.61}, 1: {2: 0.70, 3: 0.71}}
+    target = [run(tmp_path / f"a{one}", "rte", own, ticket=f"a{one}", search_seed=one) for one, own in scores.items()]
+    baseline = run(tmp_path / "b", "rte", dict.fromkeys(range(4), 0.5))
+    mean = gain(target, [baseline])["mean"]
+    assert mean["levels"] == {"task": 1, "seed": 4, "search_seed": 2}
+    assert mean["interval"] == pytest.approx(tuple(stats.ttest_1samp([0.105, 0.205], 0.0).confidence_interval()))
+
+
+def test_runs_that_learned_nothing_are_said_and_a_task_of_nothing_else_is_not_counted(tmp_path):
+    def side(name, rte, mrpc, ticket, **more):
+        own = {"majority": 0.5, **more}
+        return [
+            run(tmp_path / f"{name}-rte", "rte", dict(enumerate(rte)), ticket=ticket, **own),
+            run(tmp_path / f"{name}-mrpc", "mrpc", dict(enumerate(mrpc)), ticket=ticket, **own),
+        ]
+
+    target = side("a", [0.5, 0.5, 0.48], [0.7, 0.72, 0.71], "a")
+    baseline = side("b", [0.5, 0.5, 0.5], [0.6, 0.61, 0.5], "b")
+    dense = side("d", [0.7, 0.7, 0.7], [0.8, 0.8, 0.8], None)
+    result = gain(target, baseline, dense)
+    assert result["not_counted"] == ["rte"]
+    flat = [(one["group"], one["task"], one["seed"]) for one in result["degenerate"]]
+    assert (
+        flat
+        == [*((name, "rte", seed) for name in ("target", "baseline") for seed in range(3)), ("baseline", "mrpc", 2)][:7]
+    )
+    assert result["mean"]["gain"] == pytest.approx(0.14)
+    assert result["mean"]["levels"] == {"task": 1, "seed": 3}
+    assert result["dense_share"]["target"] == pytest.approx(0.71 / 0.8)
+    assert result["dense_share"]["constant"] == pytest.approx(0.5 / 0.8)
+    text = save.analysis_table(result).text()
+    assert "Not above chance, so not counted: rte." in text
+    assert "better in 3 of 3 cells and on the average of 1 of 1 tasks. It is about mrpc alone." in text
+    assert "one answer for all examples 62.5 %." in text
+    nothing = gain(target[:1], baseline[:1], dense[:1])
+    assert nothing["mean"]["interval"] is None
+    assert "without an interval: no run of either group is above chance" in save.analysis_table(nothing).text()
 
 
 def test_files_and_unfinished_runs_are_read_too(tmp_path):
@@ -146,14 +200,19 @@ def test_a_missing_cell_is_named_or_left_out(groups, tmp_path):
         gain(target, [other], allow_missing=True)
 
 
-def test_settings_that_differ_are_said(tmp_path):
-    target = run(tmp_path / "a", "rte", {0: 0.6}, steps=20)
-    baseline = run(tmp_path / "b", "rte", {0: 0.5})
-    result = gain([target], [baseline])
-    assert result["different_settings"] == [
-        {"task": "rte", "seed": 0, "setting": "steps", "values": {"target": 20, "baseline": 10}}
+def test_settings_that_differ_are_said_with_their_values_and_the_option(tmp_path):
+    pairs = [
+        [run(tmp_path / f"{name}-{task}", task, {0: 0.6, 1: 0.7}, learning_rate=rate) for task in ("rte", "cola")]
+        for name, rate in (("a", 2e-4), ("b", 1e-4))
     ]
-    assert "Not a fair comparison: the groups differ in steps on rte." in save.analysis_table(result).text()
+    result = gain(*pairs)
+    assert result["different_settings"][0] == {
+        "task": "rte", "seed": 0, "setting": "learning_rate", "values": {"target": [2e-4], "baseline": [1e-4]}
+    }  # fmt: skip
+    assert (
+        "Not a fair comparison: the groups differ in learning_rate on rte, cola (target 0.0002, baseline 0.0001). "
+        "Fine-tune all of them with the same --learning-rate of tickets transfer." in save.analysis_table(result).text()
+    )
 
 
 def test_refusals(tmp_path):
@@ -210,40 +269,11 @@ def test_the_command_line_takes_what_a_shell_makes_of_a_star(groups, tickets, tm
         assert message in err
 
 
-def test_seeds_drawn_within_each_task_by_exact_enumeration(groups):
-    """All 27 x 27 draws of three seeds from three for each of the two tasks; 10,000 draws come near their quantiles."""
-    from itertools import product
-
-    rte, cola = (0.10, -0.05, 0.0), (0.2, 0.1, 0.3)
-    means = [(sum(a) / 3 + sum(b) / 3) / 2 for a in product(rte, repeat=3) for b in product(cola, repeat=3)]
-    result = gain(*groups)["mean"]
-    assert result["interval_within_tasks"] == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.005)
-    low, high = result["interval"]
-    assert low < result["interval_within_tasks"][0]
-    assert high > result["interval_within_tasks"][1]
-
-
-def test_a_task_with_one_seed_does_not_move_within_itself(tmp_path):
-    pairs = [
-        [run(tmp_path / f"{name}-{task}", task, scores, ticket=name) for task, scores in runs.items()]
-        for name, runs in {"a": {"rte": {0: 0.7}, "sst2": {0: 0.9}}, "b": {"rte": {0: 0.6}, "sst2": {0: 0.6}}}.items()
-    ]
-    result = gain(*pairs)
-    assert result["mean"]["interval_within_tasks"] is None  # not an interval of no width
-    assert "With seeds resampled within each task: –." in save.analysis_table(result).text()  # noqa: RUF001
-    for name, side in zip("ab", pairs, strict=True):
-        side.append(run(tmp_path / f"{name}-cola", "cola", {0: 0.5, 1: 0.7 if name == "a" else 0.5}, ticket=name))
-    result = gain(*pairs)
-    low, high = result["mean"]["interval_within_tasks"]
-    assert (low, high) == pytest.approx((0.4 / 3, 0.6 / 3))  # cola draws 0, 0.1 or 0.2; rte and sst2 stay
-    assert "is too narrow, as there is only one seed of rte, sst2." in save.analysis_table(result).text()
-
-
 def test_the_weights_that_were_started_from_are_a_setting(tmp_path):
     target = run(tmp_path / "a", "rte", {0: 0.6}, start_from="reinit")
     baseline = run(tmp_path / "b", "rte", {0: 0.5})
     (one,) = gain([target], [baseline])["different_settings"]
-    assert (one["setting"], one["values"]) == ("start_from", {"target": "reinit", "baseline": "pretrained"})
+    assert (one["setting"], one["values"]) == ("start_from", {"target": ["reinit"], "baseline": ["pretrained"]})
 
 
 def test_gains_over_other_data_are_refused(tmp_path):

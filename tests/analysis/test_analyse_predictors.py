@@ -11,8 +11,9 @@ from scipy import stats
 
 from samples.analyse_samples import command_line, transfer_run
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, TransferConfig, evaluate, search, transfer
+from winning_tickets.analysis.correlations import correlate, correlate_within, pearson, spearman
 from winning_tickets.analysis.kinds import ANALYSES
-from winning_tickets.analysis.statistics import correlate, correlate_within, pearson, spearman
+from winning_tickets.analysis.report import save
 from winning_tickets.analysis.transfer_predictors import method_of
 from winning_tickets.runs.errors import ContentError, UsageError
 
@@ -106,8 +107,8 @@ def test_correlations_agree_with_scipy(world):
     assert one["n"] == 5  # the dense model is no ticket
     assert one["pearson"] == pytest.approx(stats.pearsonr(loss, score).statistic)
     assert one["spearman"] == pytest.approx(-1.0)
-    low, high = one["pearson_interval"]
-    assert -1 <= low <= one["pearson"] <= high <= 0
+    assert (one["methods"], one["pearson_interval"]) == (2, None)
+    assert one["no_interval"] == "2 methods, and an interval needs 5"
     x = [0.1 - 0.15, 0.2 - 0.15, 0.0, -0.05, 0.05]
     y = np.array(score) - np.array([np.mean(score[:3])] * 3 + [np.mean(score[3:])] * 2)
     inside = one["within_sparsity"]
@@ -127,7 +128,7 @@ def test_correlations_of_rows_and_of_too_little():
     x, y = generator.integers(4, size=(2, 50, 12)).astype(float)
     assert pearson(x, y) == pytest.approx([stats.pearsonr(a, b).statistic for a, b in zip(x, y, strict=True)])
     assert spearman(x, y) == pytest.approx([stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)])
-    empty = {"pearson": None, "pearson_interval": None, "spearman": None, "spearman_interval": None}
+    empty = {"pearson": None, "spearman": None}
     assert correlate([1, 2], [3, 4]) == {"n": 2} | empty
     assert correlate([0.1, 0.1, 0.1], [1, 2, 3]) == {"n": 3} | empty
     assert correlate_within([1, 2, 3], [3, 4, 5], [0.5, 0.6, 0.7])["pearson"] is None
@@ -158,6 +159,35 @@ def test_correlations_within_groups_are_those_of_exact_residuals(rows):
         assert found["spearman"] == pytest.approx(stats.pearsonr(*ranks).statistic)
         floats = [[float(value) for value in side] for side in sides]
         assert found["pearson"] == pytest.approx(stats.pearsonr(*floats).statistic)
+
+
+def test_the_sample_of_a_correlation_are_methods_and_inside_them_it_may_turn(tmp_path):
+    """Five methods, the better ones with lower losses; inside each, a lower loss goes with a lower score."""
+    paths, points = [], []
+    for number, method in enumerate(("a", "b", "c", "d", "e")):
+        for seed in range(3):
+            ticket, loss = f"{method}{seed}", 0.1 * number + 0.01 * seed
+            score = 0.9 - 0.1 * number + 0.01 * seed + (0.02 if number == 2 else 0.0)
+            points.append((loss, score, method))
+            paths.append(evaluation(tmp_path / f"{ticket}.json", ticket, kd=loss, method=method))
+            paths.append(transfer_run(tmp_path / ticket, "rte", {0: score}, ticket=ticket, method=method))
+    result = predictors(paths)
+    one = found(result, "kd[wikitext-2]", "rte")
+    xs, ys, _ = zip(*points, strict=True)
+    whole = stats.pearsonr(xs, ys).statistic
+    parts = [
+        stats.pearsonr(*zip(*[(x, y) for x, y, method in points if method != out], strict=True)).statistic
+        for out in "abcde"
+    ]
+    error = np.sqrt(4 / 5 * np.sum((np.arctanh(parts) - np.mean(np.arctanh(parts))) ** 2))
+    half = stats.t.ppf(0.975, 4) * error
+    assert (one["n"], one["methods"], one["no_interval"]) == (15, 5, None)
+    assert one["pearson_interval"] == pytest.approx(tuple(np.tanh(np.arctanh(whole) + np.array([-half, half]))))
+    assert one["pearson"] == pytest.approx(whole)
+    assert whole < -0.9
+    assert one["within_method"]["pearson"] == pytest.approx(1.0)
+    assert one["within_method"]["groups"] == 5
+    assert "within methods too" in save.analysis_table(result).text()
 
 
 def test_texts_of_one_name_that_were_cut_differently_are_columns_of_their_own(tmp_path):
@@ -208,7 +238,8 @@ def test_what_is_not_joined_is_named_and_the_same_run_twice_is_one(world, tmp_pa
     result = predictors([*world, lonely, unseen, world[4]])
     assert result["not_transferred"] == ["/tickets/z"]
     assert result["not_evaluated"] == [str(unseen / "seed-0" / "result.json")]
-    assert result["different_settings"] == [{"task": "sst2", "setting": "steps", "values": [10, 20]}]
+    values = {"dense": [10], "tickets": [10, 20]}
+    assert result["different_settings"] == [{"task": "sst2", "setting": "steps", "values": values}]
     again = transfer_run(tmp_path / "again", "sst2", {0: 0.5}, ticket="a")
     with pytest.raises(ContentError, match=r"two different scores of one ticket for sst2 with seed 0: "):
         predictors([*world, again])
@@ -217,7 +248,8 @@ def test_what_is_not_joined_is_named_and_the_same_run_twice_is_one(world, tmp_pa
 def test_runs_of_one_ticket_from_other_weights_are_not_averaged_without_a_word(world, tmp_path):
     other = transfer_run(tmp_path / "other", "rte", {7: 0.5}, ticket="a", start_from="reinit")
     (one,) = predictors([*world, other])["different_settings"]
-    assert (one["setting"], one["task"], set(one["values"])) == ("start_from", "rte", {"pretrained", "reinit"})
+    values = {"tickets": ["pretrained", "reinit"]}
+    assert (one["setting"], one["task"], one["values"]) == ("start_from", "rte", values)
 
 
 def test_refusals(world, tmp_path):

@@ -11,9 +11,15 @@ import pytest
 from scipy import stats
 
 from winning_tickets.analysis import effects
-from winning_tickets.analysis.effects import Region, clustered_correlation, crossed_effect, variance_ratio
+from winning_tickets.analysis.effects import (
+    Region,
+    clustered_correlation,
+    crossed_effect,
+    mean_effect,
+    paired_effect,
+    variance_ratio,
+)
 from winning_tickets.runs.errors import ContentError
-from winning_tickets.runs.statistics import paired
 
 NAMES = ("task", "search_seed", "seed")
 
@@ -37,9 +43,9 @@ def simulate(generator, shape, deviations, mean=0.0):
 def test_one_factor_is_students_t():
     values = [0.3, -0.1, 0.4, 0.2]
     found = crossed_effect(values, {"seed": [0, 1, 2, 3], "task": ["rte"] * 4})
-    expected = paired(dict(enumerate(values)), dict.fromkeys(range(4), 0.0))
-    assert found.interval == pytest.approx(expected.interval)
-    assert found.p == pytest.approx(expected.p)
+    expected = stats.ttest_1samp(values, 0.0)
+    assert found.interval == pytest.approx(tuple(expected.confidence_interval()))
+    assert found.p == pytest.approx(expected.pvalue)
     assert found.levels == {"seed": 4, "task": 1}
 
 
@@ -78,7 +84,9 @@ def test_the_needed_levels_of_two_factors_are_enough_in_four_of_five_studies():
     shape = (60, 60)
     pilot = simulate(generator, shape, deviations, truth)  # large, so that its variances are nearly the true ones
     codes = {name: np.array(code) for name, code in factors_of(shape).items()}
-    spread = effects._spread(pilot - pilot.mean(), codes).with_levels("task", 4).with_levels("seed", 4)
+    spread = (
+        effects._spread(pilot - pilot.mean(), np.ones(len(pilot)), codes).with_levels("task", 4).with_levels("seed", 4)
+    )
     needed = effects._levels_needed(spread, truth, 0.95)
     assert needed.keys() == {"task", "seed"}
     for size in ((4, needed["seed"]), (needed["task"], 4)):
@@ -109,6 +117,30 @@ def test_equal_values_have_an_interval_without_width():
 def test_what_was_not_repeated_has_no_interval(values):
     with pytest.raises(ContentError, match="of one level of each factor have no interval; repeat the runs"):
         crossed_effect(values, {"task": ["rte"] * len(values)})
+
+
+def test_tasks_weigh_the_same_whatever_their_number_of_seeds():
+    """With weights the variance of tasks is that of their means: here no seed is shared and tasks differ much."""
+    scores = {"rte": [0.0, 0.1, 0.2], "cola": [1.0, 1.1, 1.2, 1.1, 1.1], "mrpc": [3.0, 2.9, 2.8]}
+    places = [{"task": task, "seed": f"{task} {seed}"} for task, own in scores.items() for seed in range(len(own))]
+    found = mean_effect([value for own in scores.values() for value in own], places)
+    means = [statistics.fmean(own) for own in scores.values()]
+    assert found.mean == found.effect.estimate == pytest.approx(statistics.fmean(means))
+    assert found.interval == pytest.approx(tuple(stats.ttest_1samp(means, 0.0).confidence_interval()))
+
+
+def test_conditions_are_no_chance_and_two_seeds_are_too_few():
+    places = [{"sparsity": level, "seed": seed} for level in (0.5, 0.7) for seed in range(3)]
+    found = mean_effect([1.0, 1.1, 1.2, 9.0, 9.1, 9.2], places)
+    assert found.interval == pytest.approx(mean_effect([5.0, 5.1, 5.2], places[:3]).interval)
+    few = paired_effect(
+        {("a", 0): 1.0, ("a", 1): 2.0, ("b", 0): 3.0}, {("a", 0): 0, ("a", 1): 0, ("b", 0): 0}, ("task", "seed")
+    )
+    assert (few.mean, few.n, few.interval, few.p) == (2.25, 3, None, None)
+    assert few.reason == "1 to 2 repetitions of a task, and an interval needs 3"
+    assert paired_effect({0: 0.5}, {0: 0.4, 1: 0.3}).reason == "1 repetition, and an interval needs 3"
+    with pytest.raises(ContentError, match="The two groups have no score in common"):
+        paired_effect({0: 0.5}, {1: 0.4})
 
 
 @pytest.mark.parametrize(

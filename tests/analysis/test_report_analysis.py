@@ -16,8 +16,6 @@ from winning_tickets.analysis.report.figures import FORMATS
 from winning_tickets.analysis.report.save import REPORTS, analysis_table, figure
 from winning_tickets.runs.errors import UsageError
 
-BOOTSTRAP = {"resamples": 10, "seed": 0, "confidence": 0.95, "resampled": "cells"}
-
 
 def matrix(layer, kind, kept, empty_rows=0.0, empty_columns=0.0):
     return {"name": kind, "layer": layer, "kind": kind, "shape": [2, 2], "kept": kept, "empty_rows": empty_rows,
@@ -33,7 +31,9 @@ def checkpoint(step, to_reference, to_previous):
 def verdict(task, sparsity, wins, mean):
     return {"task": task, "group": "imp & $mlm$", "sparsity": sparsity, "wins": wins, "value": mean, "threshold": 0.69,
             "mean": mean, "std": 0.02, "median": mean, "best": mean, "n": 3, "n_judged": 3, "n_full": 3,
-            "constant": wins is False, "unpaired_seeds": [], "reason": "one score" if wins is None else ""}  # fmt: skip
+            "constant": wins is False, "difference": -0.02, "interval": (-0.05, 0.01) if wins else None,
+            "no_interval": None if wins else "1 repetition, and an interval needs 3", "unpaired_seeds": [],
+            "reason": "one score" if wins is None else ""}  # fmt: skip
 
 
 def row(label, method, sparsity, kd, score, ticket_id="t"):
@@ -86,15 +86,17 @@ SAMPLES = {
                 "n": 5,
                 "pearson": -0.914,
                 "pearson_interval": [-0.99, -0.5],
+                "no_interval": None,
+                "methods": 5,
                 "spearman": -1.0,
-                "spearman_interval": None,
+                "within_method": {"n": 4, "groups": 2, "pearson": 0.4, "spearman": 0.5},
                 "within_sparsity": {"n": 4, "groups": 2, "pearson": None, "spearman": -0.5},
             }
         ],
         "not_transferred": ["/x/lonely"],
         "not_evaluated": [],
+        "degenerate": [],
         "different_settings": [],
-        "bootstrap": BOOTSTRAP,
     },
     "gain": {
         "kind": "gain",
@@ -104,16 +106,19 @@ SAMPLES = {
         ],
         "tasks": [
             {"task": "rte", "metric": "accuracy", "target": 0.6, "baseline": 0.55, "dense": 0.7, "gain": 0.05,
-             "gain_std": 0.0707, "seeds": [0, 1], "n": 2, "wins": 1, "ties": 1, "losses": 0}
+             "gain_std": 0.0707, "interval": None, "constant": 0.5, "degenerate": [],
+             "seeds": [0, 1], "n": 2, "wins": 1, "ties": 1, "losses": 0}
         ],
         "mean": {"target": 0.6, "baseline": 0.55, "gain": 0.05, "interval": (0.0, 0.1), "tasks": 1, "tasks_won": 1,
-                 "interval_within_tasks": (0.01, 0.09),
+                 "p": 0.04, "levels": {"task": 1, "seed": 3}, "no_interval": None,
                  "n": 2, "wins": 1, "ties": 1, "losses": 0},
-        "dense_share": {"dense": 0.7, "n": 2, "target": 0.857, "target_interval": None, "baseline": 0.786,
+        "dense_share": {"dense": 0.7, "n": 2, "constant": 0.714, "target": 0.857, "target_interval": None,
+                        "baseline": 0.786,
                         "baseline_interval": (0.7, 0.85)},
         "missing": [{"group": "dense", "task": "cola", "seed": 4}],
+        "degenerate": [{"group": "baseline", "task": "rte", "seed": 1}],
+        "not_counted": [],
         "different_settings": [],
-        "bootstrap": BOOTSTRAP,
     },
     "winning": {
         "kind": "winning",
@@ -184,7 +189,7 @@ def test_what_the_figures_say():
         words("densities")
     )
     assert {
-        "kd[c]", "magnitude", "random", "60 % pruned", "dense", "Spearman -1.00, within sparsity -0.50 (n = 5)",
+        "kd[c]", "magnitude", "random", "60 % pruned", "dense", "Spearman -1.00, within methods +0.50 (n = 5)",
     } <= set(words("predictors"))  # fmt: skip
     assert {"rte (accuracy)", "mean over tasks", "gain over the baseline (points)"} <= set(words("gain"))
     assert {
@@ -212,21 +217,24 @@ def test_what_the_tables_say():
     assert "inside: less than 0.05 % empty rows in every matrix." in text
     text = analysis_table(SAMPLES["predictors"]).text()
     assert "| a      | magnitude |     60.0 | 0.200 | 60.0 | 60.0 |" in text
-    assert "|       5 |   -0.91 | [-0.99, -0.50] |    -1.00 | – " in text  # noqa: RUF001
+    assert "|       5 |       5 |   -0.91 | [-0.99, -0.50] |    -1.00 |" in text
     assert "Evaluated, not fine-tuned: /x/lonely." in text
     text = analysis_table(SAMPLES["gain"]).text()
+    row = "| rte             | accuracy |     55.0 |   60.0 | +5.0 |       7.1 | –"  # noqa: RUF001
+    assert f"{row}             |     2 |      1 |     1 |     0 |  70.0 |       50.0 |" in text
     assert (
-        "| rte             | accuracy |     55.0 |   60.0 | +5.0 |       7.1 |     2 |      1 |     1 |     0 |  70.0 |"
-        in text
+        "Mean gain +5.0, 95 % interval [+0.0, +10.0], p = 0.04 (1 task, 3 seeds); better in 1 of 2 cells and on the "
+        "average of 1 of 1 tasks. It is about rte alone." in text
     )
-    assert "Mean gain +5.0, 95 % interval [+0.0, +10.0] (bootstrap over 2 cells); better in 1 of 2 cells" in text
-    assert "With seeds resampled within each task: [+1.0, +9.0]." in text
-    assert "the target keeps 85.7 % –, the baseline 78.6 % [70.0, 85.0]" in text  # noqa: RUF001
+    assert "the target keeps 85.7 %, the baseline 78.6 % [70.0, 85.0], one answer for all examples 71.4 %." in text
+    assert "Some run is no better than one answer for all examples: baseline on rte with seed 1." in text
     assert "Left out because a group lacks them: cola seed 4 (dense)." in text
     text = analysis_table(SAMPLES["winning"]).text()
     assert (
-        "| rte  | accuracy | imp & $mlm$ |  70.0 |       1.0 |            50.0 |     50.0 |        72.3 | 2.0 |" in text
+        "| rte  | accuracy | imp & $mlm$ |  70.0 |       1.0 |            50.0 |     50.0 |        72.3 | 2.0 |    3 |"
+        "          -2.0 | [-5.0, +1.0] |" in text
     )
+    assert "No 95 % interval of the difference from the dense model: 1 repetition, and an interval needs 3." in text
     assert "| rte  | imp & $mlm$ | yes  | ?    |" in text
     assert "| wnli | imp & $mlm$ | no*  | –    |" in text  # noqa: RUF001
     assert "A ticket wins where its mean is at least the full model's minus one standard deviation of either" in text

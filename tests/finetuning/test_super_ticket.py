@@ -29,7 +29,6 @@ from winning_tickets.models.weights import load_state
 from winning_tickets.pruning.search import search_all
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import Interrupted, UsageError
-from winning_tickets.runs.statistics import paired
 
 QUIET = Runtime(quiet=True)
 module = importlib.import_module("winning_tickets.finetuning.super_ticket")
@@ -122,7 +121,7 @@ def test_what_tickets_keep_is_the_mean_over_seeds(config, tmp_path):
     assert (facts["sparsity"], facts["weight_remaining"]) == pytest.approx((0.7, 1 - 0.3125))
 
 
-def test_tests_are_paired_by_seed(whole):
+def test_differences_are_paired_by_seed_and_two_seeds_have_no_interval(whole):
     result, _ = whole
     winning, random, full = (
         result["selections"]["winning"]["50"],
@@ -132,9 +131,11 @@ def test_tests_are_paired_by_seed(whole):
     assert set(winning["against"]) == {"full", "random", "losing"}
     assert set(random["against"]) == {"full"}
     for other, facts in (("full", full), ("random", random)):
-        expected = paired(dict(enumerate(winning["rest"]["values"])), dict(enumerate(facts["rest"]["values"])))
-        assert winning["against"][other]["rest"]["mean"] == pytest.approx(expected.mean)
-        assert winning["against"][other]["rest"]["p"] == expected.p
+        found = winning["against"][other]["rest"]
+        assert found["mean"] == pytest.approx(winning["rest"]["mean"] - facts["rest"]["mean"])
+        assert (found["n"], found["interval"], found["p"]) == (2, None, None)
+        assert found["no_interval"] == "2 repetitions, and an interval needs 3"
+        assert found["learning_rates"] == {"ticket": winning["learning_rate"], "other": facts["learning_rate"]}
 
 
 def test_a_stopped_search_goes_on_and_ends_the_same(whole, config, tmp_path, monkeypatch):

@@ -120,7 +120,7 @@ def test_gains_are_bars_over_a_line_at_zero():
     assert "minus source mrpc" in draw_plot(plot, ["svg"], plot_grid(plot))["svg"].decode()
 
 
-def test_p_values_are_those_of_the_paired_t_test():
+def test_p_values_are_those_of_claims():
     noise = {("A", seed): value for seed, value in enumerate((0.61, 0.64, 0.62, 0.66, 0.63))}
     noise |= {("B", seed): value for seed, value in enumerate((0.60, 0.61, 0.62, 0.62, 0.62))}
     stage = {"verb": "transfer", "with": {"target": "tiny:bert", "task": "rte"}}
@@ -138,7 +138,7 @@ def test_p_values_are_those_of_the_paired_t_test():
     assert grid.cells[0, 1].mean == pytest.approx(expected)
     assert f"| BASE | {expected:.2g} |" in " ".join(grid.markdown().split())
     assert "0.37" in grid.markdown()
-    assert "Two-sided p-value of the paired t-test" in grid.notes[0]
+    assert "Two-sided p-value of the mean difference" in grid.notes[0]
     less = table_grid(found, "t", [*runs[:-1], StudyRun("B4", "s", "transfer", runs[-1].axes)])
     assert less.cells[0, 1].mean is None, "one seed is missing"
     same = [StudyRun(run.id, run.stage, run.verb, run.axes, {}, "done", {"x": 0.5}) for run in runs]

@@ -563,7 +563,7 @@ def test_a_correlation_needs_points_and_its_interval_decides(full, tmp_path):
     verdict = judge_claim(plan.study, "loss", gather_runs(plan, store))
     assert (verdict.word, verdict.reason) == (
         "inconclusive",
-        "4 of 4 planned points are there, of 4 of 4 trainings; a verdict needs 5.",
+        "4 of 4 planned points are there: 2 methods, and an interval needs 5.",
     )
 
     def more(body):

@@ -77,9 +77,9 @@ def remedy(settings: Iterable[str]) -> str:
     """Return what to type so that all runs have the same settings."""
     fields = [_FIELDS.get(setting, setting) for setting in dict.fromkeys(settings)]
     options = [TransferConfig.option_of(field) for field in fields if field in TransferConfig.model_fields]
-    if not options:
-        return "Fine-tune all of them on the same data and weights."
-    return f"Fine-tune all of them with the same {' and '.join(options)}, which tickets transfer takes."
+    what = [f"with the same {' and '.join(options)} of tickets transfer"] if options else []
+    what += ["on the same data and weights"] if len(options) < len(fields) else []
+    return f"Fine-tune all of them {' and '.join(what)}."
 
 
 def _shown(value: Any) -> str:

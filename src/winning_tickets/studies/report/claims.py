@@ -139,9 +139,9 @@ def _judge_planned(name: str, claim: StudyClaim, runs: Sequence[StudyRun]) -> Ve
 
 
 def _observed(claim: StudyClaim, pairs: Sequence[_Pair]) -> dict[str, list[Observation]]:
-    """Return the observations of each group of a claim, each once."""
+    """Return the observations of each group of a claim, each once, without places that are not counted."""
     found: dict[str, dict[tuple[str, Any], Observation]] = {}
-    for pair in pairs:
+    for pair in (pair for own in _places(pairs).values() if not _is_silent(own) for pair in own):
         for name, group in zip(_names(claim), pair.groups, strict=True):
             own = found.setdefault(name, {})
             own |= {
@@ -359,14 +359,25 @@ def _region(claim: StudyClaim) -> Region:
     return regions[claim.test]
 
 
+def _places(pairs: Sequence[_Pair]) -> dict[Key, list[_Pair]]:
+    """Return the pairs by their place, at which only repetitions differ."""
+    found: dict[Key, list[_Pair]] = {}
+    for pair in pairs:
+        found.setdefault(pair.part(lambda axis: not is_repetition(axis)), []).append(pair)
+    return found
+
+
+def _is_silent(pairs: Sequence[_Pair]) -> bool:
+    """Return whether no number at a place is above chance."""
+    done = [pair for pair in pairs if pair.complete]
+    return bool(done) and all(pair.degenerate for pair in done)
+
+
 def _judge(claim: StudyClaim, planned: Sequence[_Pair], confidence: float = CONFIDENCE) -> Finding:
     """Judge a claim on its planned pairs."""
     # Places where neither group is above chance say nothing about the claim.
-    places: dict[Key, list[_Pair]] = {}
-    for pair in planned:
-        places.setdefault(pair.part(lambda axis: not is_repetition(axis)), []).append(pair)
-    done = {key: [pair for pair in own if pair.complete] for key, own in places.items()}
-    silent = {key for key, own in done.items() if own and all(pair.degenerate for pair in own)}
+    places = _places(planned)
+    silent = {key for key, own in places.items() if _is_silent(own)}
     degenerate = tuple(row_label(key) or "all" for key in places if key in silent)
     counted = {key: own for key, own in places.items() if key not in silent}
     if claim.steadier is not None:

@@ -172,7 +172,10 @@ def merge_metrics(observations: Sequence[Observation]) -> list[Observation]:
         values = [one.value for one in own if one.value is not None]
         state = next((one.state for one in own if one.value is None), own[0].state)
         value = statistics.fmean(values) if len(values) == len(own) else None
-        merged.append(replace(own[0], axes=axes, state=state, value=value, part=(own[0].part[0], None)))
+        silent = all(one.degenerate for one in own)
+        merged.append(
+            replace(own[0], axes=axes, state=state, value=value, part=(own[0].part[0], None), degenerate=silent)
+        )
     return merged
 
 
@@ -523,9 +526,13 @@ def _rates(rows: Sequence[Key], cells: Places) -> list[str]:
 
 def _notes(table: StudyTable, cells: Sequence[Cell], rates: Sequence[str]) -> list[str]:
     words = {"median": "Median", "best": "Largest value", "std": "Standard deviation (ddof=1)"}
-    words["p"] = f"Two-sided p-value of the mean (tasks and seeds are samples, {FEWEST} or more repetitions of a task)"
     notes = []
-    if cells:
+    if table.statistic == "p" and cells:
+        notes = [
+            "Two-sided p-value of the mean difference, once all repetitions are there. Tasks and seeds are samples, "
+            f"and each task needs {FEWEST} repetitions."
+        ]
+    elif cells:
         word = words.get(table.statistic)
         notes = [f"{word} of the repetitions, once all of them are there." if word else describe_cells(cells)]
     if table.choose:
