@@ -556,3 +556,18 @@ def test_a_rank_without_memory_stops_the_run_of_several_ranks(tmp_path, monkeypa
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(torch.OutOfMemoryError):
         run_seeds(run, (1,), without_memory, lambda *_: {})
+
+
+@pytest.mark.parametrize("given", [None, 1e-3])
+def test_a_default_rate_that_the_dense_model_would_not_have_is_said(ticket_path, tmp_path, monkeypatch, capsys, given):
+    monkeypatch.setattr(transfer_module.seeds, "run_seeds", lambda *_: {})
+    config = TransferConfig(target=str(ticket_path), task="sst2", steps=10**6, learning_rate=given)
+    prepared = prepare_transfer(config, QUIET)
+    sparse, dense = prepared.learning_rate, prepared.dense_rate
+    transfer(config, tmp_path / "run")
+    said = (
+        f"Warning: The default learning rate is {sparse:g} for this ticket and {dense:g} for the dense model. To "
+        "compare them at one rate, give --learning-rate to both.\n"
+    )
+    assert capsys.readouterr().err == ("" if given else said)
+    assert (sparse > dense) == (given is None)

@@ -46,8 +46,20 @@ class PreparedTransfer(PreparedTask):
     base: str
     start_hash: str | None
     learning_rate: float
+    dense_rate: float  # learning rate that the dense model would have with the same settings
     steps: int
     eval_steps: int
+
+    @property
+    def remarks(self) -> list[str]:
+        """Return sentences for the user on what may be a mistake: in the data, or in a later comparison."""
+        found = list(self.data.remarks)
+        if self.learning_rate != self.dense_rate:
+            found.append(
+                f"The default learning rate is {self.learning_rate:g} for this ticket and {self.dense_rate:g} for the "
+                "dense model. To compare them at one rate, give --learning-rate to both."
+            )
+        return found
 
     @property
     def plan(self) -> EvaluationPlan:
@@ -233,6 +245,7 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         base=base,
         start_hash=start_hash,
         learning_rate=config.learning_rate or rate,
+        dense_rate=config.learning_rate or task.peak_rate(config.profile, plm.model.config.hidden_size, steps),
         steps=steps,
         # Patience counts epochs unless --eval-steps says otherwise.
         eval_steps=config.eval_steps or (found.steps_per_epoch if config.patience else task.eval_steps),

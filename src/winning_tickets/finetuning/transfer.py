@@ -83,7 +83,7 @@ def transfer(
     with RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force) as run:
         if run.status == "done":
             return run.result()
-        for remark in prepared.data.remarks:
+        for remark in prepared.remarks:
             tell(f"Warning: {remark}", runtime.quiet)
         return seeds.run_seeds(
             run,
