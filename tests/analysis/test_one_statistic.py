@@ -119,3 +119,41 @@ def test_two_seeds_have_no_interval_at_any_door(tmp_path):
     for facts in (gain["mean"], winning["cells"][0], stored):
         assert (facts["interval"], facts["p"]) == (None, None)
     assert "against the full model +0.7, without an interval: 2 repetitions, and an interval needs 3" in printed
+
+
+def test_tables_and_claims_say_rates_that_differ_and_scores_at_chance():
+    """On RTE the full model has half the rate, and the score of the most frequent class; on MRPC all have one rate."""
+    grid = {"method": ["Full", "A", "B"], "task": ["rte", "mrpc"], "seed": [0, 1, 2]}
+    stage = {"verb": "transfer", "with": {"target": "tiny:bert", "task": "rte"}, "label": grid}
+    table = {"stage": "s", "rows": ["method"], "columns": "task"}
+    better = {"axis": "method", "first": "A", "second": "Full"}
+    claims = {"c": {"text": "So.", "stage": "s", "value": "score", "better": better}}
+    study = load_study(little(stages={"s": stage}, tables={"t": table}, claims=claims))
+    runs = []
+    for method, task, seed in itertools.product(*grid.values()):
+        full = method == "Full"
+        score = 0.5 if full and task == "rte" else 0.6 + 0.01 * seed + (0.01 * seed + 0.02 if method == "A" else 0.0)
+        rate = 1e-4 if full or task == "mrpc" else 2e-4
+        metrics = {"accuracy": {"final": {"values": [score]}}}
+        result = {
+            "primary_metric": "accuracy",
+            "metrics": metrics,
+            "majority": 0.5,
+            "learning_rate": rate,
+            "task": task,
+        }
+        place = {"method": method, "task": task, "seed": seed}
+        runs.append(StudyRun(f"r{len(runs)}", "s", "transfer", place, {}, "done", result | {"seeds": [seed]}))
+    grid = table_grid(study, "t", runs)
+    assert "| Full | 50.0 ± 0.0 (at chance) | 61.0 ± 1.0 |" in " ".join(grid.markdown().split())
+    rates = (
+        "(Full 0.0001, A 0.0002, B 0.0002). Fine-tune all of them with the same --learning-rate of tickets transfer."
+    )
+    assert f"The rows differ in learning_rate {rates}" in grid.notes
+    assert [one["at_chance"] for one in grid.records()] == [3, 0, 0, 0, 0, 0]
+    finding = judge_claim(study, "c", runs).finding
+    assert finding.learning_rates == {"A": [2e-4], "Full": [1e-4]}
+    assert finding.reason.endswith(
+        "Some run is no better than one answer for all examples: Full (3 of 6). The runs differ in learning_rate "
+        "(A 0.0002, Full 0.0001). Fine-tune all of them with the same --learning-rate of tickets transfer."
+    )

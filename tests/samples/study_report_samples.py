@@ -110,7 +110,8 @@ def sample_plan(change: Callable[[dict[str, Any]], None] = lambda body: None) ->
 def score_of(axes: Mapping[str, Any]) -> float:
     """A made-up score: TAMT is 2 points above OMP, more so with more seeds."""
     start = {"rte": 0.6, "mrpc": 0.7, "mnli": 0.65}.get(axes["task"], 0.5)
-    method = {"dense": 0.10, "TAMT": 0.06, "OMP": 0.04}.get(axes.get("method", "dense"), 0.0)
+    gains = {"dense": 0.10, "TAMT": 0.06, "KD": 0.05, "OMP": 0.04, "MIX": 0.03, "Rand": 0.01}
+    method = gains.get(axes.get("method", "dense"), 0.0)
     sparsity = axes.get("sparsity", 0.5)
     extra = 0.001 * axes["seed"] if axes.get("method") == "TAMT" else 0.0
     return round(start + method - 0.1 * (sparsity - 0.5) + 0.005 * axes["seed"] + extra, 6)
@@ -130,7 +131,8 @@ def result_of(plan: Plan, point: Point) -> dict[str, Any]:
         seeds = {"seeds": [axes["seed"]], "failed_seeds": []}
         return {**common, "task": axes["task"], "metrics": metrics, "primary_metric": names[0], **seeds}
     if verb == "evaluate":
-        loss = 0.1 + 0.2 * (axes["sparsity"] - 0.5) + (0.05 if axes["method"] == "OMP" else 0.0)
+        worse = {"KD": 0.03, "OMP": 0.05, "MIX": 0.08, "Rand": 0.15}.get(axes["method"], 0.0)
+        loss = 0.1 + 0.2 * (axes["sparsity"] - 0.5) + worse
         return {**common, "kd_loss": round(loss, 6), "mlm_loss": None}
     return {**common, **{axis: axes[axis] for axis in ("method", "sparsity") if axis in axes}}
 

@@ -567,11 +567,16 @@ def test_a_correlation_needs_points_and_its_interval_decides(full, tmp_path):
     )
 
     def more(body):
-        body["scales"]["smoke"] = {**PARAMETERS, "sparsities": [0.5, 0.6, 0.7, 0.8, 0.9]}
+        by_objective = {"TAMT": "mlm", "KD": "kd", "MIX": "mlm+kd"}
+        body["stages"]["search"]["over"]["method"] = {
+            "OMP": {"method": "magnitude"},
+            "Rand": {"method": "random"},
+            **{name: {"method": "mask-training", "objective": one} for name, one in by_objective.items()},
+        }
         body["claims"]["wrong"] = {"text": "Not so.", "correlates": {**body["claims"]["loss"]["correlates"]}}
         body["claims"]["wrong"]["correlates"]["sign"] = "positive"
         wanted = body["claims"]["loss"]["correlates"]
-        some = wanted | {"y": wanted["y"] | {"where": [{"sparsity": {"below": 0.75}}]}}
+        some = wanted | {"y": wanted["y"] | {"where": [{"sparsity": {"below": 0.6}}]}}
         body["claims"]["some"] = {"text": "So.", "correlates": some}
 
     plan = sample_plan(more)
@@ -579,8 +584,9 @@ def test_a_correlation_needs_points_and_its_interval_decides(full, tmp_path):
     verdict = judge_claim(plan.study, "loss", runs)
     assert (verdict.word, verdict.finding.n, verdict.finding.planned) == ("holds", 10, 10)
     assert verdict.finding.effect.interval[1] < 0
+    assert "planned points of 5 methods. Within methods r = -1.00, over 10 points." in verdict.reason
     assert judge_claim(plan.study, "wrong", runs).word == "contradicted"
-    assert judge_claim(plan.study, "some", runs).finding.planned == 6
+    assert judge_claim(plan.study, "some", runs).finding.planned == 5
 
 
 # All of it
