@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import math
+import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from winning_tickets.analysis.correlations import correlate, correlate_within
 from winning_tickets.analysis.effects import Effect, clustered_correlation, crossed_effect
 
 HERE = Path(__file__).parent
@@ -36,6 +37,13 @@ def fine_tuned(report: str, sparsity: str = "0.7") -> Scores:
                 seed = row["search_seed"] or row["seed"]
                 found[method, row["fine_tuning"]][row["task"], seed] = float(row["number"])
     return found
+
+
+def constant_scores(report: str, scores: Runs) -> Runs:
+    """Return the score of the best single answer for all examples: the most frequent class, or no correlation."""
+    rows = _rows(report)
+    shares = {row["task"]: float(row["number"]) for row in rows if row["value"] == "majority" and row["number"]}
+    return {key: shares[key[0]] if METRICS[key[0]].startswith("accuracy") else 0.0 for key in scores}
 
 
 def shared(report: str) -> Scores:
@@ -73,14 +81,11 @@ def on(tasks: Collection[str], scores: Runs) -> Runs:
     return {(task, seed): score for (task, seed), score in scores.items() if task in tasks}
 
 
-def share(first: Runs, second: Runs, tasks: set[str]) -> Effect:
-    """Return the ratio of the means over tasks, paired by seed."""
-    seeds = sorted({seed for _, seed in first})
-    logs = [
-        math.log(fmean(first[task, seed] for task in tasks) / fmean(second[task, seed] for task in tasks))
-        for seed in seeds
-    ]
-    return crossed_effect(logs, {"seed": seeds}).on_scale(math.exp)
+def share(first: Runs, second: Runs, tasks: Collection[str]) -> Effect:
+    """Return the share of the dense mean: 1 plus the mean difference divided by it; tasks and seeds are samples."""
+    dense = on(tasks, second)
+    mean = fmean(dense.values())
+    return difference(on(tasks, first), dense, tasks_vary=True).on_scale(lambda change: 1 + change / mean)
 
 
 def difference(first: Runs, second: Runs, tasks_vary: bool) -> Effect:
@@ -97,7 +102,7 @@ def difference(first: Runs, second: Runs, tasks_vary: bool) -> Effect:
     )
 
 
-def goes_with(loss: str, report: str, fine_tuning: str, tasks: Collection[str] = tuple(METRICS)) -> Effect | None:
+def goes_with(loss: str, report: str, fine_tuning: str, tasks: Collection[str] = tuple(METRICS)) -> dict[str, Any]:
     """Return the correlation of a loss of the tickets of a report and their mean scores; magnitude is one ticket."""
     losses: dict[tuple[str, str], list[float]] = defaultdict(list)
     means: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -110,9 +115,48 @@ def goes_with(loss: str, report: str, fine_tuning: str, tasks: Collection[str] =
             for (_, seed), score in on(tasks, found).items():
                 means[method, "" if method == "OMP" else seed].append(score)
     tickets = sorted(losses.keys() & means.keys())
-    return clustered_correlation(
-        [fmean(losses[ticket]) for ticket in tickets], [fmean(means[ticket]) for ticket in tickets], tickets
-    )
+    xs, ys = ([fmean(found[ticket]) for ticket in tickets] for found in (losses, means))
+    return correlated(xs, ys, [method for method, _ in tickets])
+
+
+def goes_with_of_ideas(loss: str) -> dict[str, Any]:
+    """Return the same correlation for the tickets of docs/results/better_tickets, the means of two tasks."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    methods: dict[tuple[str, str], str] = {}
+    for row in _rows("better_tickets/searches"):
+        ticket = (row["idea"], row["search_seed"])
+        if row["verb"] == "search":  # the id of a search begins with its method
+            methods[ticket] = re.split(r"-(?=0\.|s\d)", row["run"])[0]
+        elif row["stage"] == "losses" and row["value"] == loss:
+            found[ticket][loss].append(float(row["number"]))
+        elif row["stage"] == "searched" and row["value"] == f"metrics.{METRICS[row['task']]}.final.mean":
+            found[ticket][row["task"]].append(float(row["number"]))
+    tickets = [ticket for ticket, own in found.items() if {loss, "sst2", "stsb"} <= own.keys()]
+    xs = [fmean(found[ticket][loss]) for ticket in tickets]
+    ys = [fmean(fmean(found[ticket][task]) for task in ("sst2", "stsb")) for ticket in tickets]
+    return correlated(xs, ys, [methods[ticket] for ticket in tickets])
+
+
+def goes_with_in_studies(figure: str, sparsity: str | None) -> dict[str, Any]:
+    """Return the same correlation for the tickets of a figure of docs/results/studies; best scores, two tasks."""
+    with (HERE / "studies" / "tamt-figure-5" / f"{figure}.csv").open(encoding="utf-8") as handle:
+        rows = [row for row in list(csv.reader(handle))[1:] if row[1] != "dense" and sparsity in (None, row[0])]
+    xs, ys = ([float(row[4]) for row in rows[start::2]] for start in (0, 1))  # two rows for each ticket
+    return correlated(xs, ys, [row[1] for row in rows[::2]])
+
+
+def correlated(xs: Sequence[float], ys: Sequence[float], methods: Sequence[str]) -> dict[str, Any]:
+    """Return Pearson's r with its interval, in which methods are the sample, and r within methods."""
+    effect, within = clustered_correlation(xs, ys, methods), correlate_within(xs, ys, methods)
+    return {
+        "estimate": correlate(xs, ys)["pearson"],
+        "tickets": len(xs),
+        "methods": len(set(methods)),
+        "interval": None if effect is None else effect.interval,  # None with fewer than five methods
+        "p": None if effect is None else effect.p,
+        "within_methods": within["pearson"],
+        "tickets_within_methods": within["n"],
+    }
 
 
 def universal(report: str) -> dict[str, Effect | None]:
@@ -151,16 +195,22 @@ def main() -> None:
         found[f"{name}, {task}"] = difference(mine, other, False)
     five, folder = fine_tuned("tickets_win/five_tasks"), "tickets_win/five_tasks_higher_rate"
     dense = five["Full", best]
+    found["tickets_win, five tasks: one answer for all examples, share of the dense mean"] = share(
+        constant_scores("tickets_win/five_tasks", dense), dense, METRICS
+    )
     for sparsity in ("0.7", "0.6"):
-        name = f"tickets_win, five tasks: TAMT-KD at {float(sparsity):.0%}, share of the dense mean without CoLA"
-        found[name] = share(fine_tuned("tickets_win/five_tasks", sparsity)["TAMT-KD", best], dense, set(MAIN))
+        for (method, setting), scores in fine_tuned("tickets_win/five_tasks", sparsity).items():
+            if method != "Full" and setting == best and len(scores) == len(dense):
+                name = f"tickets_win, five tasks: {method} at {float(sparsity):.0%}, share of the dense mean"
+                found[name] = share(scores, dense, METRICS)
+                found[f"{name} without CoLA"] = share(scores, dense, MAIN)
         for (method, setting), scores in fine_tuned(folder, sparsity).items():
             if setting != best or len(scores) < len(dense):
                 continue
             ticket = "dense" if method == "Full" else f"{method} at {float(sparsity):.0%}"
             name = f"tickets_win, five tasks, rate 2e-4: {ticket}"
             if method != "Full":
-                found[f"{name}, share of the dense mean with its best rates"] = share(scores, dense, set(METRICS))
+                found[f"{name}, share of the dense mean with its best rates"] = share(scores, dense, METRICS)
                 found[f"{name}, the same without CoLA"] = share(scores, dense, set(MAIN))
             lower = fine_tuned("tickets_win/five_tasks", sparsity)[method, best]
             for task in ("mnli", "cola"):
@@ -170,6 +220,11 @@ def main() -> None:
     for method in sorted({method for method, _ in higher} - {"Full", "TAMT-KD"}):
         name = f"tickets_win, rate 2e-4: TAMT-KD minus {method}, MNLI and CoLA, tasks and seeds as samples"
         found[name] = difference(both, higher[method, best], tasks_vary=True)
+    for method in ("IMP", "OMP"):
+        name = f"tickets_win, rate 2e-4: TAMT-MLM minus {method}"
+        for tasks, words in ((("mnli", "cola"), "MNLI and CoLA, tasks and seeds as samples"), (("mnli",), "mnli")):
+            mine, other = (on(tasks, higher[one, best]) for one in ("TAMT-MLM", method))
+            found[f"{name}, {words}"] = difference(mine, other, tasks_vary=True)
     half = {method: scores for (method, setting), scores in fine_tuned(folder, "0.5").items() if setting == best}
     for method in sorted(half.keys() - {"Full"}):
         name = f"tickets_win, rate 2e-4: {method} at 50%"
@@ -179,19 +234,21 @@ def main() -> None:
             if method != "TAMT-KD":
                 found[f"{name}: TAMT-KD minus this, {task}"] = difference(on([task], half["TAMT-KD"]), mine, False)
         found[f"{name}, share of the dense mean of MNLI and CoLA"] = share(half[method], dense, {"mnli", "cola"})
+    correlations = {}
     for loss in ("kd_loss", "mlm_loss"):
-        found[f"tickets_win, with dropout: correlation of {loss} and the mean of 3 tasks"] = goes_with(
-            loss, "tickets_win/report", "with dropout"
-        )
-        found[f"tickets_win, five tasks: correlation of {loss} and the mean"] = goes_with(
-            loss, "tickets_win/five_tasks", best
-        )
-        found[f"tickets_win, rate 2e-4, all methods: correlation of {loss} and the mean of MNLI and CoLA"] = goes_with(
-            loss, folder, best, ("mnli", "cola")
-        )
-        found[f"tickets_win, all methods: correlation of {loss} and the mean of 2 tasks"] = goes_with(
-            loss, "tickets_win/all_methods", best
-        )
+        name = f"correlation of {loss} and the mean"
+        correlations |= {
+            f"tickets_win, with dropout: {name} of 3 tasks": goes_with(loss, "tickets_win/report", "with dropout"),
+            f"tickets_win, five tasks: {name}": goes_with(loss, "tickets_win/five_tasks", best),
+            f"tickets_win, rate 2e-4, all methods: {name} of MNLI and CoLA": goes_with(
+                loss, folder, best, ("mnli", "cola")
+            ),
+            f"tickets_win, all methods: {name} of 2 tasks": goes_with(loss, "tickets_win/all_methods", best),
+            f"better_tickets: {name} of 2 tasks": goes_with_of_ideas(loss),
+        }
+        figure = "figure-kd" if loss == "kd_loss" else "figure-mlm"
+        correlations[f"studies: {name} of 2 tasks"] = goes_with_in_studies(figure, None)
+        correlations[f"studies, 70%: {name} of 2 tasks"] = goes_with_in_studies(figure, "0.7")
     full_length = "better_tickets/full_length"
     ideas = numbers_by("idea", full_length, "searched", "search_seed")
     losses = numbers_by("idea", full_length, "losses", "search_seed", "kd_loss")
@@ -229,6 +286,7 @@ def main() -> None:
         else {"estimate": effect.estimate, "interval": effect.interval, "p": effect.p, "needed": effect.needed}
         for name, effect in found.items()
     }
+    written |= correlations
     (HERE / "intervals.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 

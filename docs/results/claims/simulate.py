@@ -18,7 +18,6 @@ import scipy
 from scipy import stats
 
 from winning_tickets.analysis.effects import Region, clustered_correlation, crossed_effect, variance_ratio
-from winning_tickets.analysis.statistics import correlate
 
 NAMES = ("task", "search_seed", "seed")
 DRAWS = 300  # of each bootstrap
@@ -44,6 +43,13 @@ def bootstrap(generator: np.random.Generator, values: Any) -> tuple[float, float
             drawn = np.take(drawn, generator.integers(size, size=size), axis=axis)
         means.append(drawn.mean())
     low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def bootstrap_of_points(generator: np.random.Generator, x: Any, y: Any) -> tuple[float, float]:
+    """The percentile interval of Pearson's r of a bootstrap that draws points with replacement."""
+    drawn = generator.integers(len(x), size=(2000, len(x)))
+    low, high = np.quantile([np.corrcoef(x[one], y[one])[0, 1] for one in drawn], [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -107,7 +113,7 @@ def correlations(trainings: int, points: int) -> dict[str, Any]:
         effect = clustered_correlation(x.tolist(), y.tolist(), clusters.tolist())
         inside["trainings_left_out"] += bool(effect and effect.interval[0] <= -0.6 <= effect.interval[1])
         if study < BOOTSTRAPPED:
-            low, high = correlate(x.tolist(), y.tolist(), seed=study)["pearson_interval"]
+            low, high = bootstrap_of_points(np.random.default_rng(study), x, y)
             inside["bootstrap_of_points"] += bool(low <= -0.6 <= high)
     studies = {"trainings_left_out": STUDIES, "bootstrap_of_points": BOOTSTRAPPED}
     rates = {kind: round(count / studies[kind], 3) for kind, count in inside.items()}

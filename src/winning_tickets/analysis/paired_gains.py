@@ -171,6 +171,13 @@ def _constant_of(task: str, keys: Sequence[Key], groups: Groups) -> float | None
     return next((score for score in known if score is not None), None)
 
 
+def _mean_constant(keys: Sequence[Key], groups: Groups) -> float | None:
+    """Return the mean score of the best constant answers over tasks, if it is known of all of them."""
+    scores = [_constant_of(task, keys, groups) for task in dict.fromkeys(task for task, _ in keys)]
+    known = [score for score in scores if score is not None]
+    return statistics.fmean(known) if len(known) == len(scores) else None
+
+
 def _mean_over_tasks(keys: Sequence[Key], group: Mapping[Key, RunScore]) -> float:
     tasks = dict.fromkeys(task for task, _ in keys)
     return statistics.fmean(statistics.fmean(group[key].value for key in keys if key[0] == task) for task in tasks)
@@ -183,6 +190,7 @@ def _mean(cells: Sequence[Mapping[str, Any]], keys: Sequence[Key], groups: Group
     means = [statistics.fmean(gain for key, gain in gains.items() if key[0] == task) for task in tasks]
     return {
         **{name: _mean_over_tasks(keys, groups[name]) for name in _PAIR},
+        "constant": _mean_constant(keys, groups),
         "gain": found.mean,
         **(_nothing() if nothing else found.facts()),
         "tasks": len(means),
@@ -201,11 +209,9 @@ def _dense_share(keys: Sequence[Key], groups: Groups) -> dict[str, Any] | None:
     if not keys:
         return None
     mean = _mean_over_tasks(keys, dense)
-    constants = [_constant_of(task, keys, groups) for task in dict.fromkeys(task for task, _ in keys)]
-    known = [score for score in constants if score is not None]
-    result: dict[str, Any] = {"dense": mean, "n": len(keys), "constant": None, "no_interval": None}
-    if mean > 0 and len(known) == len(constants):
-        result["constant"] = statistics.fmean(known) / mean
+    constant = _mean_constant(keys, groups)
+    result: dict[str, Any] = {"dense": mean, "n": len(keys), "no_interval": None}
+    result["constant"] = None if constant is None or mean <= 0 else constant / mean
     for name in _PAIR:
         found = _difference(keys, groups[name], dense)
         result[name] = 1 + found.mean / mean if mean > 0 else None

@@ -46,6 +46,8 @@ def _notes(result: Result) -> list[str]:
         )
         constant = "" if share["constant"] is None else f", one answer for all examples {percent(share['constant'])} %"
         notes.append("Of the dense average the target keeps {}, the baseline {}{}.".format(*kept, constant))
+        if share["no_interval"]:
+            notes[-1] += f" Without an interval: {share['no_interval']}."
     notes += [describe_silent(result["not_counted"])] if result["not_counted"] else []
     notes += chance_note(f"{one['group']} on {one['task']} with seed {one['seed']}" for one in result["degenerate"])
     if result["missing"]:
