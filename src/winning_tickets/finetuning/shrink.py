@@ -467,7 +467,7 @@ def _export(form: str, folder: Path, source: ShrinkSource, staging: Path) -> Non
             plm = load_plm(str(folder / MODEL))
         write_onnx(plm, staging)
     if form == "int8":
-        write_int8(staging)
+        write_int8(staging, str(folder / MODEL))
     if source.info is not None:
         source.info.write(staging)
 
