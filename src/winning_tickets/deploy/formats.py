@@ -19,6 +19,7 @@ from winning_tickets.models import loading
 from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.compact import compact_
 from winning_tickets.models.loading import PLM, ModelNotFound, base_hash, resolve_model
+from winning_tickets.models.modeling_compact import WAYS_OUT
 from winning_tickets.models.weights import content_hash, copy_encoder_weights
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -239,10 +240,6 @@ COMPACT_NOTE = (
     "Pruned heads, neurons and FFNs are removed: {compact:,} of the encoder's {dense:,} parameters are left. Other "
     "pruned weights are zeros. tickets measure DIR reports its speed. "
 )
-COMPACT_LOADING = (
-    "Load it with winning_tickets.load_compact(DIR), or without this package with AutoModel.from_pretrained(DIR, "
-    "trust_remote_code=True)."
-)
 PLAIN_LOADING = "All layers are alike: it is an ordinary model, which AutoModel.from_pretrained(DIR) loads as it is."
 
 
@@ -261,7 +258,7 @@ def compact(source: ExportSource) -> Export:
         found.add_files(staging)
         return found.origin
 
-    loading = PLAIN_LOADING if made.get("plain") else COMPACT_LOADING
+    loading = PLAIN_LOADING if made.get("plain") else WAYS_OUT
     card = found.card | {"remote_code": not made.get("plain")}
     return Export(facts, fill, COMPACT_NOTE.format(**sizes) + loading, card)
 

@@ -8,6 +8,7 @@ from typing import Any
 from winning_tickets.analysis.report.figures import DASHED, ORANGE, Drawing, Series, canvas, draw_line, page_svg
 from winning_tickets.analysis.report.page import fill_template
 from winning_tickets.analysis.report.tables import Result, Row, Table, columns, decimal, format_count
+from winning_tickets.models.modeling_compact import WAYS_OUT
 from winning_tickets.runs.files import write_text
 from winning_tickets.tickets.cards import CARD, base_facts
 
@@ -126,8 +127,10 @@ def _card(result: Result, one: Result, table: Table) -> str:
     if one["remote_code"]:
         lines += [
             "Load it with `AutoModel.from_pretrained(DIR, trust_remote_code=True)`, or in sentence-transformers with "
+            "`SentenceTransformer(DIR, trust_remote_code=True)`.",
+            "",
+            WAYS_OUT,
         ]
-        lines[-1] += "`SentenceTransformer(DIR, trust_remote_code=True)`: its layers differ in size."
     else:
         lines += ["It loads as an ordinary model of its class, without remote code."]
     return "\n".join(lines) + "\n"
@@ -144,4 +147,6 @@ def as_text(result: Result) -> str:
             f"{one['name']}: {recovery['steps']} steps in {recovery['seconds']:.0f} s, held-out loss "
             f"{recovery['before']['sum']:.4f} -> {recovery['after']['sum']:.4f}"
         )
+    if any(one["remote_code"] for one in result["models"]):
+        lines.append(WAYS_OUT)
     return "\n".join(lines)
