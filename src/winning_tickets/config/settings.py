@@ -98,6 +98,10 @@ def as_size(value: Any, info: ValidationInfo) -> Any:
 Size = Annotated[str, BeforeValidator(as_size)]
 """A number of examples, such as `1000`, or a part of them, such as `10%`."""
 
+WeightType = Literal["float32", "float16", "bfloat16"]
+"""Names of the types in which the weights of an export may be stored."""
+DTYPE_MEANING = "Type of the weights: float32, float16 or bfloat16. By default that of the checkpoint."
+
 AnySettings = TypeVar("AnySettings", bound="Settings")
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from winning_tickets.deploy.formats import find_pruned
 from winning_tickets.deploy.source import Export, ExportSource
+from winning_tickets.deploy.stored_weights import size_of
 from winning_tickets.models.compact import compact_where_possible_
 from winning_tickets.models.loading import ONNX_FILE, PLM
 from winning_tickets.models.modeling_compact import COMPACT
@@ -36,6 +37,7 @@ NOTE = (
     "Runs in onnxruntime, for any batch and length, without PyTorch. Heads, neurons and FFNs that are pruned as a "
     "whole are removed; other pruned weights are zeros, which make nothing faster."
 )
+IN_FLOAT32 = " The file computes in float32, to which weights of a shorter type were converted."
 
 
 class WithNames(nn.Module):
@@ -82,7 +84,12 @@ def onnx(source: ExportSource, int8: bool = False) -> Export:
         found.add_files(staging)  # the task of a fine-tuned model, the pooling of a sentence encoder
         return write_onnx(found.load()[0], staging, int8) | found.origin
 
-    return Export(found.facts | {"opset": OPSET}, fill, INT8_NOTE if int8 else NOTE, found.card)
+    return found.export(
+        fill,
+        (INT8_NOTE if int8 else NOTE) + (IN_FLOAT32 if found.checkpoint.facts else ""),
+        facts=found.facts | {"opset": OPSET},
+        dtypes="int8 and float32" if int8 else "float32",
+    )
 
 
 def write_onnx(plm: PLM, folder: Path, int8: bool = False) -> dict[str, Any]:
@@ -107,17 +114,12 @@ def write_onnx(plm: PLM, folder: Path, int8: bool = False) -> dict[str, Any]:
             f"onnxruntime and PyTorch differ by {difference:.1e} for {plm.name}, at most {TOLERANCE:.0e} is allowed; "
             "nothing was written. Use --format masked, and report this with the versions of torch and onnxruntime."
         )
-    facts = {"inputs": list(example), "outputs": outputs, "bytes": onnx_bytes(folder), "largest_difference": difference}
+    facts = {"inputs": list(example), "outputs": outputs, "largest_difference": difference}
     return facts if not int8 else facts | write_int8(folder, plm.name)
 
 
-def onnx_bytes(folder: Path) -> int:
-    """Return the size of `model.onnx`, with the weights of a large model that are in a file of their own."""
-    return sum(path.stat().st_size for path in folder.glob(f"{ONNX_FILE}*"))
-
-
 def write_int8(folder: Path, name: str) -> dict[str, Any]:
-    """Quantize the matrices of `model.onnx` in place; return its size, and how far its outputs are from the float ones.
+    """Quantize the matrices of `model.onnx` in place; return how far its outputs are from the float ones.
 
     Matrices take one byte per weight, and inputs are rounded at run time. A file whose outputs have little to do with
     those of the float model is refused.
@@ -127,7 +129,7 @@ def write_int8(folder: Path, name: str) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     whole = folder / "float"
     whole.mkdir()
-    before = onnx_bytes(folder)
+    before = size_of(folder)
     for path in list(folder.glob(f"{ONNX_FILE}*")):
         path.rename(whole / path.name)
     try:
@@ -142,16 +144,16 @@ def write_int8(folder: Path, name: str) -> dict[str, Any]:
     expected, found = (_rows(config, _session(file)) for file in (whole / ONNX_FILE, folder / ONNX_FILE))
     shutil.rmtree(whole)
     cosines = np.concatenate([_cosines(*pair) for pair in zip(found, expected, strict=True)])
-    error = max(_relative_error(*pair) for pair in zip(found, expected, strict=True))
-    if not error <= INT8_TOLERANCE:
+    share = max(_relative_error(*pair) for pair in zip(found, expected, strict=True))
+    if not share <= INT8_TOLERANCE:
         raise ContentError(
-            f"The outputs of {name} with int8 weights differ from those of the float model by {error:.0%} of their "
+            f"The outputs of {name} with int8 weights differ from those of the float model by {share:.0%} of their "
             f"size, at most {INT8_TOLERANCE:.0%} is allowed; nothing was written. Use the format onnx, whose weights "
             "are floats."
         )
-    facts = {"float_bytes": before, "relative_difference": error}
+    facts = {"float_bytes": before, "relative_difference": share}
     cosine = {"mean": float(cosines.mean()), "lowest": float(cosines.min())}
-    return {"bytes": onnx_bytes(folder), "int8": facts | {"cosine": cosine}}
+    return {"int8": facts | {"cosine": cosine}}
 
 
 def _quantize(whole: Path, file: Path) -> None:
@@ -172,7 +174,7 @@ def _quantize(whole: Path, file: Path) -> None:
             nodes_to_exclude=left_out,
             per_channel=True,
             weight_type=quantization.QuantType.QInt8,
-            use_external_data_format=onnx_bytes(whole.parent) > LARGEST_FILE,
+            use_external_data_format=size_of(whole.parent) > LARGEST_FILE,
             extra_options={"DefaultTensorType": 1},
         )
     finally:

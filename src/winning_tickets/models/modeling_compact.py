@@ -2,8 +2,8 @@
 
 A compact model is saved with a copy of this file next to its weights, so that
 `AutoModel.from_pretrained(DIR, trust_remote_code=True)` needs only torch and transformers. The field
-`winning_tickets_compact` of the model's configuration lists the remaining parts of each layer. In `config.json` the name
-of the activation is replaced by a sentence, with which the ordinary class of the model refuses to be built.
+`winning_tickets_compact` of the model's configuration lists the remaining parts of each layer. In `config.json` a
+sentence is in the place of the activation's name, so that the ordinary class of the model cannot be built.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_func
 """Fields with the name of the FFN's activation; every model has one or two of them."""
 WAYS_OUT = (
     "The layers of this compact model differ in size, so plain from_pretrained cannot load it. Three ways out: "
-    "trust_remote_code=True, which runs the code in its folder (winning_tickets.load_compact does not need it); an ONNX "
-    "file, by tickets export --format onnx or tickets shrink --formats onnx; or layers of one size, by tickets shrink "
-    "--uniform."
+    "trust_remote_code=True, which runs the code in its folder (winning_tickets.load_compact needs none of it); an "
+    "ONNX file, by tickets export --format onnx or tickets shrink --formats onnx; or layers of one size, by tickets "
+    "shrink --uniform."
 )
 """What to do with a model that needs remote code; this package and the model's own `config.json` say it."""
 
