@@ -8,7 +8,6 @@ from typing import Any
 from winning_tickets.analysis.report.figures import DASHED, ORANGE, Drawing, Series, canvas, draw_line, page_svg
 from winning_tickets.analysis.report.page import fill_template
 from winning_tickets.analysis.report.tables import Result, Row, Table, columns, decimal, format_count
-from winning_tickets.models.modeling_compact import WAYS_OUT
 from winning_tickets.runs.files import write_text
 from winning_tickets.tickets.cards import CARD, base_facts
 
@@ -51,6 +50,11 @@ def shrink_table(result: Result) -> Table:
         "quartiles.",
         "KD loss and embedding distance: 1 - cosine to the dense model, of all states and of pooled embeddings, on "
         "text that the model was not trained on; early stopping saw it.",
+    ]
+    notes += [
+        f"The format {form} of {name} failed: {reason}"
+        for name, forms in result.get("failed_formats", {}).items()
+        for form, reason in forms.items()
     ]
     return Table(rows, heads, notes, title=f"{base_facts(result['model'])['base']}, dense and small")
 
@@ -129,7 +133,7 @@ def _card(result: Result, one: Result, table: Table) -> str:
             "Load it with `AutoModel.from_pretrained(DIR, trust_remote_code=True)`, or in sentence-transformers with "
             "`SentenceTransformer(DIR, trust_remote_code=True)`.",
             "",
-            WAYS_OUT,
+            result["note"],
         ]
     else:
         lines += ["It loads as an ordinary model of its class, without remote code."]
@@ -147,6 +151,6 @@ def as_text(result: Result) -> str:
             f"{one['name']}: {recovery['steps']} steps in {recovery['seconds']:.0f} s, held-out loss "
             f"{recovery['before']['sum']:.4f} -> {recovery['after']['sum']:.4f}"
         )
-    if any(one["remote_code"] for one in result["models"]):
-        lines.append(WAYS_OUT)
+    if "note" in result:
+        lines.append(result["note"])
     return "\n".join(lines)
