@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -37,7 +37,7 @@ class StoredWeights:
     def of(cls, name: str, revision: str | None = None) -> Self:
         """Read the headers of the weights of a model: a hub id, a folder, `builtin:minilm` or a model in memory."""
         if (given := memory.find(name)) is not None:
-            tensors = {id(one): one for one in chain(given.model.parameters(), given.model.buffers())}.values()
+            tensors = dict(_stored_tensors(given.model)).values()
             size = sum(one.numel() * one.element_size() for one in tensors)
             return cls(size, _sorted(_name(one.dtype) for one in tensors if one.is_floating_point()))
         return cls.in_folder(folder_of(name, revision))
@@ -72,9 +72,7 @@ class StoredWeights:
 
         With several types each tensor gets the shortest one that changes none of its values.
         """
-        saved = set(model.state_dict())  # other buffers, such as the frequencies of rotary embeddings, stay
-        buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
-        for name, tensor in chain(model.named_parameters(), buffers):
+        for name, tensor in _stored_tensors(model):
             if tensor.is_floating_point():
                 tensor.data = self._converted(name, tensor.data)
         return {name: self._converted(name, tensor) for name, tensor in (extra or {}).items()}
@@ -90,6 +88,13 @@ class StoredWeights:
             if len(self.types) == 1 or torch.equal(found.to(tensor.dtype), tensor):
                 return found
         return tensor.to(torch.float32)
+
+
+def _stored_tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that a model's files hold; other buffers are made anew when it is loaded."""
+    yield from model.named_parameters()
+    saved = set(model.state_dict())
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
 
 
 def _name(dtype: torch.dtype) -> str:

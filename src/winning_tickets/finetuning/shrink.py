@@ -484,7 +484,11 @@ def add_formats(config: ShrinkConfig, source: ShrinkSource, run: RunDirectory, r
     result = {key: value for key, value in result.items() if key != "failed_formats"}
     _finish(run, result | ({"failed_formats": failed} if failed else {}))
     if failed:
-        told = [f"{form} of {name}: {reason}" for name, forms in failed.items() for form, reason in forms.items()]
+        told = [
+            f"{form} of {name}: {reason.rstrip('.')}."
+            for name, forms in failed.items()
+            for form, reason in forms.items()
+        ]
         raise TrainingError(
             f"{len(told)} of {len(missing)} formats failed. {' '.join(told)} The models, the report and all other "
             f"formats are in {run.path}; the same command tries what failed again, and without its name in --formats "

@@ -80,7 +80,7 @@ def refuse_plain_classes(folder: str | Path) -> None:
         return
     found = {field: content[field] for field in ACTIVATIONS if isinstance(content.get(field), str)}
     content[COMPACT].setdefault("activations", found)
-    file.write_text(json.dumps(content | dict.fromkeys(found, WAYS_OUT), indent=2, sort_keys=True) + "\n", "utf-8")
+    file.write_text(json.dumps(content | dict.fromkeys(found, WAYS_OUT), indent=2) + "\n", "utf-8")
 
 
 def shrink_(encoder: nn.Module, compact: dict[str, Any], neurons: Sequence[Tensor] | None = None) -> None:
