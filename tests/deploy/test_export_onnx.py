@@ -2,15 +2,15 @@
 
 import functools
 import importlib
-import json
+import shutil
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 
 from samples.structured_tickets import structured_ticket
 from samples.tiny_models import CONFIGS, TEXT, make_model
-from winning_tickets import Runtime, SearchConfig, TransferConfig, export, measure, search, transfer
+from winning_tickets import Runtime, SearchConfig, export, measure, search
 from winning_tickets.runs.errors import ContentError, UsageError
 
 QUIET = Runtime(quiet=True)
@@ -84,26 +84,6 @@ def test_a_structured_ticket_becomes_smaller(tmp_path, runtime, magnitude):
     assert_same(runtime, tmp_path / "e", ticket.apply_(AutoModel.from_pretrained(model)))
 
 
-def test_a_fine_tuned_model_brings_its_head(tmp_path, runtime):
-    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"{t},{'abc'[i % 3]}\n" for i, t in enumerate(TEXT)))
-    file = str(tmp_path / "train.csv")
-    config = TransferConfig(
-        target=str(make_model(tmp_path / "m")),
-        train_file=file,
-        validation_file=file,
-        seeds=(0,),
-        steps=2,
-        save_model=True,
-    )
-    transfer(config, tmp_path / "run", QUIET)
-    result = export(tmp_path / "run", "onnx", tmp_path / "e")
-    assert (result["task"], result["outputs"]) == ("local", ["logits"])
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "seed-0" / "model")
-    assert_same(runtime, tmp_path / "e", model)
-    assert json.loads((tmp_path / "e" / "config.json").read_text())["id2label"] == {"0": "a", "1": "b", "2": "c"}
-    assert json.loads((tmp_path / "e" / "task.json").read_text())["labels"] == ["a", "b", "c"]
-
-
 @pytest.fixture
 def nothing_traced(monkeypatch):
     """The exporter of PyTorch, which takes seconds, writes a word instead of the model; nothing can run it."""
@@ -114,7 +94,13 @@ def nothing_traced(monkeypatch):
 def test_a_random_pooler_is_no_output(tmp_path, runtime, nothing_traced):
     model = make_model(tmp_path / "m", head="mlm")
     search(SearchConfig(model=str(model), method="magnitude"), tmp_path / "t", QUIET)
-    assert export(tmp_path / "t", "onnx", tmp_path / "e")["outputs"] == ["last_hidden_state"]
+    result = export(tmp_path / "t", "onnx", tmp_path / "e")
+    assert result["outputs"] == ["last_hidden_state"]
+    assert "computes in float32, to which" not in result["note"]
+    AutoModel.from_pretrained(model, dtype=torch.bfloat16).save_pretrained(model)
+    short = export(tmp_path / "t", "onnx", tmp_path / "f", allow_other_weights=True)
+    assert "The file computes in float32, to which weights of a shorter type were converted." in short["note"]
+    assert (short["dtype"], short["checkpoint"]["dtype"]) == ("float32", "bfloat16")
 
 
 def test_a_file_that_computes_something_else_is_not_kept(tmp_path, runtime, nothing_traced, monkeypatch):
@@ -142,6 +128,29 @@ def test_the_extra_is_asked_for_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"needs no_such_runtime: pip install '.*\[onnx\]'"):
         export(tmp_path / "nothing", "onnx", tmp_path / "e")
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("wrong", ["other outputs", "no file"])
+def test_an_int8_file_that_is_no_good_is_not_kept(tmp_path, runtime, magnitude, monkeypatch, wrong):
+    """The float file is traced once for all tests of this model; only the quantizer is another."""
+    folder = magnitude("bert")[2]
+
+    def quantize_dynamic(whole, file, **_):
+        if wrong == "no file":
+            raise ValueError("cannot\nat all")
+        model = importlib.import_module("onnx").load(whole)
+        for one in model.graph.initializer:
+            if len(one.dims) == 2 and one.data_type == 1:
+                one.raw_data = one.raw_data[::-4] + one.raw_data[-2::-4] + one.raw_data[-3::-4] + one.raw_data[-4::-4]
+        importlib.import_module("onnx").save(model, file)
+
+    shutil.copytree(folder, tmp_path / "e")
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", quantize_dynamic)
+    message = r"could not quantize my model \(cannot\); use the format onnx"
+    if wrong == "other outputs":
+        message = r"outputs of my model with int8 weights differ .* by \d+%.*, at most 50% is allowed; nothing"
+    with pytest.raises(ContentError, match=message):
+        onnx_export.write_int8(tmp_path / "e", "my model")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.deploy.costs import cost_table
 from winning_tickets.finetuning.shrink_source import example_batches
 from winning_tickets.models.loading import load_plm
-from winning_tickets.models.modeling_compact import COMPACT
+from winning_tickets.models.modeling_compact import COMPACT, WAYS_OUT
 from winning_tickets.runs.directory import RESULT, read_log
 from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError
 
@@ -330,6 +330,63 @@ def test_the_command_prints_the_table(world, capsys, monkeypatch, tmp_path):
     result = json.loads((out / RESULT).read_text())
     assert result["models"][0]["int8"]["speedup"]["median"] > 0
     shutil.rmtree(out)
+
+
+def test_a_format_that_fails_takes_nothing_else_with_it(world, capsys, monkeypatch, tmp_path):
+    """`onnx` and `int8` are words in files here; what onnxruntime would run is the small model itself."""
+    trained, broken = [], ["int8"]
+
+    def write(form):
+        def write_form(first, *rest):
+            if form in broken:
+                raise RuntimeError(f"{form} is broken\nand more")
+            ((first if form == "int8" else rest[0]) / "model.onnx").write_text(form)
+
+        return write_form
+
+    class FromFile(torch.nn.Module):
+        def __init__(self, file, config):
+            super().__init__()
+            self.config, self.inner = config, load_plm(str(file.parent.parent / "model")).model
+
+        def forward(self, **inputs):
+            return self.inner(**inputs)
+
+    monkeypatch.setattr(MODULE, "write_onnx", write("onnx"))
+    monkeypatch.setattr(MODULE, "write_int8", write("int8"))
+    monkeypatch.setattr(MODULE, "OnnxModel", FromFile)
+    monkeypatch.setattr(MODULE, "recover", lambda *args: trained.append(1) or recover(*args))
+    recover = RECOVERY.recover
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in LITTLE.items()]
+    out, command = tmp_path / "out", command_line(capsys, monkeypatch)
+
+    def shrunk(*more):
+        code, printed, err = command("shrink", world / "bert", "--corpus", world / "corpus.txt", *words, "--quiet",
+                                     "--out", out, *more)  # fmt: skip
+        return code, printed, err, json.loads((out / RESULT).read_text())
+
+    code, printed, err, first = shrunk("--formats", "onnx,int8")
+    assert (code, printed) == (1, "")
+    assert (
+        "1 of 2 formats failed. int8 of speedup-2: RuntimeError: int8 is broken. The models, the report and all" in err
+    )
+    assert "the same command tries what failed again" in err
+    assert first["failed_formats"] == {"speedup-2": {"int8": "RuntimeError: int8 is broken"}}
+    assert first["models"][0]["onnx"]["speedup"]["median"] > 0
+    assert "The format int8 of speedup-2 failed: RuntimeError: int8 is broken" in (out / "report.html").read_text()
+    code, printed, _, without = shrunk()  # left out
+    assert code == 0
+    assert printed.rstrip().endswith(WAYS_OUT)
+    assert without == {key: value for key, value in first.items() if key != "failed_formats"}
+    assert "is broken" not in (out / "report.html").read_text()
+    broken.clear()
+    (out / "onnx" / "model.onnx").write_text("as it was")
+    code, printed, _, last = shrunk("--formats", "int8,onnx")
+    assert (code, "speedup-2, int8" in printed) == (0, True)
+    assert (out / "onnx" / "model.onnx").read_text() == "as it was"
+    assert last["models"][0].pop("int8")["speedup"]["median"] > 0
+    assert (last, trained) == (without, [1])
+    assert shrunk()[3]["models"][0]["int8"]
 
 
 ROWS = {

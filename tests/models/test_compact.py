@@ -9,7 +9,14 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertModel,
+)
 
 from samples.structured_tickets import gates_of, structured_ticket, tiny
 from samples.tiny_models import CONFIGS, TEXT, make_model
@@ -28,7 +35,7 @@ from winning_tickets import (
 from winning_tickets.models.architectures import ARCHITECTURES, split_name
 from winning_tickets.models.compact import compact_, load_compact
 from winning_tickets.models.loading import load_plm
-from winning_tickets.models.modeling_compact import COMPACT
+from winning_tickets.models.modeling_compact import COMPACT, WAYS_OUT
 from winning_tickets.models.structure import gated, structure_of
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
@@ -326,8 +333,14 @@ def test_the_folder_needs_no_package_of_ours(tmp_path):
 def test_without_its_own_code_the_folder_is_refused_rather_than_misread(tmp_path):
     structured_ticket(make_model(tmp_path / "m", head="none"), tmp_path / "t")
     export(tmp_path / "t", "compact", tmp_path / "e")
-    with pytest.raises(RuntimeError, match="mismatched"):
-        AutoModel.from_pretrained(tmp_path / "e")
+    for kind in (AutoModel, AutoModelForSequenceClassification, BertModel):
+        with pytest.raises(KeyError) as error:
+            kind.from_pretrained(tmp_path / "e")
+        assert error.value.args == (WAYS_OUT,)
+    for named in ("trust_remote_code=True", "onnx", "--uniform"):
+        assert named in WAYS_OUT
+    assert AutoConfig.from_pretrained(tmp_path / "e").num_hidden_layers == 2
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "e")) > 2
 
 
 def test_a_compact_folder_is_saved_and_loaded_again(tmp_path):

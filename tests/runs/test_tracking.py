@@ -162,6 +162,18 @@ def test_a_tracker_that_does_not_start(fake, config, tmp_path):
         transfer(cola, tmp_path / "run", runtime("trackio"))
 
 
+def test_a_tracker_that_fails_later_stops_nothing(fake, config, tmp_path, capsys):
+    fails = TRACKIO.replace(
+        "def log(record): ", "def log(record):\n    if len(told) == 2: raise OSError('disk full')\n    "
+    )
+    trackio, single = fake("trackio", fails), config.model_copy(update={"seeds": (0,)})
+    found = transfer(single, tmp_path / "told", runtime("trackio"))
+    assert found["metrics"] == transfer(single, tmp_path / "plain", runtime())["metrics"]
+    assert len(trackio.told) == 2
+    text = "Warning: the tracker trackio failed at step 2 and gets nothing more: disk full"
+    assert capsys.readouterr().err.count(text) == 1
+
+
 def test_trackers_end_their_run_where_training_fails(fake, config, tmp_path):
     trackio = fake("trackio", TRACKIO)
     with pytest.raises(TrainingError, match="The loss is not finite"):

@@ -38,15 +38,20 @@ def gates_of(model):
     }
 
 
-def structured_ticket(model, out):
-    """A ticket that prunes whole heads, neurons and FFNs: columns of the matrices that read them."""
+def structured_ticket(model, out, even=False):
+    """A ticket that prunes whole heads, neurons and FFNs: columns of the matrices that read them.
+
+    With `even` it prunes every second neuron of every layer alone.
+    """
     plm = load_plm(str(model))
     encoder, architecture = plm.encoder, plm.architecture
     masks = {}
     for index, layer in enumerate(architecture.layer_matrices(encoder)):
         for role, name in (("AO", layer["AO"][0]), ("FO", layer["FO"][0])):
             mask = torch.ones(encoder.get_parameter(name).shape, dtype=torch.bool)
-            if role == "AO":
+            if even:
+                mask[:, ::2] = role == "AO"
+            elif role == "AO":
                 mask[:, : 16 * (2 - index)] = False  # both heads, then one of them
             else:
                 mask[:, :: index + 1] = False  # all neurons, then every second one

@@ -28,6 +28,7 @@ def export(
     seed: int | None = None,
     task: str | None = None,
     convention: str | None = None,
+    dtype: Any = None,
     force: bool = False,
     trust_remote_code: bool = False,
 ) -> Result:
@@ -44,11 +45,14 @@ def export(
         seed: the seed whose model is exported, of a transfer or share; None takes the first one saved.
         task: the task whose model is exported, of a shared model.
         convention: the naming convention of `mask-pt`: `bert-tickets` (the default) or `tamt`.
+        dtype: the type of the weights: `float32`, `float16` or `bfloat16`, also as a `torch.dtype`; by default that of
+            the checkpoint. A fine-tuned model is float32, as it was trained. ONNX files compute in float32.
         force: replace another export in `out`.
         trust_remote_code: run the code in the base model's repository; the record of the export says so.
 
     Returns:
-        What is stored in `export.json`, with `out` and a `note` about size and speed.
+        What is stored in `export.json`, with `out` and a `note` about size and speed; `bytes` and `dtype` are those
+        of the export's weights, and `checkpoint` has those of the weights that it was made from.
 
     Raises:
         UsageError: unknown format, no such target, or an `out` with other files.
@@ -77,6 +81,7 @@ def export(
             seed=seed,
             task=task,
             convention=convention,
+            dtype=None if dtype is None else str(dtype).removeprefix("torch."),  # type: ignore[arg-type]
             force=force,
         )
     return Result(found, "export")

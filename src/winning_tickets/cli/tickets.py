@@ -10,6 +10,7 @@ import typer
 from winning_tickets.cli import commands, show
 from winning_tickets.cli.commands import app, emit
 from winning_tickets.config import LAST_SEED, Runtime
+from winning_tickets.config.settings import DTYPE_MEANING, WeightType
 from winning_tickets.runs.errors import UsageError
 
 
@@ -250,6 +251,7 @@ def export(
         str | None,
         typer.Option("--convention", help="Convention of the names in a mask-pt: bert-tickets (default) or tamt."),
     ] = None,
+    dtype: Annotated[WeightType | None, typer.Option("--dtype", help=DTYPE_MEANING)] = None,
     allow_other_weights: commands.OtherWeights = False,
     force: commands.Force = False,
     trust_remote_code: commands.TrustRemoteCode = False,
@@ -274,6 +276,7 @@ def export(
         allow_other_weights=allow_other_weights,
         task=task,
         convention=convention,
+        dtype=dtype,
         force=force,
     )
     return emit(result, as_json, show.exported(result))

@@ -98,6 +98,10 @@ def as_size(value: Any, info: ValidationInfo) -> Any:
 Size = Annotated[str, BeforeValidator(as_size)]
 """A number of examples, such as `1000`, or a part of them, such as `10%`."""
 
+WeightType = Literal["float32", "float16", "bfloat16"]
+"""Names of the types in which the weights of an export may be stored."""
+DTYPE_MEANING = "Type of the weights: float32, float16 or bfloat16. By default that of the checkpoint."
+
 AnySettings = TypeVar("AnySettings", bound="Settings")
 
 
@@ -107,10 +111,11 @@ def setting(
     panel: str,  # the section of `--help` that lists the option
     methods: tuple[str, ...] = (),  # the methods of a search that read the field; all if empty
     option: str = "",  # names of the option, separated by spaces; if empty, made from the field's name
+    output: bool = False,  # whether it chooses optional outputs, which a later call may add to a finished run
     **rules: Any,  # arguments of pydantic's `Field`, such as `ge`
 ) -> Any:
     """Define a field of settings: the only place for its default, range, help, option, panel and methods."""
-    extra: Any = {"panel": panel, "methods": methods, "option": option}
+    extra: Any = {"panel": panel, "methods": methods, "option": option, "output": output}
     return Field(default, description=meaning, json_schema_extra=extra, **rules)
 
 
@@ -151,6 +156,12 @@ class Settings(BaseModel):
     def rule_versions(self) -> dict[str, int]:
         """Versions of the rules that give a value where a field is None; they are part of the id of a run."""
         return {}
+
+    def identity(self, exclude_defaults: bool = False) -> dict[str, Any]:
+        """Return the fields that are part of a run's identity: all but those that choose optional outputs."""
+        extra: dict[str, Any] = {name: field.json_schema_extra for name, field in type(self).model_fields.items()}
+        outputs = {name for name, about in extra.items() if about and about.get("output")}
+        return self.model_dump(mode="json", exclude_defaults=exclude_defaults, exclude=outputs)
 
     def changed(self, *fields: str) -> list[str]:
         """Return those of the fields that differ from their defaults."""

@@ -103,7 +103,10 @@ class ShrinkConfig(Settings):
     patience: Count = _recover(10, "Stop after this many evaluations without a lower held-out loss.")
     max_tokens: Count = _recover(20_000, "Tokens of held-out text in an evaluation.")
     formats: tuple[Literal["onnx", "int8"], ...] = _export(
-        (), "Further formats: onnx, and int8 (ONNX with weights of one byte)."
+        (),
+        "Further formats: onnx, and int8 (ONNX with weights of one byte). A later call with the same other settings "
+        "adds those that it names, and trains nothing again.",
+        output=True,
     )
     repeats: Count = _export(20, "Timed passes of each model in the report.")
     seed: Seed = _recover(0, "Seed of the data order.")

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.config.settings import WeightType
 from winning_tickets.deploy.formats import compact, encoder, masked
 from winning_tickets.deploy.mask_files import mask_pt
 from winning_tickets.deploy.onnx import onnx, onnx_int8
 from winning_tickets.deploy.source import Export, ExportSource
+from winning_tickets.deploy.stored_weights import TYPES, compare_sizes
+from winning_tickets.runs import memory
 from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import build_directory, parse_json, write_json
@@ -33,6 +36,7 @@ def export(
     seed: int | None = None,
     task: str | None = None,
     convention: str | None = None,
+    dtype: WeightType | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write a model in a format, and return its `export.json`; see `api.deploy_verbs.export`."""
@@ -40,21 +44,28 @@ def export(
         raise unknown("format", format, FORMATS)
     if convention is not None and format != "mask-pt":
         raise UsageError(f"--convention {convention} needs --format mask-pt, and the format is {format}.")
+    if dtype is not None:
+        _check_type(dtype, format)
     target = local(target)
     if task is not None and not is_fine_tuned(target):
         raise UsageError(f"--task {task} chooses a task of a shared model, and {target} is not one.")
     out = Path(out)
-    wanted = FORMATS[format](ExportSource(str(target), base, allow_other_weights, seed, task, convention))
+    wanted = FORMATS[format](ExportSource(str(target), base, allow_other_weights, seed, task, convention, dtype))
     identity = f"export-{format}-{digest(wanted.facts)}"
     body = {"verb": "export", "id": identity, "format": format, **wanted.facts, "versions": versions()}
     body |= remote_code_facts()
-    body["note"] = wanted.note
     stored = _find_stored(out, identity, force)
     if stored is not None:
         return stored | {"out": str(out)}
 
     def fill(staging: Path) -> None:
         body.update(wanted.fill(staging))
+        sizes = ""
+        if wanted.checkpoint is not None:
+            name = memory.shown(wanted.checkpoint_name)
+            facts, sizes = compare_sizes(staging, wanted.dtypes, wanted.checkpoint, name)
+            body.update(facts)
+        body["note"] = " ".join(text for text in (wanted.note, sizes, wanted.loading) if text)
         write_json(staging / EXPORT_FILE, body)
         if not (staging / CARD).is_file():  # else it came with the fine-tuned model
             write_card(staging, wanted.card | {"kind": format})
@@ -67,6 +78,19 @@ def export(
         if stored is None:
             build_directory(out, fill)
     return (body if stored is None else stored) | {"out": str(out)}
+
+
+def _check_type(dtype: str, format: str) -> None:  # noqa: A002 - the name of the option
+    """Refuse a type that is unknown, or that a format cannot store."""
+    if dtype not in TYPES:
+        raise unknown("dtype", dtype, TYPES)
+    if format == "mask-pt":
+        raise UsageError(f"--dtype {dtype} is about weights, and a mask-pt has none; leave it out.")
+    if format.startswith("onnx") and dtype != "float32":
+        raise UsageError(
+            f"--dtype {dtype} cannot be used with --format {format}, whose file computes in float32; leave it out, or "
+            "use masked or compact."
+        )
 
 
 def _find_stored(out: Path, identity: str, force: bool) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,25 +15,27 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from winning_tickets.deploy.source import Export, ExportSource, copy_files, files_in
+from winning_tickets.deploy.stored_weights import StoredWeights
 from winning_tickets.models import loading
 from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.compact import compact_
 from winning_tickets.models.loading import PLM, ModelNotFound, base_hash, resolve_model
+from winning_tickets.models.modeling_compact import WAYS_OUT
 from winning_tickets.models.weights import content_hash, copy_encoder_weights
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.runs.files import inside, read_json, read_object
+from winning_tickets.runs.files import inside, read_json, read_object, write_json
 from winning_tickets.tickets.cards import model_facts
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned, pretrained_name
-from winning_tickets.training.predict import save_folder, save_model
+from winning_tickets.training.predict import HELD_TICKET, save_folder
 from winning_tickets.training.shared_model import ENCODER, SharedModel, find_shared, is_shared
 
 SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 MASKED_NOTE = (
-    "The pruned weights are stored as zeros: the files are as large, and the model as fast, as the dense one. "
+    "The pruned weights are stored as zeros in matrices of full size, so the model is as fast as the dense one. "
     "The ticket itself takes one bit per weight."
 )
 UNPRUNED_NOTE = "The model has no ticket, so none of its weights were pruned."
@@ -47,6 +49,9 @@ class PrunedModel:
     load: Callable[[], tuple[PLM, dict[str, Tensor]]]  # the model, and tensors that its class lacks: the pooler
     add_files: Callable[[Path], None]  # writes what belongs next to the weights
     card: dict[str, Any]  # facts for a model card
+    checkpoint: StoredWeights  # the weights that it is made from
+    checkpoint_name: str
+    stored: StoredWeights  # with the types that an export gets
     fine_tuned: FineTunedModel | None = None
     causal: bool = False  # a decoder
 
@@ -54,6 +59,27 @@ class PrunedModel:
     def origin(self) -> dict[str, Any]:
         """The pre-trained model of a fine-tuned one."""
         return {} if self.fine_tuned is None else _origin_of(self.fine_tuned)
+
+    def export(self, fill: Callable[[Path], dict[str, Any]], note: str, **about: Any) -> Export:
+        """Return an export of this model in the types of its checkpoint, or in those that were asked for."""
+        own: dict[str, Any] = {"facts": self.facts | self.stored.facts, "card": self.card}
+        own |= {"checkpoint": self.checkpoint, "checkpoint_name": self.checkpoint_name}
+        return Export(**{**own, "fill": fill, "note": note, "dtypes": " and ".join(self.stored.types), **about})
+
+    def save(self, plm: PLM, folder: Path, extra: Mapping[str, Tensor] | None = None) -> None:
+        """Save the model, its tokenizer, and what belongs next to the weights."""
+        save_converted(plm.model, plm.tokenizer, folder, self.stored, extra)
+        self.add_files(folder)
+
+
+def save_converted(
+    model: Any, tokenizer: Any, folder: Path, stored: StoredWeights, extra: Mapping[str, Tensor] | None = None
+) -> None:
+    """Save a model and its tokenizer with floats of these types; the configuration names the main one."""
+    save_folder(model, tokenizer, folder, stored.convert_(model, extra))
+    if stored.main_type is not None:  # of several types, transformers names that of the first tensor
+        config = folder / "config.json"
+        write_json(config, read_object(config, "model configuration") | {"dtype": stored.main_type})
 
 
 def _origin_of(model: FineTunedModel) -> dict[str, Any]:
@@ -103,7 +129,9 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
 
     card = model_facts("", encoder.name, ticket, model_class=str(facts["model_class"]))
     copy_more = partial(copy_sentence_modules, target.model, target.revision)
-    return PrunedModel(facts, load, copy_more, card, causal=plm.architecture.causal)
+    checkpoint = StoredWeights.of(target.model, target.revision)
+    stored, causal = checkpoint.chosen(source.dtype), plm.architecture.causal
+    return PrunedModel(facts, load, copy_more, card, checkpoint, encoder.name, stored, causal=causal)
 
 
 def _has_lm_class(plm: PLM) -> bool:
@@ -122,14 +150,19 @@ def _fine_tuned(source: ExportSource) -> PrunedModel:
         config = read_object(model.folder / "config.json", "model configuration")
         causal = getattr(ARCHITECTURES.get(str(config.get("model_type"))), "causal", False)
         model_class, weights = next(iter(config.get("architectures") or [None])), _hash_weights(model.folder)
+        folder = model.folder
     else:
-        plm, causal = model.load(), False
+        plm, causal, folder = model.load(), False, model.shared.path / ENCODER
         model_class, weights = type(plm.model).__name__, content_hash(plm.model.state_dict())
     info = model.info
     facts = {"model_class": model_class, "weights": weights}
     facts |= {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}
     card = model_facts("", model.model, model.ticket, [info.task], str(model_class))
-    return PrunedModel(facts, lambda: (model.load(), {}), info.write, card, model, causal)
+    checkpoint = StoredWeights.in_folder(folder)
+    stored = checkpoint.chosen(source.dtype)
+    return PrunedModel(
+        facts, lambda: (model.load(), {}), info.write, card, checkpoint, str(folder), stored, model, causal
+    )
 
 
 def masked(source: ExportSource) -> Export:
@@ -138,17 +171,16 @@ def masked(source: ExportSource) -> Export:
     model = found.fine_tuned
 
     def fill(staging: Path) -> dict[str, Any]:
-        if model is None:
-            plm, extra = found.load()
-            save_folder(plm.model, plm.tokenizer, staging, extra)
-            found.add_files(staging)
-        elif model.shared is None:
+        if model is not None and model.shared is None and source.dtype is None:
             copy_files(model.folder, files_in(model.folder), staging)
-        else:
-            save_model(model.load(), model.info, model.ticket, staging)
+            return found.origin
+        plm, extra = found.load()
+        found.save(plm, staging, extra)
+        if model is not None and model.ticket is not None:
+            model.ticket.save_pretrained(staging / HELD_TICKET)
         return found.origin
 
-    return Export(found.facts, fill, UNPRUNED_NOTE if found.facts["ticket_id"] is None else MASKED_NOTE, found.card)
+    return found.export(fill, UNPRUNED_NOTE if found.facts["ticket_id"] is None else MASKED_NOTE)
 
 
 def _mask(plm: PLM, ticket: Ticket, has_head: bool) -> None:
@@ -237,11 +269,7 @@ def _hash_weights(folder: Path) -> str:
 
 COMPACT_NOTE = (
     "Pruned heads, neurons and FFNs are removed: {compact:,} of the encoder's {dense:,} parameters are left. Other "
-    "pruned weights are zeros. tickets measure DIR reports its speed. "
-)
-COMPACT_LOADING = (
-    "Load it with winning_tickets.load_compact(DIR), or without this package with AutoModel.from_pretrained(DIR, "
-    "trust_remote_code=True)."
+    "pruned weights are zeros. tickets measure DIR reports its speed."
 )
 PLAIN_LOADING = "All layers are alike: it is an ordinary model, which AutoModel.from_pretrained(DIR) loads as it is."
 
@@ -257,13 +285,17 @@ def compact(source: ExportSource) -> Export:
     facts = found.facts | {"layers": [layer | {"heads": len(layer["heads"])} for layer in layers], "parameters": sizes}
 
     def fill(staging: Path) -> dict[str, Any]:
-        save_folder(plm.model, plm.tokenizer, staging, extra)
-        found.add_files(staging)
+        found.save(plm, staging, extra)
         return found.origin
 
-    loading = PLAIN_LOADING if made.get("plain") else COMPACT_LOADING
-    card = found.card | {"remote_code": not made.get("plain")}
-    return Export(facts, fill, COMPACT_NOTE.format(**sizes) + loading, card)
+    plain = bool(made.get("plain"))
+    return found.export(
+        fill,
+        COMPACT_NOTE.format(**sizes),
+        facts=facts | found.stored.facts,
+        card=found.card | {"remote_code": not plain},
+        loading=PLAIN_LOADING if plain else WAYS_OUT,
+    )
 
 
 ENCODER_NOTE = (
@@ -298,13 +330,18 @@ def encoder(source: ExportSource) -> Export:
     if not plm.has_pooler:  # a loaded one would be random
         weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
 
+    folder = model.folder if shared is None else shared.path / ENCODER
+    checkpoint = StoredWeights.in_folder(folder)
+    stored = checkpoint.chosen(source.dtype)
+
     def fill(staging: Path) -> dict[str, Any]:
-        if shared is None:
-            save_folder(plm.encoder, plm.tokenizer, staging)
+        if shared is None or source.dtype is not None:
+            save_converted(plm.encoder, plm.tokenizer, staging, stored)
         else:
             copy_files(shared.path / ENCODER, shared.encoder_files, staging)
         return origin
 
-    facts |= {"model_class": type(plm.encoder).__name__, "weights": content_hash(weights)}
-    ticket = None if shared is not None else model.ticket
-    return Export(facts, fill, ENCODER_NOTE, model_facts("", base, ticket, tasks))
+    facts |= {"model_class": type(plm.encoder).__name__, "weights": content_hash(weights)} | stored.facts
+    card = model_facts("", base, None if shared is not None else model.ticket, tasks)
+    types = " and ".join(stored.types)
+    return Export(facts, fill, ENCODER_NOTE, card, checkpoint, str(folder), types)

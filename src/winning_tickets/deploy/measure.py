@@ -20,14 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from winning_tickets.config import Runtime
+from winning_tickets.deploy.stored_weights import folder_of, size_of, weight_files
 from winning_tickets.models.loading import (
     FEW_ZEROS,
-    ONNX_FILE,
     PLM,
     choose_device,
     count_positions,
     is_onnx,
-    resolve_model,
     share_of_zeros,
 )
 from winning_tickets.models.modeling_compact import COMPACT
@@ -166,37 +165,18 @@ def load_target(
     plm = found.load()
     if found.ticket is not None:
         found.ticket.apply_(plm.model, allow_other_weights)
-    return "model" if found.ticket is None else "ticket", plm, _weights_folder(found.model, found.revision)
-
-
-def _weights_folder(name: str, revision: str | None) -> Path | None:
-    """Return the local folder of the weights of a model that was just loaded; None if there is none."""
-    if memory.find(name) is not None:
-        return None
-    where = resolve_model(name)
-    if Path(where).is_dir():
-        return Path(where)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(where, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
+    return "model" if found.ticket is None else "ticket", plm, folder_of(found.model, found.revision)
 
 
 def _stored(folder: Path | None) -> tuple[int | None, int | None]:
     """Count the parameters and bytes in the weight files of a folder; None for what cannot be counted."""
-    if folder is not None and is_onnx(folder):
-        return None, sum(file.stat().st_size for file in folder.glob(f"{ONNX_FILE}*"))
-    files = [] if folder is None else sorted(folder.glob("*.safetensors"))
-    if not files:
-        return None, None
-    numbers = 0
+    files, numbers = weight_files(folder), 0
     for file in files:
+        if file.suffix != ".safetensors":
+            return None, size_of(folder) or None
         with safe_open(file, framework="numpy") as handle:
             numbers += sum(int(np.prod(handle.get_slice(name).get_shape())) for name in handle.keys())  # noqa: SIM118
-    return numbers, sum(file.stat().st_size for file in files)
+    return numbers or None, size_of(folder) or None
 
 
 def _quality(folder: Path | None, kind: str) -> dict[str, Any]:

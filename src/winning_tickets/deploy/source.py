@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.config.settings import WeightType
+from winning_tickets.deploy.stored_weights import StoredWeights
 from winning_tickets.runs.errors import ContentError
 
 
@@ -22,6 +24,7 @@ class ExportSource:
     seed: int | None
     task: str | None = None
     convention: str | None = None
+    dtype: WeightType | None = None  # None keeps the types of the checkpoint
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Export:
     fill: Callable[[Path], dict[str, Any]]  # writes the model; returns facts that are no part of the identity
     note: str  # what to expect of size and speed, for users
     card: dict[str, Any]  # facts for its model card, without the kind
+    checkpoint: StoredWeights | None = None  # what it was made from, with its name; None for masks alone
+    checkpoint_name: str = ""
+    dtypes: str = "float32"  # the types of the exported weights
+    loading: str = ""  # how to load it, for users
 
 
 def files_in(folder: Path) -> list[str]:

@@ -34,7 +34,7 @@ from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.finetuning.shrink_source import ShrinkSource, dense_shape
 from winning_tickets.models.heads import KINDS
 from winning_tickets.models.loading import ONNX_FILE, PLM, choose_device, load_plm, set_dropout
-from winning_tickets.models.modeling_compact import COMPACT
+from winning_tickets.models.modeling_compact import COMPACT, WAYS_OUT
 from winning_tickets.models.onnx_runtime import OnnxModel
 from winning_tickets.models.removal import first_layer_differs, remove_
 from winning_tickets.models.structure import Structure, gated, structure_of
@@ -46,7 +46,7 @@ from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, Impo
 from winning_tickets.pruning.removal_losses import measure_losses
 from winning_tickets.pruning.structured import GateSearch, gate_scores
 from winning_tickets.runs.directory import RESULT, RunDirectory
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import Interrupted, TicketsError, TrainingError, UsageError
 from winning_tickets.runs.files import build_directory, read_json, write_json
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import progress
@@ -57,6 +57,7 @@ from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.distillation import Distillation
 from winning_tickets.training.predict import save_folder
 
+FORMATS = ("onnx", "int8")  # in the order in which they are made; int8 is made from onnx
 MODEL, TICKET, RECOVERY, COSTS, LOSSES = "model", "ticket", "recovery.json", "costs.json", "removal_losses.json"
 _CORRECTIONS = 4  # maximum number of corrections of a time budget
 _TOLERANCE = 1.01
@@ -181,23 +182,27 @@ def shrink(
         equal = {unit: torch.ones(len(structure.layers), structure.per_layer(unit)) for unit in ("heads", "neurons")}
         losses = Losses.of(equal, costs.sizes)
         Choice(config, structure, equal, losses, costs, first_layer_differs(plm, structure)).check()
-    with RunDirectory.claim(Path(out), "shrink", identity, config.model_dump(mode="json"), force=force) as run:
-        if run.status == "done":
-            return run.result()
-        assert costs is not None
-        write_json(run.path / COSTS, asdict(costs))
-        prepared = prepare(config, source, base, identity, runtime)
-        values = unit_values(config, source, structure, run.path, runtime)
-        losses = removal_losses(config, source, structure, values, costs.sizes, run.path, runtime)
-        choice = Choice(config, structure, values, losses, costs, first_layer_differs(plm, structure))
-        made = {name: _make(name, choice, prepared, source, run, runtime) for name in config.budgets}
-        result: dict[str, Any] = {"verb": "shrink", "run_id": identity, "model": plm.name, "losses": source.losses}
-        result |= {"budget": config.counts, "batch": config.shape[0], "length": config.shape[1], "seed": config.seed}
-        result |= _measured(config, source, made, run.path, runtime)
-        result |= {"machine": machine(), "versions": versions()}
-        write_report(result, run.path)
-        run.finish(result)
+    with RunDirectory.claim(Path(out), "shrink", identity, config.identity(), force=force) as run:
+        if run.status != "done":
+            assert costs is not None
+            write_json(run.path / COSTS, asdict(costs))
+            prepared = prepare(config, source, base, identity, runtime)
+            values = unit_values(config, source, structure, run.path, runtime)
+            losses = removal_losses(config, source, structure, values, costs.sizes, run.path, runtime)
+            choice = Choice(config, structure, values, losses, costs, first_layer_differs(plm, structure))
+            made = {name: _make(name, choice, prepared, source, run, runtime) for name in config.budgets}
+            result: dict[str, Any] = {"verb": "shrink", "run_id": identity, "model": plm.name, "losses": source.losses}
+            result |= {"budget": config.counts, "batch": config.shape[0], "length": config.shape[1]}
+            result |= {"seed": config.seed} | _measured(config, source, made, run.path, runtime)
+            result |= {"machine": machine(), "versions": versions()}
+            _finish(run, result)
+        add_formats(config, source, run, runtime)
         return run.result()
+
+
+def _finish(run: RunDirectory, result: dict[str, Any]) -> None:
+    write_report(result, run.path)
+    run.finish(result)
 
 
 def _without_words(config: ShrinkConfig, costs: CostTable, source: ShrinkSource) -> CostTable:
@@ -337,9 +342,6 @@ def _make(
         shutil.rmtree(folder / MODEL, ignore_errors=True)
         build_directory(folder / MODEL, partial(_save, small, source, config))
         shutil.rmtree(own.scratch, ignore_errors=True)
-    for form in ("onnx", "int8"):
-        if form in config.formats and not (folder / form / ONNX_FILE).is_file():
-            build_directory(folder / form, partial(_export, form, folder, source))
     return {
         "name": name,
         "folder": str(folder.relative_to(run.path)),
@@ -458,6 +460,65 @@ def _load(folder: Path, source: ShrinkSource) -> PLM:
     return load_plm(str(folder), head=KINDS[source.head].head, num_labels=source.plm.model.config.num_labels)
 
 
+def add_formats(config: ShrinkConfig, source: ShrinkSource, run: RunDirectory, runtime: Runtime) -> None:
+    """Make and measure the formats that a finished run lacks; one that fails is recorded, and raised when all are done.
+
+    Formats of earlier calls stay, and the same call tries a failed one again.
+    """
+    result = run.result()
+    missing = [
+        (one, form) for one in result["models"] for form in FORMATS if form in config.formats and form not in one
+    ]
+    if not missing and not result.get("failed_formats"):
+        return
+    run.reopen()
+    failed: dict[str, dict[str, str]] = {}
+    for one, form in missing:
+        try:
+            one[form] = _exported(form, config, source, run.path / one["folder"], runtime)
+        except Interrupted:
+            raise
+        except Exception as error:  # whatever it is, the model and the other formats are none the worse for it
+            reason = str(error) if isinstance(error, TicketsError) else f"{type(error).__name__}: {error}"
+            failed.setdefault(one["name"], {})[form] = reason.strip().split("\n")[0]
+    result = {key: value for key, value in result.items() if key != "failed_formats"}
+    _finish(run, result | ({"failed_formats": failed} if failed else {}))
+    if failed:
+        told = [
+            f"{form} of {name}: {reason.rstrip('.')}."
+            for name, forms in failed.items()
+            for form, reason in forms.items()
+        ]
+        raise TrainingError(
+            f"{len(told)} of {len(missing)} formats failed. {' '.join(told)} The models, the report and all other "
+            f"formats are in {run.path}; the same command tries what failed again, and without its name in --formats "
+            "it is left out."
+        )
+
+
+def _exported(form: str, config: ShrinkConfig, source: ShrinkSource, folder: Path, runtime: Runtime) -> dict[str, Any]:
+    """Export a small model, unless an earlier call has, and measure the file in turns with the dense model."""
+    if not (folder / form / ONNX_FILE).is_file():
+        build_directory(folder / form, partial(_export, form, folder, source))
+    small = _load(folder / MODEL, source)
+    exported = replace(small, model=OnnxModel(folder / form / ONNX_FILE, small.model.config))
+    device = choose_device(runtime.device)
+    source.plm.model.to(device).eval().requires_grad_(False)
+    inputs = measure.random_inputs(exported, *config.shape, device)
+    passes = [partial(source.plm.encoder, **inputs), partial(exported.model, **inputs)]
+    seconds = measure.take_turns(passes, config.repeats, device, runtime.bf16).T
+    return _speed(config, *seconds) | {"quality": _scores(config, source, exported, runtime)}
+
+
+def _speed(config: ShrinkConfig, dense: Any, own: Any) -> dict[str, Any]:
+    """Return the speed of a model from the seconds of its passes and of the dense model's, which took turns."""
+    return {
+        "latency_seconds": measure.spread(own),
+        "texts_per_second": measure.spread(config.shape[0] / own),
+        "speedup": measure.spread(dense / own),
+    }
+
+
 def _export(form: str, folder: Path, source: ShrinkSource, staging: Path) -> None:
     if form == "int8" and (folder / "onnx" / ONNX_FILE).is_file():
         shutil.copytree(folder / "onnx", staging, dirs_exist_ok=True)
@@ -467,7 +528,7 @@ def _export(form: str, folder: Path, source: ShrinkSource, staging: Path) -> Non
             plm = load_plm(str(folder / MODEL))
         write_onnx(plm, staging)
     if form == "int8":
-        write_int8(staging)
+        write_int8(staging, str(folder / MODEL))
     if source.info is not None:
         source.info.write(staging)
 
@@ -477,61 +538,45 @@ def _measured(
 ) -> dict[str, Any]:
     """Measure size, speed and quality of the dense and the small models; all take turns in one process."""
     device = choose_device(runtime.device)
-    batch, length = config.shape
     plms = {"dense": source.plm} | {name: _load(run / facts["folder"] / MODEL, source) for name, facts in made.items()}
     for plm in plms.values():
         plm.model.to(device).eval().requires_grad_(False)
     # All models read the same tokens, so these must be in the smallest vocabulary.
     smallest = min(plms.values(), key=lambda plm: int(plm.model.config.vocab_size))
+    batch, length = config.shape
     inputs = measure.random_inputs(smallest, batch, length, device)
-    passes: dict[str, Any] = {name: partial(plm.encoder, **inputs) for name, plm in plms.items()}
-    exports: dict[str, PLM] = {}
-    for name, facts in made.items():
-        for form in config.formats:
-            file = run / facts["folder"] / form / ONNX_FILE
-            exports[f"{name} {form}"] = replace(plms[name], model=OnnxModel(file, plms[name].model.config))
-    passes |= {name: partial(plm.model, **inputs) for name, plm in exports.items()}
-    seconds = dict(
-        zip(passes, measure.take_turns(list(passes.values()), config.repeats, device, runtime.bf16).T, strict=True)
-    )
+    passes = [partial(plm.encoder, **inputs) for plm in plms.values()]
+    seconds = measure.take_turns(passes, config.repeats, device, runtime.bf16).T
     facts_of: dict[str, dict[str, Any]] = {}
-    for name in passes:
-        own: dict[str, Any] = {
-            "latency_seconds": measure.spread(seconds[name]),
-            "texts_per_second": measure.spread(batch / seconds[name]),
-            "speedup": measure.spread(seconds["dense"] / seconds[name]),
+    for (name, plm), own in zip(plms.items(), seconds, strict=True):
+        kept = [one["layer"] for one in made[name]["layers"]] if name in made else None
+        facts_of[name] = _speed(config, seconds[0], own) | {
+            "remote_code": hasattr(plm.model.config, COMPACT),
+            "vocabulary": plm.model.config.vocab_size,
+            "parameters": sum(value.numel() for value in plm.encoder.parameters()),
+            "flops": measure.forward_flops(plm, batch, length),
+            "quality": _quality(config, source, plm, kept or range(plm.model.config.num_hidden_layers), runtime),
         }
-        if name in plms:
-            plm = plms[name]
-            kept = (
-                range(len(structure_of(plm).layers))
-                if name == "dense"
-                else [one["layer"] for one in made[name]["layers"]]
-            )
-            own |= {
-                "remote_code": hasattr(plm.model.config, COMPACT),
-                "vocabulary": plm.model.config.vocab_size,
-                "parameters": sum(value.numel() for value in plm.encoder.parameters()),
-                "flops": measure.forward_flops(plm, batch, length),
-                "quality": _quality(config, source, plm, list(kept), runtime),
-            }
-        else:
-            own["quality"] = _scores(config, source, exports[name], runtime)
-        facts_of[name] = own
-    models = [
-        facts | facts_of[name] | {form: facts_of[f"{name} {form}"] for form in config.formats}
-        for name, facts in made.items()
-    ]
-    return {"dense": facts_of["dense"], "models": models, "threads": torch.get_num_threads(), "repeats": config.repeats}
+    models = [facts | facts_of[name] for name, facts in made.items()]
+    note = {"note": WAYS_OUT} if any(one["remote_code"] for one in models) else {}
+    return {
+        "dense": facts_of["dense"],
+        "models": models,
+        "threads": torch.get_num_threads(),
+        "repeats": config.repeats,
+        **note,
+    }
 
 
-def _quality(config: ShrinkConfig, source: ShrinkSource, plm: PLM, kept: list[int], runtime: Runtime) -> dict[str, Any]:
+def _quality(
+    config: ShrinkConfig, source: ShrinkSource, plm: PLM, kept: Sequence[int], runtime: Runtime
+) -> dict[str, Any]:
     """Measure a model on data that it was not trained on: distances from the dense model, and scores."""
     parts = {"states": 1.0, "pooled": 1.0}
     places = None
     if config.vocabulary and plm is not source.plm:
         places = new_places(source.vocabulary, source.plm.model.config.vocab_size)
-    objective = Distillation(parts, plm.architecture, source.plm.model, kept, None, source.pooling, places)
+    objective = Distillation(parts, plm.architecture, source.plm.model, list(kept), None, source.pooling, places)
     losses = held_out_losses(objective, plm.model, source.held_out, runtime.bf16)
     distances = {"kd_loss": losses["states"], "embedding_distance": losses["pooled"]}
     return distances | _scores(config, source, plm, runtime)

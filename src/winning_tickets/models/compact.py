@@ -18,7 +18,7 @@ from winning_tickets.models.architectures import (
     split_name,
 )
 from winning_tickets.models.loading import CLASSES, PLM, Head, load_plm
-from winning_tickets.models.modeling_compact import COMPACT, PREFIX, compact_class, shrink_
+from winning_tickets.models.modeling_compact import ACTIVATIONS, COMPACT, PREFIX, compact_class, shrink_
 from winning_tickets.models.structure import OpenUnits, Structure, open_units, structure_of
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import read_object
@@ -222,9 +222,5 @@ def _keeps_zero(config: Any) -> bool:
     """Return whether the activation of the FFN is zero at zero."""
     from transformers.activations import ACT2FN
 
-    name = next(
-        getattr(config, key)
-        for key in ("hidden_act", "hidden_activation", "activation", "activation_function")
-        if hasattr(config, key)
-    )
+    name = next(getattr(config, field) for field in ACTIVATIONS if hasattr(config, field))
     return float(ACT2FN[name](torch.zeros(1))) == 0

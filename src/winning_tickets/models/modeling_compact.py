@@ -2,7 +2,8 @@
 
 A compact model is saved with a copy of this file next to its weights, so that
 `AutoModel.from_pretrained(DIR, trust_remote_code=True)` needs only torch and transformers. The field
-`winning_tickets_compact` of the model's configuration lists the remaining parts of each layer.
+`winning_tickets_compact` of the model's configuration lists the remaining parts of each layer. In `config.json` a
+sentence is in the place of the activation's name, so that the ordinary class of the model cannot be built.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +22,15 @@ from torch import Tensor, nn
 COMPACT = "winning_tickets_compact"
 """Field of a compact model's configuration: `paths` of the modules of a layer, and the size of each of the `layers`."""
 PREFIX = "Compact"
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "activation_function")
+"""Fields with the name of the FFN's activation; every model has one or two of them."""
+WAYS_OUT = (
+    "The layers of this compact model differ in size, so plain from_pretrained cannot load it. Three ways out: "
+    "trust_remote_code=True, which runs the code in its folder (winning_tickets.load_compact needs none of it); an "
+    "ONNX file, by tickets export --format onnx or tickets shrink --formats onnx; or layers of one size, by tickets "
+    "shrink --uniform."
+)
+"""What to do with a model that needs remote code; this package and the model's own `config.json` say it."""
 
 
 @functools.cache
@@ -32,8 +44,15 @@ def compact_class(base: type[Any]) -> type[Any]:
         _auto_class = "AutoModel" + "".join(base.__name__.partition("For")[1:])
 
         def __init__(self, config: Any, *inputs: Any, **options: Any) -> None:
+            compact = getattr(config, COMPACT)
+            for field, name in compact.get("activations", {}).items():  # earlier exports have none
+                setattr(config, field, name)
             super().__init__(config, *inputs, **options)
-            shrink_(self.base_model, getattr(config, COMPACT))
+            shrink_(self.base_model, compact)
+
+        def save_pretrained(self, save_directory: Any, *inputs: Any, **options: Any) -> None:
+            super().save_pretrained(save_directory, *inputs, **options)
+            refuse_plain_classes(save_directory)
 
     Compact.__name__ = Compact.__qualname__ = PREFIX + base.__name__
     return Compact
@@ -47,6 +66,21 @@ def __getattr__(name: str) -> Any:
     if base is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return compact_class(base)
+
+
+def refuse_plain_classes(folder: str | Path) -> None:
+    """Put a sentence in place of the activation in `config.json`; the ordinary class of the model fails with it.
+
+    The ordinary class would fail at the sizes of the weights, and advise to ignore them, which gives random weights.
+    Configurations, tokenizers and the class of `compact_class` load as before.
+    """
+    file = Path(folder) / "config.json"
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if COMPACT not in content:
+        return
+    found = {field: content[field] for field in ACTIVATIONS if isinstance(content.get(field), str)}
+    content[COMPACT].setdefault("activations", found)
+    file.write_text(json.dumps(content | dict.fromkeys(found, WAYS_OUT), indent=2) + "\n", "utf-8")
 
 
 def shrink_(encoder: nn.Module, compact: dict[str, Any], neurons: Sequence[Tensor] | None = None) -> None:

@@ -189,6 +189,15 @@ class RunDirectory:
         content: dict[str, Any] = read_json(self.path / RESULT, "result")
         return content
 
+    def reopen(self) -> None:
+        """Lock the directory of a run that is done, to add outputs; `finish` stores its result again."""
+
+        def lock() -> None:
+            if self._hold is None:
+                self._hold = hold(self.path)
+
+        distributed.on_main(lock)
+
     def finish(self, result: dict[str, Any]) -> None:
         """Store the result, which completes the run, then remove all temporary files."""
 

@@ -23,7 +23,7 @@ class Identified(Protocol):
     @property
     def rule_versions(self) -> dict[str, int]: ...
 
-    def model_dump(self, *, mode: str, exclude_defaults: bool) -> dict[str, Any]: ...
+    def identity(self, exclude_defaults: bool) -> dict[str, Any]: ...
 
 
 def canonical_json(value: Any) -> str:
@@ -41,7 +41,7 @@ def run_id(config: Identified, slug: str, **content: str | None) -> str:
 
     Only fields that differ from their defaults enter the hash, so a new field leaves old ids unchanged.
     """
-    fields = config.model_dump(mode="json", exclude_defaults=True)
+    fields = config.identity(exclude_defaults=True)
     version = PROFILE_VERSIONS.get(fields.get("profile", ""), DEFAULTS_VERSION)
     body = {"config": fields, "content": content, "defaults_version": version}
     if config.rule_versions:

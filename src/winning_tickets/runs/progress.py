@@ -151,8 +151,17 @@ def tracked(run: RunDirectory, names: Sequence[str], model: Any, settings: Mappi
 
     def tell(record: Mapping[str, Any]) -> None:
         state.global_step = record["step"]
-        for callback in callbacks.values():
-            callback.on_log(arguments, state, control, logs=scalars(record), model=model)
+        send("on_log", logs=scalars(record))
+
+    def send(event: str, **about: Any) -> None:
+        for name, callback in list(callbacks.items()):
+            try:
+                getattr(callback, event)(arguments, state, control, model=model, **about)
+            except Exception as error:  # each tracker raises its own types, and none concerns the training
+                del callbacks[name]
+                reason = str(error).strip().split("\n")[0] or type(error).__name__
+                text = f"Warning: the tracker {name} failed at step {state.global_step} and gets nothing more: {reason}"
+                print(text, file=sys.stderr, flush=True)  # noqa: T201
 
     run.watch = tell
     with redirect_stdout(sys.stderr):  # trackers print, and stdout is for results
@@ -166,8 +175,7 @@ def tracked(run: RunDirectory, names: Sequence[str], model: Any, settings: Mappi
             tell({"step": state.global_step, "train_runtime": time.monotonic() - began})
         finally:
             run.watch = None
-            for callback in callbacks.values():
-                callback.on_train_end(arguments, state, control, model=model)
+            send("on_train_end")
             if wandb is not None and wandb.run is not earlier:
                 wandb.finish()  # otherwise the next seed would continue this run
 

@@ -98,6 +98,7 @@ def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, to
         tokenizer.save_pretrained(folder)
         if hasattr(model.config, COMPACT):  # also where the class is the ordinary one, and transformers saves no code
             shutil.copyfile(modeling_compact.__file__, folder / Path(modeling_compact.__file__).name)
+            modeling_compact.refuse_plain_classes(folder)
     except SafetensorError as error:
         raise OSError(str(error)) from error  # safetensors has an error of its own for a full disk
 

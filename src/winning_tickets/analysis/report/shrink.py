@@ -51,6 +51,11 @@ def shrink_table(result: Result) -> Table:
         "KD loss and embedding distance: 1 - cosine to the dense model, of all states and of pooled embeddings, on "
         "text that the model was not trained on; early stopping saw it.",
     ]
+    notes += [
+        f"The format {form} of {name} failed: {reason}"
+        for name, forms in result.get("failed_formats", {}).items()
+        for form, reason in forms.items()
+    ]
     return Table(rows, heads, notes, title=f"{base_facts(result['model'])['base']}, dense and small")
 
 
@@ -126,8 +131,10 @@ def _card(result: Result, one: Result, table: Table) -> str:
     if one["remote_code"]:
         lines += [
             "Load it with `AutoModel.from_pretrained(DIR, trust_remote_code=True)`, or in sentence-transformers with "
+            "`SentenceTransformer(DIR, trust_remote_code=True)`.",
+            "",
+            result["note"],
         ]
-        lines[-1] += "`SentenceTransformer(DIR, trust_remote_code=True)`: its layers differ in size."
     else:
         lines += ["It loads as an ordinary model of its class, without remote code."]
     return "\n".join(lines) + "\n"
@@ -144,4 +151,6 @@ def as_text(result: Result) -> str:
             f"{one['name']}: {recovery['steps']} steps in {recovery['seconds']:.0f} s, held-out loss "
             f"{recovery['before']['sum']:.4f} -> {recovery['after']['sum']:.4f}"
         )
+    if "note" in result:
+        lines.append(result["note"])
     return "\n".join(lines)
