@@ -6,12 +6,13 @@ docs/explanation/training_loop.md says why this loop is our own, and what a step
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -196,7 +197,7 @@ class StepLog(Callback):
         self._time = time.monotonic()
 
     def on_train_begin(self, trainer: TicketTrainer) -> None:
-        """Drop the records that no checkpoint covers, as their steps are repeated; restore the number of skipped steps."""
+        """Drop the records of steps that a resumed run repeats, and restore the number of skipped steps."""
         trainer.finite.resume(self._run.forget_after(trainer.step if trainer.resumed else None))
         self._advance(trainer.step, "")
         self._time = time.monotonic()
@@ -546,22 +547,30 @@ def last_step(scratch: Path) -> int:
     return int(found[-1].name.removeprefix(CHECKPOINT)) if found else 0
 
 
-def _checkpoints_of(run: RunDirectory) -> list[str]:
+def _last_checkpoint(run: RunDirectory) -> str | None:
+    """Return the last complete checkpoint of a run; all other files that a kill left in its scratch folder go."""
     run.scratch.mkdir(parents=True, exist_ok=True)  # with the folder of the run, for its log
-    return [str(path) for path in checkpoints(run.scratch)]
+    last = checkpoints(run.scratch)[-1:]
+    for path in run.scratch.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path not in last:
+            with suppress(OSError):
+                path.unlink()
+    return str(last[0]) if last else None
 
 
 def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
     """Train to the end, from the last checkpoint if there is one; after an error or a signal a checkpoint is left."""
     # A signal that came after the last step of the command's previous training stops this one.
     distributed.raise_deferred_signal(distributed.all_reduce_max(distributed.kept()))
-    found = distributed.on_main(lambda: _checkpoints_of(run))
+    last = distributed.on_main(lambda: _last_checkpoint(run))
     stop = StopOnSignal()
     trainer.callbacks.append(stop)
     args = trainer.args
     try:
         with stop, tracked(run, args.report_to, trainer.model, args.as_of_transformers()):
-            trainer.train(resume_from_checkpoint=found[-1] if found else None)
+            trainer.train(resume_from_checkpoint=last)
     except NotFiniteError as error:
         trainer.keep_last_good_state()
         kept = checkpoints(run.scratch)[-1]
