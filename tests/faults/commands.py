@@ -58,10 +58,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
               "--eval-steps", "2", "--recover", "4", "--seeds", "0,1", "--select-on", "0.25",
               "--learning-rate", "1e-3", "--batch-size", "8", *OFTEN),
     "shrink": ("shrink", "{world}/bert", "--speedup", "1.5,1.9", "--by", "flops", "--latency-on", "batch=2,length=8",
-               "--steps", "5", "--eval-steps", "2", "--importance-batches", "2", "--repeats", "1", *TEXT, *OFTEN),
+               "--steps", "5", "--eval-steps", "2", "--max-tokens", "256", "--importance-batches", "2", "--repeats", "1",
+               *TEXT, *OFTEN),
     "shrink-gates": ("shrink", "{world}/bert", "--speedup", "1.5", "--by", "flops", "--latency-on", "batch=2,length=8",
-                     "--choice", "gates", "--gate-steps", "4", "--steps", "4", "--eval-steps", "3",
-                     "--importance-batches", "2", "--repeats", "1", *TEXT, *OFTEN),
+                     "--choice", "gates", "--gate-steps", "4", "--steps", "5", "--eval-steps", "2",
+                     "--max-tokens", "256", "--importance-batches", "2", "--repeats", "1", *TEXT, *OFTEN),
     "study": ("study", "run", "{world}/little.yaml", "--scale", "smoke", "--workers", "1", *OFTEN),
 }  # fmt: skip
 """By name, without `--out` (of a study `--store`)."""
