@@ -380,9 +380,12 @@ class TicketTrainer:
     def _fits(self, state: Mapping[str, Any]) -> bool:
         """Return whether a checkpoint has the shapes of the model and the state of all callbacks."""
         # Earlier versions kept pruned units during training, and the best weights of a recovery in files of their own.
-        own, weights = self.model.state_dict(), state["model"] if self._save_weights else {}
-        same = all(name not in own or own[name].shape == weight.shape for name, weight in weights.items())
-        return same and self._stateful.keys() <= state.get("callbacks", {}).keys()
+        if not self._stateful.keys() <= state.get("callbacks", {}).keys():
+            return False
+        if not self._save_weights:
+            return True
+        own = self.model.state_dict()
+        return all(name not in own or own[name].shape == weight.shape for name, weight in state["model"].items())
 
     def _make_optimizer(self) -> None:
         args = self.args
