@@ -138,8 +138,11 @@ def test_parts_of_settings_come_from_the_file_and_from_options(tmp_path):
     smart = settings_of(TransferConfig, file, {"smart": {"alpha": 2.0, "steps": 4}}).smart  # type: ignore[attr-defined]
     assert (smart.alpha, smart.steps, smart.norm) == (2.0, 4, "l2")
     file.write_text("fine_tuning: rte\n")
-    with pytest.raises(UsageError, match="fine_tuning must be a mapping of fields such as 'task: rte', found 'rte'"):
+    with pytest.raises(UsageError, match="fine_tuning in .*c.yaml must be a mapping of fields .* found 'rte'"):
         settings_of(SuperConfig, file, {}, {}, "fine_tuning")
+    file.write_text("? ''\n: ''\n")
+    with pytest.raises(UsageError, match=r"Unknown field ''(.|\n)*come from .*c.yaml"):
+        settings_of(TransferConfig, file, {})
 
 
 def other_value(field: Any) -> Any:

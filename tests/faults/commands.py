@@ -11,8 +11,12 @@ from winning_tickets.studies.tiny import tiny_folder
 
 TEXT = ("--corpus", "{world}/text", "--segments", "packed:16", "--batch-tokens", "64")
 TASK = ("--task", "rte", "--data-dir", "{world}/glue")
-OFTEN = ("--checkpoint-steps", "2")
+OFTEN = ("--checkpoint-steps", "3")
+"""Not as often as evaluations or tickets, so that a kill after one of these resumes from a checkpoint before it."""
 SEARCH = ("search", "{world}/bert")
+FINE_TUNED = ("transfer", "{world}/bert", *TASK, "--seeds", "0", "--steps", "2", "--save-model",
+              "--out", "{world}/fine-tuned")  # fmt: skip
+"""Makes the model that `adaptation` starts from."""
 STUDY = """\
 name: little
 title: Little
@@ -33,29 +37,52 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "magnitude": (*SEARCH, "--method", "magnitude", "--sparsity", "0.6"),
     "wanda": (*SEARCH, "--method", "wanda", "--sparsity", "0.6", *TEXT),
     "mask-training": (*SEARCH, "--method", "mask-training", "--objective", "kd,mlm", "--sparsities", "0.5,0.7",
-                      "--steps", "4", "--rung-steps", "3", "--save-at", "3", *TEXT, *OFTEN),
-    "gates": (*SEARCH, "--method", "mask-training", "--objective", "kd", "--level", "25,50", "--steps", "3",
-              *TEXT, *OFTEN),
+                      "--steps", "5", "--rung-steps", "2", "--save-at", "3", *TEXT, "--checkpoint-steps", "2"),
+    "gates": (*SEARCH, "--method", "mask-training", "--objective", "kd", "--level", "25,50", "--steps", "4",
+              "--save-at", "2", *TEXT, *OFTEN),
     "imp": (*SEARCH, "--method", "imp", "--objective", "mlm+task", "--task", "rte", "--data-dir", "{world}/glue",
-            "--sparsities", "0.2,0.5,0.8", "--round-steps", "2", "--rewind", "step:1", "--save-trained", *TEXT,
-            "--checkpoint-steps", "1"),
+            "--sparsities", "0.2,0.5,0.8", "--round-steps", "2", "--rewind", "step:1", "--save-trained", *TEXT, *OFTEN),
     "snip": (*SEARCH, "--method", "snip", "--objective", "mlm", "--sparsity", "0.6", *TEXT),
     "movement": (*SEARCH, "--method", "movement", "--objective", "task", *TASK, "--sparsity", "0.6", "--steps", "4",
                  *OFTEN),
     "importance": (*SEARCH, "--method", "importance", "--objective", "mlm", "--level", "25,50", *TEXT),
-    "fit-head": ("fit-head", "{world}/headless", "--steps", "4", *TEXT, *OFTEN),
-    "transfer": ("transfer", "{world}/bert", *TASK, "--seeds", "0,1", "--steps", "3", "--eval-steps", "2",
+    "fit-head": ("fit-head", "{world}/headless", "--steps", "5", "--eval-steps", "2", *TEXT, *OFTEN),
+    "transfer": ("transfer", "{world}/bert", *TASK, "--seeds", "0,1", "--steps", "5", "--eval-steps", "2",
                  "--save-model", *OFTEN),
+    "adaptation": ("transfer", "{world}/fine-tuned/seed-0/model", *TASK, "--seeds", "0", "--steps", "5",
+                   "--eval-steps", "2", "--save-model", *OFTEN),
     "share": ("share", "--model", "{world}/bert", "--tasks", "rte,mrpc", "--tickets", "auto", "--level", "50%",
-              "--data-dir", "{world}/glue", "--steps", "4", "--seeds", "0", "--fine-tune", "--train-size", "24",
-              *OFTEN),
-    "super": ("super", "{world}/bert", *TASK, "--level", "50", "--selections", "winning,random", "--steps", "2",
-              "--seeds", "0,1", "--select-on", "0.25", "--learning-rate", "1e-3", "--batch-size", "8", *OFTEN),
+              "--data-dir", "{world}/glue", "--epochs", "2", "--seeds", "0", "--fine-tune", "--train-size", "24",
+              "--checkpoint-steps", "4"),
+    "super": ("super", "{world}/bert", *TASK, "--level", "50", "--selections", "winning,random", "--steps", "4",
+              "--eval-steps", "2", "--recover", "4", "--seeds", "0,1", "--select-on", "0.25",
+              "--learning-rate", "1e-3", "--batch-size", "8", *OFTEN),
     "shrink": ("shrink", "{world}/bert", "--speedup", "1.5,1.9", "--by", "flops", "--latency-on", "batch=2,length=8",
-               "--steps", "3", "--eval-steps", "2", "--importance-batches", "2", "--repeats", "1", *TEXT, *OFTEN),
+               "--steps", "5", "--eval-steps", "2", "--max-tokens", "256", "--importance-batches", "2", "--repeats", "1",
+               *TEXT, *OFTEN),
+    "shrink-gates": ("shrink", "{world}/bert", "--speedup", "1.5", "--by", "flops", "--latency-on", "batch=2,length=8",
+                     "--choice", "gates", "--gate-steps", "4", "--steps", "5", "--eval-steps", "2",
+                     "--max-tokens", "256", "--importance-batches", "2", "--repeats", "1", *TEXT, *OFTEN),
     "study": ("study", "run", "{world}/little.yaml", "--scale", "smoke", "--workers", "1", *OFTEN),
 }  # fmt: skip
 """By name, without `--out` (of a study `--store`)."""
+
+APART: dict[str, tuple[str, ...]] = {
+    f"{name}, {how}": (*COMMANDS[name][: -len(OFTEN)], *length, *words)
+    for name, length in {
+        "shrink": ("--speedup", "1.5", "--steps", "11"),
+        "transfer": ("--seeds", "0", "--steps", "11"),
+        "adaptation": ("--steps", "11", "--patience", "1"),
+        "fit-head": ("--steps", "11"),
+        "super": ("--seeds", "0", "--selections", "winning", "--steps", "11", "--recover", "11"),
+    }.items()
+    for how, words in {
+        "evaluated every 5 steps": ("--eval-steps", "5", "--checkpoint-steps", "8"),
+        "evaluated every 8 steps": ("--eval-steps", "8", "--checkpoint-steps", "5"),
+        "checkpoints by time": ("--eval-steps", "2", "--checkpoint-seconds", "0.02"),
+    }.items()
+}
+"""Longer trainings whose evaluations and checkpoints are apart, in both orders, and by time."""
 
 
 def make_world(folder: Path) -> Path:
@@ -72,5 +99,5 @@ def make_world(folder: Path) -> Path:
 def words_of(name: str, world: Path, out: Path) -> list[str]:
     """The command line of a command."""
     place = "--store" if name == "study" else "--out"
-    return [*(word.format(world=world) if "{world}" in word else word for word in COMMANDS[name]),
+    return [*(word.format(world=world) if "{world}" in word else word for word in (COMMANDS | APART)[name]),
             "--quiet", place, str(out)]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from faults.commands import make_world, words_of
-from faults.harness import Ended, Running, Server, contents, hidden
+from faults.commands import FINE_TUNED, make_world, words_of
+from faults.harness import Ended, Running, Server, contents, hidden, lasting
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,20 @@ class Lab:
         """Run a command to its end."""
         return self.start(name, **fault).end()
 
+    def states(self, name: str, copies: Path) -> list[Path]:
+        """What a kill before or after any write of a command leaves beside and in `out`; copies, each a new state."""
+        self.clear()
+        assert self.run(name, path=str(self.out.parent), copies=str(copies)).code == 0
+        found: dict[str, Path] = {}
+        for copy in sorted(copies.iterdir()):
+            found.setdefault(json.dumps(lasting(copy)), copy)
+        return list(found.values())
+
     def whole(self, name: str) -> Whole:
         """An undisturbed run; `out` is free afterwards."""
+        if name.startswith("adaptation") and not (self.world / "fine-tuned").exists():
+            made = self.server.run([word.format(world=self.world) for word in FINE_TUNED], self.cache)
+            assert made.code == 0, made.err
         if name not in self._wholes:
             self.clear()
             trace = self.folder / "trace"

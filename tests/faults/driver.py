@@ -31,8 +31,9 @@ class Events:
         at: the number of the event, from 0.
         when: `before` the rename, when the temporary file is complete; `half`, when it is cut off; or `after` it. Half
             a line of a log is in the log itself.
-        path: of `forget`.
+        path: of `forget`, and of `copies`.
         trace: a file that lists all events.
+        copies: a folder that gets a copy of the folder `path` before and after every event, as a kill would leave it.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class Events:
         when: str = "before",
         path: str | None = None,
         trace: str | None = None,
+        copies: str | None = None,
     ) -> None:
-        self.kind, self.at, self.when, self.path = kind, at, when, path
+        self.kind, self.at, self.when, self.path, self.copies = kind, at, when, path, copies
         self.count = 0
         self.trace = None if trace is None else os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
@@ -53,6 +55,7 @@ class Events:
         def changed(source: Any, target: Any, **options: Any) -> Any:
             if not Path(source).exists():
                 return change(source, target, **options)  # it fails, and its caller knows
+            self.copy("before")
             now = self.begins(Path(target))
             if now and self.when == "half" and Path(source).is_file():
                 os.truncate(source, Path(source).stat().st_size // 2)
@@ -61,9 +64,15 @@ class Events:
             result = change(source, target, **options)
             if now and self.when == "after":
                 self.strike(Path(target))
+            self.copy("after")
             return result
 
         return changed
+
+    def copy(self, when: str) -> None:
+        """Copy the folder as it is at this moment, if that is wanted."""
+        if self.copies is not None:
+            shutil.copytree(str(self.path), f"{self.copies}/{self.count:04d}-{when}", symlinks=True)
 
     def begins(self, target: Path) -> bool:
         """Count an event; whether it is the one."""

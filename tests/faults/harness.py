@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.runs.files import is_temporary
+from winning_tickets.runs.locks import is_lock
+
 SERVER = Path(__file__).with_name("server.py")
 SECONDS = 300.0
 VOLATILE = {"seconds", "train_seconds", "time", "finished_at", "peak_memory", "machine", "source", "resumed", "since"}
@@ -144,6 +147,15 @@ def _stable(value: Any) -> Any:
 def stamps(folder: Path, name: str = "result.json") -> dict[Path, tuple[int, int]]:
     """The results in a folder, and which files they are: one that is written again is another."""
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in sorted(folder.rglob(name))}
+
+
+def lasting(folder: Path) -> dict[str, str]:
+    """Hashes of all files in a folder but temporary files and locks, which change without a change of the run."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not is_lock(path) and not any(map(is_temporary, (path, *path.parents)))
+    }
 
 
 def hidden(folder: Path) -> list[Path]:

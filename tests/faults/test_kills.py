@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 from itertools import product
 
 import pytest
 
-from faults.commands import COMMANDS
+from faults.commands import APART, COMMANDS
 from faults.harness import hidden, stamps
 
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.timeout(1800)
 RUNS = [name for name in COMMANDS if name != "study"]
+TRAININGS = [name for name in RUNS if "--checkpoint-steps" in COMMANDS[name]]
 MOMENTS = 12
 """At most so many moments of a command are tried."""
 CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -43,6 +45,17 @@ def test_a_kill_around_any_write(lab, name, count):
         lab.clear()
         ended = lab.run(name, kind="kill", at=at, when=when)
         assert (ended.code, ended.out) == (-signal.SIGKILL, "")
+        finish(lab, name, stamps(lab.out))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*TRAININGS, *APART])
+def test_every_state_that_a_kill_leaves(lab, name, tmp_path):
+    """Not only some moments: whatever lies on the disk before and after each write leads to the same end."""
+    lab.whole(name)
+    for state in lab.states(name, tmp_path):
+        shutil.rmtree(lab.out.parent)
+        shutil.copytree(state, lab.out.parent, symlinks=True)
         finish(lab, name, stamps(lab.out))
 
 

@@ -314,6 +314,11 @@ def test_tickets_recover_before_they_are_fine_tuned(config, tmp_path):
     records = read_log(tmp_path / "run" / "recovered" / ticket_id)
     losses = [record["held_out"]["sum"] for record in records if "held_out" in record]
     assert losses[-1] < losses[0]
+    # A kill right after the state was saved leaves the checkpoints of its training.
+    (tmp_path / "run" / "recovered" / ticket_id / ".scratch").mkdir()
+    (tmp_path / "run" / "result.json").unlink()
+    assert super_ticket(one, tmp_path / "run", QUIET) == result
+    assert not list(tmp_path.rglob(".scratch"))
     winning, full = (stored(tmp_path / "run", *parts) for parts in (("winning", "level-50", "lr-0.001_batch-4"),
                                                                     ("full", "lr-0.001_batch-4")))  # fmt: skip
     assert winning["start_from"].endswith(f"{ticket_id}.safetensors")

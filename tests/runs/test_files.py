@@ -201,6 +201,9 @@ def test_records_beyond_the_resumed_step_are_forgotten(tmp_path):
         handle.write('{"step": 4, "lo')
     run.forget_after(2)
     assert (run.path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+    run.log({"step": 0})  # of an evaluation before the first step
+    run.forget_after(None)
+    assert (run.path / "metrics.jsonl").read_text() == ""
 
 
 def test_unknown_names_get_the_closest_ones():

@@ -392,8 +392,10 @@ def settings_of(
 ) -> Settings:
     """Return settings from a `--config` file and from options, which win; a problem is reported with the file."""
     stored = load_config_file(file) if file else {}
-    if not isinstance(stored.get(inline, {}), dict):
-        raise UsageError(f"{inline} must be a mapping of fields such as 'task: rte', found {stored[inline]!r}.")
+    if inline and not isinstance(stored.get(inline, {}), dict):
+        raise UsageError(
+            f"{inline} in {file} must be a mapping of fields such as 'task: rte', found {stored[inline]!r}."
+        )
     fields = merged(merged(defaults or {}, stored), options)
     try:
         part = kind.part_of(inline) if inline else None

@@ -75,7 +75,7 @@ def cost_table(plm: PLM, counted: Counted, batch: int, length: int, runtime: Run
     about = {"batch": batch, "length": length, "device": str(choose_device(runtime.device)), "bf16": runtime.bf16}
     about |= {"threads": torch.get_num_threads()}
     file = _cache_file(shape | about) if counted == "latency" else None
-    if file is not None and (found := _cached(file)) is not None:
+    if file is not None and (found := stored_costs(file)) is not None:
         return found
     as_table = partial(
         _table, counted, heads=structure.num_heads, sizes=sizes, layers=len(structure.layers), about=about
@@ -224,8 +224,8 @@ def _cache_file(key: dict[str, Any]) -> Path:
     return cache_root() / "costs" / f"{digest([key, where], 24)}.json"
 
 
-def _cached(file: Path) -> CostTable | None:
-    """Read a table; one that cannot be read is measured again."""
+def stored_costs(file: Path) -> CostTable | None:
+    """Read a table; return None if there is none, or one that cannot be read, so that it is measured again."""
     if not file.is_file():
         return None
     try:

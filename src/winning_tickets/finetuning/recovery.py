@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.models.loading import PLM, set_dropout
 from winning_tickets.runs.directory import METRICS, RunDirectory, read_log
 from winning_tickets.runs.errors import TrainingError
-from winning_tickets.runs.files import save_tensors, write_atomic
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import modes
 from winning_tickets.training.objectives.base import Batch
@@ -56,11 +55,16 @@ def held_out_losses(
 class _Recovery(Callback):
     """Evaluates on held-out text, keeps the best weights, and stops when time or patience is exhausted."""
 
+    # The best weights are in memory and in the checkpoint. A file of their own could be newer or older than the
+    # checkpoint from which a killed run resumes.
+
+    stateful = True
+
     def __init__(self, config: ShrinkConfig, run: RunDirectory, objective: Distillation, held_out: list[Batch]) -> None:
         self._config, self._run, self._objective, self._held_out = config, run, objective, held_out
         self.records: list[dict[str, Any]] = []
+        self.weights: dict[str, Tensor] = {}  # of the best evaluation, on the CPU
         self._before, self._began = 0.0, time.monotonic()
-        self._first = 0  # index of the first record whose weights may be the kept ones
 
     @property
     def seconds(self) -> float:
@@ -69,11 +73,13 @@ class _Recovery(Callback):
 
     @property
     def best(self) -> dict[str, Any]:
-        return min(self.records[self._first :], key=lambda record: record[HELD_OUT]["sum"])
+        return min(self.records, key=lambda record: record[HELD_OUT]["sum"])
 
-    def weights(self) -> Path:
-        """Return the file with the weights of the best evaluation."""
-        return self._run.scratch / f"best-{self.best['step']}.pt"
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weights = state["weights"]
 
     def factor(self, step: int) -> float:
         """Return the factor of the learning rate: a warm-up, then linear to zero at the last step or minute."""
@@ -87,11 +93,8 @@ class _Recovery(Callback):
         log = read_log(self._run.path) if (self._run.path / METRICS).exists() else []
         self.records = [record for record in log if HELD_OUT in record]
         self._before, self._began = sum(record.get("seconds", 0.0) for record in log), time.monotonic()
-        if self.records and self.weights().exists():
-            return
-        # A later evaluation, which is repeated, may have replaced the best weights: those of the checkpoint follow.
-        self._first = len(self.records)
-        self._evaluate(trainer)
+        if not trainer.resumed:
+            self._evaluate(trainer)
 
     def on_step_end(self, trainer: TicketTrainer) -> None:
         config = self._config
@@ -111,12 +114,8 @@ class _Recovery(Callback):
         self.records.append({"step": trainer.step, HELD_OUT: losses})
         self._run.log(self.records[-1])
         if self.best is self.records[-1]:
-            state = {name: value.detach().cpu() for name, value in trainer.model.state_dict().items()}
-            self._run.scratch.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.weights(), lambda path: save_tensors(state, path))
-            for path in self._run.scratch.glob("best-*.pt"):
-                if path != self.weights():
-                    path.unlink()
+            state = trainer.model.state_dict()
+            self.weights = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
 
 def recover(
@@ -159,8 +158,7 @@ def recover(
         )
         run_training(trainer, run)
     best = callback.best
-    state: Mapping[str, Tensor] = torch.load(callback.weights(), map_location="cpu", weights_only=True)
-    model.load_state_dict(state)
+    model.load_state_dict(callback.weights)
     return {
         "steps": trainer.step,
         "best_step": best["step"],

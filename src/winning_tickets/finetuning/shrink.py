@@ -25,7 +25,7 @@ from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.config.structured import Unit
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.deploy import measure
-from winning_tickets.deploy.costs import CostTable, cost_table, time_share
+from winning_tickets.deploy.costs import CostTable, cost_table, stored_costs, time_share
 from winning_tickets.deploy.formats import copy_sentence_modules
 from winning_tickets.deploy.onnx import check_installed, write_int8, write_onnx
 from winning_tickets.finetuning.evaluation import evaluate_dev_splits
@@ -45,7 +45,7 @@ from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, even_siz
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceSource
 from winning_tickets.pruning.removal_losses import measure_losses
 from winning_tickets.pruning.structured import GateSearch, gate_scores
-from winning_tickets.runs.directory import RESULT, RunDirectory
+from winning_tickets.runs.directory import MARKER, RESULT, SCRATCH, RunDirectory, stored_run
 from winning_tickets.runs.errors import Interrupted, TicketsError, TrainingError, UsageError
 from winning_tickets.runs.files import build_directory, read_json, write_json
 from winning_tickets.runs.identity import run_id
@@ -174,11 +174,10 @@ def shrink(
     slug = f"shrink-{Path(plm.name).name}-{'-'.join(config.budgets)}"
     identity = run_id(config, slug, base=base.hash, text=source.fingerprint)
     # What the machine cannot reach is refused before the folder is taken; a finished run is not measured again.
-    costs = (
-        None if (Path(out) / RESULT).is_file() and not force else cost_table(plm, config.counts, *config.shape, runtime)
-    )
-    if costs is not None:
-        costs = _without_words(config, costs, source)
+    costs = None
+    if force or not (Path(out) / RESULT).is_file():
+        costs = None if force else _earlier_costs(Path(out), identity)
+        costs = costs or _without_words(config, cost_table(plm, config.counts, *config.shape, runtime), source)
         equal = {unit: torch.ones(len(structure.layers), structure.per_layer(unit)) for unit in ("heads", "neurons")}
         losses = Losses.of(equal, costs.sizes)
         Choice(config, structure, equal, losses, costs, first_layer_differs(plm, structure)).check()
@@ -203,6 +202,12 @@ def shrink(
 def _finish(run: RunDirectory, result: dict[str, Any]) -> None:
     write_report(result, run.path)
     run.finish(result)
+
+
+def _earlier_costs(out: Path, identity: str) -> CostTable | None:
+    """Return the costs of an unfinished run, by which its first structures were chosen; times are never the same."""
+    found = stored_run(out / MARKER)
+    return stored_costs(out / COSTS) if found is not None and found.id == identity else None
 
 
 def _without_words(config: ShrinkConfig, costs: CostTable, source: ShrinkSource) -> CostTable:
@@ -341,7 +346,7 @@ def _make(
         write_json(folder / RECOVERY, facts)
         shutil.rmtree(folder / MODEL, ignore_errors=True)
         build_directory(folder / MODEL, partial(_save, small, source, config))
-        shutil.rmtree(own.scratch, ignore_errors=True)
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)  # a kill may have come right after the model was saved
     return {
         "name": name,
         "folder": str(folder.relative_to(run.path)),

@@ -250,10 +250,19 @@ def _fine_tuning_of(fine_tuning: TransferConfig, target: str) -> TransferConfig:
 
 def _recovered(config: SuperConfig, prepared: PreparedTransfer, path: str, folder: Path, runtime: Runtime) -> str:
     """Train the encoder of a ticket to follow the dense encoder; return the saved state for fine-tuning."""
-    ticket, fine_tuning = Ticket.from_pretrained(path), config.fine_tuning
+    ticket = Ticket.from_pretrained(path)
     state = folder / "recovered" / f"{ticket.id}.safetensors"
-    if state.is_file():
-        return str(state)
+    run = RunDirectory(state.with_suffix(""), "unfinished", ticket.id)
+    if not state.is_file():
+        _recover(config, prepared, ticket, run, runtime, state)
+    shutil.rmtree(run.scratch, ignore_errors=True)  # a kill may have come right after the state was saved
+    return str(state)
+
+
+def _recover(
+    config: SuperConfig, prepared: PreparedTransfer, ticket: Ticket, run: RunDirectory, runtime: Runtime, state: Path
+) -> None:
+    fine_tuning = config.fine_tuning
     plm = load_plm(fine_tuning.target, revision=fine_tuning.revision, layers=fine_tuning.layers)
     structure, seed = structure_of(plm), fine_tuning.seeds[0]
     dense = copy.deepcopy(plm.model).to(choose_device(runtime.device)).eval().requires_grad_(False)
@@ -262,14 +271,11 @@ def _recovered(config: SuperConfig, prepared: PreparedTransfer, path: str, folde
     settings = ShrinkConfig.of(model=fine_tuning.target, steps=config.recover, seed=seed)
     encoded = prepared.encode(plm, prepared.data.train)
     batches, held_out = example_batches(plm, encoded, settings.batch_tokens, seed)
-    run = RunDirectory(state.with_suffix(""), "unfinished", ticket.id)
     removed = remove_closed_(plm.encoder, structure, ticket.gates)
     recover(settings, plm, objective, batches, held_out, run, runtime)
     removed.write_back_(dense, plm.model)  # the teacher has done its work
     info = StateInfo(base_hash=prepared.base, what="recovery of a ticket", step=config.recover, seed=seed)
     save_state(state, dense.base_model, info=info)
-    shutil.rmtree(run.scratch, ignore_errors=True)
-    return str(state)
 
 
 def _tickets(

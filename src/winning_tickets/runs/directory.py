@@ -172,13 +172,17 @@ class RunDirectory:
 
         distributed.on_main(write)
 
-    def forget_after(self, step: int) -> int:
-        """Remove records after a step from the log; return the number of consecutive skipped steps up to this one."""
+    def forget_after(self, step: int | None) -> int:
+        """Remove records after the step of a checkpoint from the log, or without a checkpoint (None) all records.
+
+        Returns:
+            The number of consecutive skipped steps up to this one.
+        """
 
         def write() -> int:
             if not (self.path / METRICS).exists():
                 return 0
-            kept = [record for record in read_log(self.path) if record["step"] <= step]
+            kept = [] if step is None else [record for record in read_log(self.path) if record["step"] <= step]
             write_text(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
             steps = [record for record in kept if "learning_rate" in record]  # not the evaluations
             return len(list(takewhile(lambda record: record.get("skipped"), reversed(steps))))

@@ -6,12 +6,13 @@ docs/explanation/training_loop.md says why this loop is our own, and what a step
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -108,6 +109,16 @@ class Callback:
     It may read all attributes of the trainer, and set `should_save`, `should_stop` and `max_steps`.
     """
 
+    stateful = False
+    """Whether a checkpoint keeps the callback's state; a training does not resume from a checkpoint that lacks it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state after the last complete step, of tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state that a checkpoint kept; this comes before `on_train_begin`."""
+
     def on_train_begin(self, trainer: TicketTrainer) -> None:
         """Act before the first step, or before the first step after a checkpoint was loaded."""
 
@@ -187,7 +198,7 @@ class StepLog(Callback):
 
     def on_train_begin(self, trainer: TicketTrainer) -> None:
         """Drop the records of steps that a resumed run repeats, and restore the number of skipped steps."""
-        trainer.finite.resume(self._run.forget_after(trainer.step))
+        trainer.finite.resume(self._run.forget_after(trainer.step if trainer.resumed else None))
         self._advance(trainer.step, "")
         self._time = time.monotonic()
 
@@ -292,6 +303,7 @@ class TicketTrainer:
         self.callbacks = list(callbacks)
         self.step, self.max_steps = 0, args.max_steps  # number of complete steps, and of all steps
         self.should_save = self.should_stop = False
+        self.resumed = False  # whether the training continues from a checkpoint, which may be that of step 0
         self.parts: dict[str, float] = {}  # of the loss, over all ranks, at the last step
         self.learning_rate = 0.0  # at the last step
         self.norm = torch.zeros(()), 0.0  # of the gradients at the last step, on the device and read from it
@@ -317,13 +329,12 @@ class TicketTrainer:
         if resume_from_checkpoint is not None:
             checkpoint = Path(resume_from_checkpoint)
             state = _read_checkpoint(checkpoint, mapped=self.args.shard)
-            # The weights are loaded before the optimizer is made, which may take its own state from them.
-            if self._save_weights and self._fits(state["model"]):
-                self.model.load_state_dict(state["model"])
-            elif self._save_weights:
+            if not self._fits(state):
                 distributed.barrier()  # all ranks have read it
                 distributed.on_main(lambda: _forget_checkpoints(checkpoint.parent))
                 state = None
+            elif self._save_weights:  # before the optimizer is made, which may take its own state from the weights
+                self.model.load_state_dict(state["model"])
         self._make_optimizer()
         if self.args.torch_compile:
             execution.compile_(self.model)
@@ -332,9 +343,11 @@ class TicketTrainer:
         if self.args.gradient_checkpointing:
             execution.checkpoint_activations(self.model)
         if state is not None:
-            self.step = state["step"]
+            self.step, self.resumed = state["step"], True
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["scheduler"])
+            for name, callback in self._stateful.items():
+                callback.load_state_dict(state["callbacks"][name])
         parallel.seed_by_rank()
         self.model.zero_grad()
         self._tell("on_train_begin")
@@ -359,10 +372,20 @@ class TicketTrainer:
                     print(f"Compiled; the first step took {seconds:.1f} s.", file=sys.stderr, flush=True)  # noqa: T201
         self._tell("on_train_end")
 
-    def _fits(self, weights: Mapping[str, Tensor]) -> bool:
-        """Return whether weights have the shapes of the model; earlier versions kept pruned units during training."""
+    @property
+    def _stateful(self) -> dict[str, Callback]:
+        """The callbacks whose state is part of a checkpoint, by the name of their class."""
+        return {type(callback).__name__: callback for callback in self.callbacks if callback.stateful}
+
+    def _fits(self, state: Mapping[str, Any]) -> bool:
+        """Return whether a checkpoint has the shapes of the model and the state of all callbacks."""
+        # Earlier versions kept pruned units during training, and the best weights of a recovery in files of their own.
+        if not self._stateful.keys() <= state.get("callbacks", {}).keys():
+            return False
+        if not self._save_weights:
+            return True
         own = self.model.state_dict()
-        return all(name not in own or own[name].shape == weight.shape for name, weight in weights.items())
+        return all(name not in own or own[name].shape == weight.shape for name, weight in state["model"].items())
 
     def _make_optimizer(self) -> None:
         args = self.args
@@ -474,6 +497,7 @@ class TicketTrainer:
             "optimizer": optimizer,
             "scheduler": self.lr_scheduler.state_dict(),
             "random_states": random_states,
+            "callbacks": {name: callback.state_dict() for name, callback in self._stateful.items()},
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -509,12 +533,12 @@ def checkpoints(scratch: Path) -> list[Path]:
 
 
 def _forget_checkpoints(scratch: Path) -> None:
-    """Remove checkpoints of a model of another shape, and say so."""
+    """Remove checkpoints that do not fit the training, and say so."""
     for checkpoint in checkpoints(scratch):
         checkpoint.unlink()
     print(  # noqa: T201
-        f"Warning: the checkpoints in {scratch} are of a model of another shape, as an earlier version of "
-        "winning-tickets trained it; the training begins at its first step.",
+        f"Warning: the checkpoints in {scratch} do not fit this training, as an earlier version of winning-tickets "
+        "wrote them; it begins at its first step.",
         file=sys.stderr,
         flush=True,
     )
@@ -526,22 +550,30 @@ def last_step(scratch: Path) -> int:
     return int(found[-1].name.removeprefix(CHECKPOINT)) if found else 0
 
 
-def _checkpoints_of(run: RunDirectory) -> list[str]:
+def _last_checkpoint(run: RunDirectory) -> str | None:
+    """Return the last complete checkpoint of a run; all other files that a kill left in its scratch folder go."""
     run.scratch.mkdir(parents=True, exist_ok=True)  # with the folder of the run, for its log
-    return [str(path) for path in checkpoints(run.scratch)]
+    last = checkpoints(run.scratch)[-1:]
+    for path in run.scratch.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path not in last:
+            with suppress(OSError):
+                path.unlink()
+    return str(last[0]) if last else None
 
 
 def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
     """Train to the end, from the last checkpoint if there is one; after an error or a signal a checkpoint is left."""
     # A signal that came after the last step of the command's previous training stops this one.
     distributed.raise_deferred_signal(distributed.all_reduce_max(distributed.kept()))
-    found = distributed.on_main(lambda: _checkpoints_of(run))
+    last = distributed.on_main(lambda: _last_checkpoint(run))
     stop = StopOnSignal()
     trainer.callbacks.append(stop)
     args = trainer.args
     try:
         with stop, tracked(run, args.report_to, trainer.model, args.as_of_transformers()):
-            trainer.train(resume_from_checkpoint=found[-1] if found else None)
+            trainer.train(resume_from_checkpoint=last)
     except NotFiniteError as error:
         trainer.keep_last_good_state()
         kept = checkpoints(run.scratch)[-1]
