@@ -218,9 +218,7 @@ def _process_switches() -> Iterator[_Switch]:
     yield _attribute(einsum, "enabled", einsum.is_available())
     yield _attribute(einsum, "strategy", "auto" if einsum.is_available() else None)
     for name in ("overwrite_module_params_on_conversion", "swap_module_params_on_conversion"):
-        yield _Switch(
-            getattr(torch.__future__, f"get_{name}"), getattr(torch.__future__, f"set_{name}"), False
-        )
+        yield _Switch(getattr(torch.__future__, f"get_{name}"), getattr(torch.__future__, f"set_{name}"), False)
     # Loading a model changes these; nothing depends on them.
     yield _Switch(logging.get_verbosity, logging.set_verbosity)
     yield _attribute(logging, "_tqdm_active")
@@ -360,7 +358,11 @@ def _without_function_modes() -> Iterator[None]:
     modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
     try:
         default = torch._GLOBAL_DEVICE_CONTEXT
-        with _attribute(default, "device_context", None).at_usual() if hasattr(default, "device_context") else ExitStack():
+        with (
+            _attribute(default, "device_context", None).at_usual()
+            if hasattr(default, "device_context")
+            else ExitStack()
+        ):
             yield
     finally:
         for mode in reversed(modes):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from winning_tickets.config import COUNT_FIELDS, METHOD_NEEDS, SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, split_name
 from winning_tickets.models.encoders import Encoder, find_encoder, part_like, whole
+from winning_tickets.models.layers import check_absent, check_layer, check_parameter
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.removal import Removed, remove_closed_
 from winning_tickets.models.structure import Structure, count_units, expand_gates
@@ -217,15 +218,15 @@ class Ticket:
         parameters = encoder.parameters
         for name, mask in self.all_masks(model).items():
             part = split_name(name)
+            chain = encoder.chain(part.parameter)
             if part.parameter not in parameters:
+                check_absent(name, chain)
                 raise ContentError(
                     f"The ticket masks {name}, which this model does not have; is it another architecture?"
                 )
             parameter = parameters[part.parameter]
-            if not parameter.is_floating_point():
-                raise ContentError(
-                    f"{name} is quantized ({parameter.dtype}); put the ticket on the model before it is quantized."
-                )
+            check_layer(part.parameter, chain, adapters=False)
+            check_parameter(part.parameter, parameter)
             shape = part.of(torch.empty(parameter.shape, device="meta")).shape
             if shape != mask.shape:
                 raise ContentError(
