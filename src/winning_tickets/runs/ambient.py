@@ -150,10 +150,16 @@ def _refuse_transforms() -> None:
         inside = "a transform of torch.func, such as vmap or grad"
     elif torch._C._get_tracing_state() is not None:
         inside = "torch.jit.trace"
-    elif torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+    elif _gpus_are_in_use() and torch.cuda.is_current_stream_capturing():
         inside = "the capture of a CUDA graph"
     if inside:
         raise UsageError(f"This call is inside {inside}, which would change what it computes; make it outside.")
+
+
+def _gpus_are_in_use() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def _refuse_replaced_functions() -> None:
@@ -247,8 +253,14 @@ def _precision_switches(c: Any) -> Iterator[_Switch]:
     yield _Switch(c._get_float32_matmul_precision, c._set_float32_matmul_precision, "highest")
     for name in ("fp16", "bf16"):
         get, put = (getattr(c, f"_{verb}_cublas_allow_{name}_reduced_precision_reduction") for verb in ("get", "set"))
-        several = isinstance(get(), tuple)
-        yield _Switch(get, (lambda value, put=put: put(*value)) if several else put, (True, True) if several else True)
+        if isinstance(get(), tuple):  # of later versions
+            yield _Switch(get, partial(_spread, put), (True, True))
+        else:
+            yield _Switch(get, put, True)
+
+
+def _spread(put: Callable[..., Any], values: tuple[Any, ...]) -> None:
+    put(*values)
 
 
 def _compiler_switches() -> Iterator[_Switch]:
@@ -280,9 +292,9 @@ def _own_random_numbers() -> Iterator[None]:
     import numpy as np
     import torch
 
-    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the caller's
+    of_python, of_numpy = random.getstate(), np.random.get_state()
     seed, of_cpu = torch.initial_seed(), torch.get_rng_state()
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    gpus = torch.cuda.get_rng_state_all() if _gpus_are_in_use() else None
     torch.default_generator.manual_seed(_NEW_PROCESS_SEED)
     try:
         yield
@@ -293,7 +305,7 @@ def _own_random_numbers() -> Iterator[None]:
             torch.cuda.manual_seed_all(seed)
         torch.default_generator.manual_seed(seed)
         torch.set_rng_state(of_cpu)
-        np.random.set_state(of_numpy)  # noqa: NPY002
+        np.random.set_state(of_numpy)
         random.setstate(of_python)
 
 
@@ -326,7 +338,7 @@ def _thread_switches() -> Iterator[_Switch]:
     yield _Switch(c._is_view_replay_enabled, c._set_view_replay_enabled, False)
     yield _Switch(_flushes_denormals, _flush_denormals, False)
     yield from _compiler_switches()
-    saving = torch.serialization._serialization_tls  # type: ignore[attr-defined]
+    saving = torch.serialization._serialization_tls
     for name, usual in (("map_location", None), ("skip_data", False), ("materialize_fake_tensors", False)):
         if hasattr(saving, name):
             yield _attribute(saving, name, usual)
@@ -355,18 +367,16 @@ def _without_function_modes() -> Iterator[None]:
     import torch
     from torch.overrides import _pop_mode, _push_mode
 
-    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
+    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]  # type: ignore[no-untyped-call]
+    default = torch._GLOBAL_DEVICE_CONTEXT
     try:
-        default = torch._GLOBAL_DEVICE_CONTEXT
-        with (
-            _attribute(default, "device_context", None).at_usual()
-            if hasattr(default, "device_context")
-            else ExitStack()
-        ):
+        with ExitStack() as stack:
+            if hasattr(default, "device_context"):
+                stack.enter_context(_attribute(default, "device_context", None).at_usual())
             yield
     finally:
         for mode in reversed(modes):
-            _push_mode(mode)
+            _push_mode(mode)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -374,7 +384,8 @@ def _without_dispatch_modes() -> Iterator[None]:
     """Leave all `TorchDispatchMode`s."""
     import torch
 
-    if not torch._C._len_torch_dispatch_stack() and not torch._ops._len_torch_dispatch_stack_pre_dispatch():
+    before_dispatch = torch._ops._len_torch_dispatch_stack_pre_dispatch()  # type: ignore[no-untyped-call]
+    if not torch._C._len_torch_dispatch_stack() and not before_dispatch:
         yield  # without the import below, which takes seconds
         return
     from torch.utils._python_dispatch import _disable_current_modes

@@ -34,7 +34,7 @@ class MaskedAdapters:
     @property
     def is_complete(self) -> bool:
         """Whether the layer has the adapters that are masked, and no others."""
-        return self.layer.lora_A.keys() == self._adapters and vars(self.layer).get("get_delta_weight") == self.delta
+        return set(self.layer.lora_A) == self._adapters and vars(self.layer).get("get_delta_weight") == self.delta
 
     def delta(self, adapter: str) -> Tensor:
         """Return what an adapter adds to the base matrix."""
