@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedParameter
 
 from winning_tickets.runs.errors import ContentError
 
@@ -57,7 +57,7 @@ def _problem(parameter: Any, trained: bool) -> str:
     kind = type(parameter)
     plain = kind is nn.Parameter or _is_dtensor(kind)
     data = parameter.to_local() if _is_dtensor(kind) else parameter
-    if isinstance(parameter, UninitializedTensorMixin):
+    if isinstance(parameter, UninitializedParameter):
         return f"is an {kind.__name__}, without data; run the model once before"
     if not plain:
         return (

@@ -80,6 +80,8 @@ class Ticket:
         for name, mask in masks.items():
             if mask.dtype != torch.bool:
                 raise ContentError(f"The mask of {name} has type {mask.dtype}, expected torch.bool (True = kept).")
+            if mask.is_meta:
+                raise ContentError(f"The mask of {name} is on the device meta, without data; make it on another one.")
         if gates and structure is None:
             raise ContentError("A ticket with gates needs the structure of its encoder (structure=structure_of(plm)).")
         self.info = info
