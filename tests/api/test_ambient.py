@@ -67,7 +67,7 @@ def trained_with_hold(folder, around):
 
 def shrunk(w, out):
     wt.shrink(
-        w.model, out, speedup=1.2, corpus=TEXT, steps=2, batch_tokens=64, calibration_batches=2, repeats=1, quiet=True
+        w.model, out, speedup=1.2, corpus=TEXT, steps=2, batch_tokens=64, importance_batches=2, repeats=1, quiet=True
     )
     return files(out)
 
@@ -161,7 +161,8 @@ def test_a_model_in_memory_may_be_of_inference_mode_and_in_any_mode(world):
     with torch.inference_mode():
         made = AutoModelForMaskedLM.from_pretrained(world.model).train().requires_grad_(False)
     assert found(made) == expected
-    assert made.training and not any(value.requires_grad for value in made.parameters())
+    assert made.training
+    assert not any(value.requires_grad for value in made.parameters())
 
 
 def test_two_verbs_in_threads_keep_the_process_neutral_until_both_have_ended():

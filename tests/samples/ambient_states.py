@@ -1,4 +1,4 @@
-"""What a caller may have switched on or off around a call: each state changes results or breaks calls that it reaches."""
+"""What a caller may have switched on or off around a call; each state changes results or breaks a call it reaches."""
 
 import random
 import sys

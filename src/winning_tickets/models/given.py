@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from winning_tickets.data.token_cache import tokenizer_hash
 from winning_tickets.models.architectures import ARCHITECTURES, split_name
 from winning_tickets.models.encoders import find_encoder, whole
-from winning_tickets.models.layers import check_layer, check_parameter, class_of
+from winning_tickets.models.layers import check_adapters, check_layer, check_parameter, class_of
 from winning_tickets.models.loading import base_hash, limit_texts_, tensor_hash
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import UsageError, listed
@@ -109,18 +109,18 @@ class GivenModel:
 
 def _check_layers(model: Any) -> None:
     """Refuse a model whose weights or prunable layers are not those that a load makes of its configuration."""
+    architecture = ARCHITECTURES.get(model.config.model_type)
+    if architecture is not None:
+        roles = architecture.layer_matrices(model.base_model)
+        matrices = [split_name(name).parameter for layer in roles for names in layer.values() for name in names]
+        names = [*matrices, architecture.word_embeddings]
+        encoder = find_encoder(model.base_model, names)
+        for name in names:
+            if chain := encoder.chain(name):  # a missing layer is named when the model is loaded
+                check_layer(name, chain)
+                check_adapters(name, chain)
     for name, parameter in model.named_parameters():
         check_parameter(name, parameter, trained=False)
-    architecture = ARCHITECTURES.get(model.config.model_type)
-    if architecture is None:
-        return
-    roles = architecture.layer_matrices(model.base_model)
-    matrices = [split_name(name).parameter for layer in roles for names in layer.values() for name in names]
-    names = [*matrices, architecture.word_embeddings]
-    encoder = find_encoder(model.base_model, names)
-    for name in names:
-        if chain := encoder.chain(name):
-            check_layer(name, chain)
 
 
 class NoTokenizer:

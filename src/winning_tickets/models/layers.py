@@ -80,13 +80,12 @@ def _is_dtensor(kind: type) -> bool:
     return kind.__module__.startswith("torch.distributed.") and kind.__name__ == "DTensor"
 
 
-def check_layer(name: str, chain: Sequence[nn.Module], adapters: bool = True) -> None:
-    """Refuse a parameter whose layer, or with `adapters` whose adapter, is not on the list.
+def check_layer(name: str, chain: Sequence[nn.Module]) -> None:
+    """Refuse a parameter whose layer is not on the list.
 
     Args:
         name: the encoder's own name of the parameter.
         chain: the modules in the place of its layer, each inside the one before; the last is the layer itself.
-        adapters: refuse unknown modules around the layer too.
 
     Raises:
         ContentError: with the class, and what to do.
@@ -94,7 +93,15 @@ def check_layer(name: str, chain: Sequence[nn.Module], adapters: bool = True) ->
     layer = chain[-1]
     if name.rpartition(".")[2] not in layer._parameters or not _is_known(layer):
         check_absent(name, chain)
-    for around in chain[:-1] if adapters else ():
+
+
+def check_adapters(name: str, chain: Sequence[nn.Module], otherwise: str = "") -> None:
+    """Refuse a parameter with an adapter around its layer that is not on the list; `otherwise` ends the advice.
+
+    Raises:
+        ContentError: with the class, and what to do.
+    """
+    for around in chain[:-1]:
         kind = class_of(around)
         variants = {class_of(one) for one in getattr(around, "lora_variant", {}).values()}
         # X-LoRA replaces `forward`; so does accelerate, which moves weights only.
@@ -102,8 +109,8 @@ def check_layer(name: str, chain: Sequence[nn.Module], adapters: bool = True) ->
         if kind not in _WRAPPERS | LORA | _SCALING or variants - _LORA_VARIANTS or replaced:
             found = ", ".join([kind, *sorted(variants), *(["with another forward"] if replaced else [])])
             raise ContentError(
-                f"{name} has an adapter that cannot be masked ({found}), so a merged model would be dense. Use LoRA, "
-                "also with DoRA, or IA3; merge the adapter before; or leave it dense with mask_adapters=False."
+                f"{name} has an adapter that cannot be masked ({found}), so a merged model would be dense. Merge the "
+                f"adapter before, or use LoRA, also with DoRA, or IA3{otherwise}."
             )
 
 

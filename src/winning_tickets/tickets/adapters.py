@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from winning_tickets.models.layers import LORA, check_layer, class_of
+from winning_tickets.models.layers import LORA, check_adapters, class_of
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.ticket import Ticket
 
@@ -73,7 +73,7 @@ def mask_adapters(model: Any, ticket: Ticket) -> list[MaskedAdapters]:
     masked: list[MaskedAdapters] = []
     for name, mask in ticket.masks_on(model).items():
         chain = encoder.chain(name)
-        check_layer(name, chain)
+        check_adapters(name, chain, "; mask_adapters=False leaves it dense")
         for layer in chain[:-1]:
             # One layer may have several parameters with adapters, each in a wrapper of its own.
             if class_of(layer) not in LORA or getattr(layer, "parameter_name", "weight") != encoder.places[name].name:

@@ -227,7 +227,7 @@ class Ticket:
                     f"The ticket masks {name}, which this model does not have; is it another architecture?"
                 )
             parameter = parameters[part.parameter]
-            check_layer(part.parameter, chain, adapters=False)
+            check_layer(part.parameter, chain)
             check_parameter(part.parameter, parameter)
             shape = part.of(torch.empty(parameter.shape, device="meta")).shape
             if shape != mask.shape:
