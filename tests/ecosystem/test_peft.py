@@ -167,9 +167,9 @@ OTHERS = {
 }
 
 
-def with_other(peft, kind):
+def with_other(peft, kind, model=None):
     config = getattr(peft, f"{kind}Config")(target_modules=["query"], task_type="SEQ_CLS", **OTHERS[kind])
-    return peft.get_peft_model(classifier(), config)
+    return peft.get_peft_model(classifier() if model is None else model, config)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -181,10 +181,9 @@ def test_other_adapters_are_refused_by_name_or_stay_dense(peft, ticket, kind):
     plain = classifier()
     optimizer = torch.optim.AdamW(plain.parameters(), lr=0.01)
     hold(plain, ticket, optimizer)
-    config = getattr(peft, f"{kind}Config")(target_modules=["query"], **OTHERS[kind])
-    peft.inject_adapter_in_model(config, plain)
+    model = with_other(peft, kind, plain)
     with pytest.raises(ContentError, match=refusal):
-        train(plain, optimizer, steps=1)
+        train(model, optimizer, steps=1)
     with pytest.raises(UsageError, match=r"has LoRA or other adapters \(peft\..*give the model after merge_and_unload"):
         GivenModel.of(with_other(peft, kind))
 
@@ -225,12 +224,12 @@ def test_lora_that_comes_later_is_masked_from_then_on(peft, ticket):
 
 @pytest.mark.parametrize(
     ("settings", "kind"),
-    [({"modules_to_save": ["key"]}, "ModulesToSaveWrapper"),
+    [({"modules_to_save": ["query"]}, "ModulesToSaveWrapper"),
      ({"trainable_token_indices": {"word_embeddings": [1]}}, "TrainableTokensWrapper")],
 )  # fmt: skip
 def test_copies_of_held_matrices_are_refused(peft, ticket, settings, kind):
     with pytest.raises(ContentError, match=rf"{kind}, on which no ticket .* Leave that module out of the adapter's"):
-        hold(adapted(peft, **settings), ticket)
+        hold(adapted(peft, ["value"], **settings), ticket)
 
 
 def test_prompts_leave_the_ticket(peft, ticket):
