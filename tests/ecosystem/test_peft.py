@@ -8,7 +8,8 @@ import torch
 from samples.held_models import batch, classifier
 from samples.tickets import QUERY, make_ticket
 from winning_tickets import TicketCallback, hold
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.models.given import GivenModel
+from winning_tickets.runs.errors import ContentError, UsageError
 
 VALUE = QUERY.replace("query", "value")
 
@@ -152,3 +153,88 @@ def test_in_a_trainer(peft, ticket, tmp_path):
     assert ticket.is_applied_to(merged)
     with torch.no_grad():
         assert merged(**batch(0)).loss.item() == pytest.approx(after, rel=1e-5)
+
+
+OTHERS = {
+    "AdaLora": dict(init_r=4, target_r=2, total_step=20, tinit=1, tfinal=5),
+    "LoHa": dict(r=4),
+    "LoKr": dict(r=4),
+    "Vera": dict(r=4),
+    "OFT": dict(oft_block_size=8, r=0),
+    "BOFT": dict(boft_block_size=4),
+    "FourierFT": dict(n_frequency=10),
+    "HRA": dict(r=4),
+}
+
+
+def with_other(peft, kind, model=None):
+    config = getattr(peft, f"{kind}Config")(target_modules=["query"], task_type="SEQ_CLS", **OTHERS[kind])
+    return peft.get_peft_model(classifier() if model is None else model, config)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_adapters_are_refused_by_name_or_stay_dense(peft, ticket, kind):
+    refusal = rf"{QUERY} has an adapter that cannot be masked \(peft\.tuners\.{kind.lower()}\.layer\.\w+\), so a merged"
+    with pytest.raises(ContentError, match=refusal):
+        hold(with_other(peft, kind), ticket)
+    hold(with_other(peft, kind), ticket, mask_adapters=False)
+    plain = classifier()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.01)
+    hold(plain, ticket, optimizer)
+    model = with_other(peft, kind, plain)
+    with pytest.raises(ContentError, match=refusal):
+        train(model, optimizer, steps=1)
+    with pytest.raises(UsageError, match=r"has LoRA or other adapters \(peft\..*give the model after merge_and_unload"):
+        GivenModel.of(with_other(peft, kind))
+
+
+@pytest.mark.parametrize("variant", [{"use_dora": True}, {"use_rslora": True}, {"target_parameters": ["query.weight"]}])
+def test_kinds_of_lora_and_ia3_keep_the_zeros(peft, ticket, variant):
+    targets = [] if "target_parameters" in variant else ["query", "value"]
+    ia3 = peft.IA3Config(target_modules=["query", "output.dense"], feedforward_modules=["output.dense"])
+    for model in (adapted(peft, targets, **variant), peft.get_peft_model(classifier(), ia3)):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        hold(model, ticket, optimizer)
+        trained = logits(train(model, optimizer))
+        merged = model.merge_and_unload()
+        assert ticket.is_applied_to(merged)
+        torch.testing.assert_close(logits(merged), trained, atol=1e-6, rtol=1e-5)
+
+
+def test_another_variant_of_lora_is_refused(peft, ticket):
+    settings = peft.VeloraConfig() if hasattr(peft, "VeloraConfig") else None
+    if settings is None:
+        pytest.skip("this version of PEFT has no such variant")
+    with pytest.raises(ContentError, match=r"cannot be masked \(.*lora\.layer\.Linear, .*\.VeloraLinearVariant\)"):
+        hold(adapted(peft, velora_config=settings), ticket)
+
+
+def test_lora_that_comes_later_is_masked_from_then_on(peft, ticket):
+    plain = classifier()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.01)
+    held = hold(plain, ticket, optimizer)
+    model = peft.get_peft_model(plain, peft.LoraConfig(target_modules=["query"], r=4))
+    model.add_adapter("second", peft.LoraConfig(target_modules=["query"], r=2, init_lora_weights=False))
+    train(model, optimizer, steps=1)
+    model.add_adapter("third", peft.LoraConfig(target_modules=["query"], r=2, init_lora_weights=False))
+    held.zero_()
+    model.set_adapter("third")
+    assert ticket.is_applied_to(model.merge_and_unload())
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [({"modules_to_save": ["query"]}, "ModulesToSaveWrapper"),
+     ({"trainable_token_indices": {"word_embeddings": [1]}}, "TrainableTokensWrapper")],
+)  # fmt: skip
+def test_copies_of_held_matrices_are_refused(peft, ticket, settings, kind):
+    with pytest.raises(ContentError, match=rf"{kind}, on which no ticket .* Leave that module out of the adapter's"):
+        hold(adapted(peft, ["value"], **settings), ticket)
+
+
+def test_prompts_leave_the_ticket(peft, ticket):
+    model = peft.get_peft_model(classifier(), peft.PromptTuningConfig(num_virtual_tokens=2, task_type="SEQ_CLS"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    hold(model, ticket, optimizer)
+    train(model, optimizer, steps=1)
+    assert ticket.is_applied_to(model)

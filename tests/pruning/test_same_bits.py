@@ -1,16 +1,18 @@
-"""One seed on one machine gives the same bits twice: whatever else drew random numbers, however many workers help."""
+"""One seed on one machine gives the same bits twice: whatever else draws random numbers or changes PyTorch's state."""
 
 import json
 import os
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from samples.ambient_states import everything, seen
 from samples.commands import CASES, make_world, words_of
 from winning_tickets.cli import app
 from winning_tickets.pruning.search import METHODS
@@ -69,12 +71,15 @@ def test_every_method_is_run_twice():
     "case", [pytest.param(case, marks=pytest.mark.slow if case == "super" else []) for case in CASES]
 )
 def test_twice_the_same_bits(tmp_path, monkeypatch, world, case):
-    """In the same place, since some files name it; the second time with a cache of its own."""
+    """In the same place, since some files name it; the second time with a cache of its own, in every ambient state."""
     out, found = tmp_path / "out", []
-    for number in (1, 2):
+    for number, around in ((1, nullcontext), (2, everything)):
         monkeypatch.setenv("WINNING_TICKETS_CACHE", str(tmp_path / f"cache-{number}"))
-        disturb(number)
-        printed = run(words_of(case, world, out))
+        with around():
+            disturb(number)
+            before = seen()
+            printed = run(words_of(case, world, out))
+            assert seen() == before
         found.append((printed, bits(out)))
         out.rename(tmp_path / f"out-{number}")
     assert found[0][1]

@@ -34,6 +34,9 @@ from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from winning_tickets.models import layers
+from winning_tickets.runs import ambient
+
 CUDA = torch.device("cuda", 0)
 _STAND_IN = torch.device("meta")
 """The device under which torch's C++ knows these tensors: a CPU build has no CUDA, and `meta` has no data to touch."""
@@ -235,6 +238,10 @@ class PretendGPU:
 
         yield mock.patch.object(threading.Thread, "run", run_with_modes)
         yield from self._loaders()
+        # To the library, the modes are the device and not the state of a caller, and its tensors are plain ones.
+        for name in ("_without_function_modes", "_without_dispatch_modes"):
+            yield mock.patch.object(ambient, name, nullcontext)
+        yield mock.patch.object(layers, "_problem", return_value="")
 
     def _loaders(self) -> Iterator[Any]:
         """Models are loaded as without a GPU: on the CPU, by way of the device `meta`."""

@@ -11,12 +11,14 @@ from winning_tickets.api.arguments import check_base, named
 from winning_tickets.config import Runtime
 from winning_tickets.finetuning import glue_submission as _glue_submission
 from winning_tickets.runs import memory
+from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.files import IN_MEMORY
 
 glue_submission = resulting("glue-submission")(_glue_submission.glue_submission)
 
 
+@neutral()
 def export(
     target: Any,
     format: str,  # noqa: A002 - the name of the option
@@ -87,6 +89,7 @@ def export(
     return Result(found, "export")
 
 
+@neutral()
 def measure(
     target: Any,
     batches: Sequence[int] = (1, 8, 32),
@@ -154,6 +157,7 @@ def measure(
     return Result(found, "measure")
 
 
+@neutral()
 def predict(
     run: Any,
     texts: Any,
@@ -196,6 +200,7 @@ def predict(
         return Result(verb.predict(run, texts, seed, runtime, text_columns=text_columns), "predict")
 
 
+@neutral()
 def import_mask(
     file: Path | str,
     base: Any,

@@ -20,12 +20,14 @@ from winning_tickets.config import (
     SuperConfig,
     TransferConfig,
 )
+from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import UsageError
 
 if TYPE_CHECKING:
     from winning_tickets.tickets.ticket import Ticket
 
 
+@neutral()
 def search(
     model: Any = None,
     out: Path | str | None = None,
@@ -66,6 +68,7 @@ def search(
         return verb.search(call.config, call.out, call.runtime, force)
 
 
+@neutral()
 def search_all(
     model: Any = None,
     out: Path | str | None = None,
@@ -90,6 +93,7 @@ def search_all(
         return verb.search_all(call.config, call.out, call.runtime, force)
 
 
+@neutral()
 def evaluate(
     target: Any = None,
     model: Any = None,
@@ -130,6 +134,7 @@ def evaluate(
         return Result(verb.evaluate(call.config, call.runtime), "evaluate")
 
 
+@neutral()
 def transfer(
     target: Any = None,
     out: Path | str | None = None,
@@ -181,6 +186,7 @@ def transfer(
         return Result(verb.transfer(call.config, call.out, call.runtime, force), "transfer")
 
 
+@neutral()
 def fit_head(
     model: Any = None,
     out: Path | str | None = None,
@@ -204,6 +210,7 @@ def fit_head(
         return Result(verb.fit_head(call.config, _needed(call), call.runtime, force), "fit-head")
 
 
+@neutral()
 def super_ticket(
     target: Any = None,
     out: Path | str | None = None,
@@ -252,6 +259,7 @@ def super_ticket(
         return Result(verb.super_ticket(call.config, _needed(call), call.runtime, force), "super")
 
 
+@neutral()
 def shrink(
     model: Any = None,
     out: Path | str | None = None,
@@ -294,6 +302,7 @@ def shrink(
         return Result(verb.shrink(call.config, _needed(call), call.runtime, force), "shrink")
 
 
+@neutral()
 def share(
     config: ShareConfig | None = None,
     out: Path | str | None = None,
@@ -337,6 +346,7 @@ def share(
         return Result(verb.share(call.config, call.out, call.runtime, force), "share")
 
 
+@neutral()
 def compare(*targets: Any, average: str = "pooled") -> Result:
     """Compare tickets pair by pair.
 

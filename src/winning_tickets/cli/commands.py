@@ -33,6 +33,7 @@ from winning_tickets.config.settings import PERCENT, as_fraction
 from winning_tickets.config.share import SELECT_ON
 from winning_tickets.data.names import misnamed
 from winning_tickets.runs import distributed
+from winning_tickets.runs.ambient import neutral_if_loaded
 from winning_tickets.runs.directory import MARKER, trusting
 from winning_tickets.runs.errors import UsageError, printable
 from winning_tickets.runs.progress import check_trackers
@@ -67,6 +68,7 @@ def _options(
     """Options before the command."""
     if context.invoked_subcommand not in TOGETHER and not distributed.continues_alone():
         raise typer.Exit
+    context.with_resource(neutral_if_loaded())  # until the command ends
 
 
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:

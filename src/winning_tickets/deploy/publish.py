@@ -8,6 +8,7 @@ from typing import Any
 
 from winning_tickets.deploy.export import EXPORT_FILE
 from winning_tickets.deploy.source import files_in
+from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.directory import HEAD_MARKER, MARKER, METRICS, RESULT, refuse_unfinished, stored_run
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
@@ -21,6 +22,7 @@ from winning_tickets.training.shared_model import SHARED_FILE
 _OF_RUNS = (METRICS, RESULT, HEAD_MARKER)  # files of a run that stay here
 
 
+@neutral()
 def push(target: Path | str, repo: str, *, seed: int | None = None, **options: Any) -> dict[str, Any]:
     """Push a ticket, an export, or the model of a run to the Hugging Face hub, with its model card.
 

@@ -20,6 +20,7 @@ from winning_tickets.models.architectures import (
 from winning_tickets.models.loading import CLASSES, PLM, Head, load_plm
 from winning_tickets.models.modeling_compact import ACTIVATIONS, COMPACT, PREFIX, compact_class, shrink_
 from winning_tickets.models.structure import OpenUnits, Structure, open_units, structure_of
+from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import read_object
 
@@ -87,6 +88,7 @@ def compact_where_possible_(model: Any) -> bool:
     return True
 
 
+@neutral()
 def load_compact(folder: Path | str, head: Head = "none") -> Any:
     """Load a compact export without running the code in its folder.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,11 @@ class Encoder:
 
     places: Mapping[str, Place]
     num_heads: int | None
+    modules: Mapping[str, Sequence[nn.Module]]  # by path: the module there, behind the wrappers around it
+
+    def chain(self, name: str) -> Sequence[nn.Module]:
+        """Return the modules in the place of a parameter's layer, each inside the one before; empty without any."""
+        return self.modules.get(name.rpartition(".")[0], ())
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -77,16 +82,19 @@ def find_encoder(model: Any, names: Iterable[str]) -> Encoder:
     # `named_modules` yields a submodule that is registered twice only once, so a shared encoder is one encoder.
     found: dict[str, Place] = {}
     paths: dict[str, str] = {}
+    modules: dict[str, list[nn.Module]] = {}
     for path, module in model.named_modules():
         if type(module).__name__ == "FullyShardedDataParallel":
             raise UsageError(
                 "FullyShardedDataParallel has flattened the model's matrices, so no ticket can be put on them; use "
                 "torch.distributed.fsdp.fully_shard (FSDP2) instead."
             )
+        own = ".".join(step for step in path.split(".") if step not in _WRAPPERS)
+        modules.setdefault(own, []).append(module)
         for name, _ in module.named_parameters(recurse=False):
-            steps = [step for step in f"{path}.{name}".lstrip(".").split(".") if step not in _WRAPPERS]
-            found[".".join(steps)] = Place(module, name)
-            paths[".".join(steps)] = path
+            full = f"{own}.{name}".lstrip(".")
+            found[full] = Place(module, name)
+            paths[full] = path
     # The encoder is at the prefix under which the most names are found.
     names = set(names)
     wanted = {name for name in names if not name.startswith("pooler.")} or names
@@ -104,7 +112,20 @@ def find_encoder(model: Any, names: Iterable[str]) -> Encoder:
     prefix = f"{start}." if start else ""
     places = {name.removeprefix(prefix): place for name, place in found.items() if name.startswith(prefix)}
     first = next((prefix + name for name in places if name in wanted), None)
-    return Encoder(places, None if first is None else _num_heads(model, paths[first]))
+    inside = {path.removeprefix(prefix): chain for path, chain in modules.items() if path.startswith(prefix)}
+    return Encoder(places, None if first is None else _num_heads(model, paths[first]), inside)
+
+
+def links_to(model: Any, modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Return the parent, name and child of every module on the way from a model to some of its modules, each once."""
+    wanted, found = {id(module) for module in modules}, dict(as_module(model).named_modules())
+    paths: dict[str, None] = {}
+    for path, module in found.items():
+        if id(module) in wanted:
+            steps = path.split(".")
+            paths |= dict.fromkeys(".".join(steps[:end]) for end in range(1, len(steps) + 1) if path)
+    split = {path: path.rpartition(".") for path in paths}
+    return [(found[parent], name, found[path]) for path, (parent, _, name) in split.items()]
 
 
 def _num_heads(model: nn.Module, path: str) -> int | None:

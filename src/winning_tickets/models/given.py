@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from winning_tickets.data.token_cache import tokenizer_hash
-from winning_tickets.models.encoders import whole
+from winning_tickets.models.architectures import ARCHITECTURES, split_name
+from winning_tickets.models.encoders import find_encoder, whole
+from winning_tickets.models.layers import check_adapters, check_layer, check_parameter, class_of
 from winning_tickets.models.loading import base_hash, limit_texts_, tensor_hash
 from winning_tickets.runs import memory
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, listed
 
 _NO_CONTENT = ("_name_or_path", "transformers_version", "dtype")
 
@@ -33,6 +35,7 @@ class GivenModel:
 
         Raises:
             UsageError: there is none or more than one, or it has adapters or quantized weights.
+            ContentError: a layer or weight is of a kind that cannot be masked.
         """
         from transformers import PreTrainedModel
 
@@ -44,10 +47,16 @@ class GivenModel:
                 f"The {kind} that was given has {len(models)} Hugging Face models inside; give one model, or a "
                 "SentenceTransformer of one."
             )
-        if any("lora_" in name for name, _ in found.named_parameters()):
-            raise UsageError(f"The {kind} that was given has LoRA adapters; give the model after merge_and_unload().")
+        adapters = sorted({class_of(one) for one in found.modules() if class_of(one).startswith("peft.")})
+        if adapters or any("lora_" in name for name, _ in found.named_parameters()):
+            named = f" ({listed(adapters)})" if adapters else ""
+            raise UsageError(
+                f"The {kind} that was given has LoRA or other adapters{named}, which a run would not see; give the "
+                "model after merge_and_unload()."
+            )
         if getattr(models[0], "hf_quantizer", None) is not None:
             raise UsageError(f"The {kind} that was given is quantized; give the model before it is quantized.")
+        _check_layers(models[0])
         return cls(models[0], getattr(found, "tokenizer", None) if tokenizer is None else tokenizer, found)
 
     @property
@@ -96,6 +105,22 @@ class GivenModel:
         config = {key: value for key, value in self.configuration().to_dict().items() if key not in _NO_CONTENT}
         tokenizer = "" if self.tokenizer is None else tokenizer_hash(self.tokenizer)
         return base_hash(hashes | {"": json.dumps(config, sort_keys=True, default=str) + tokenizer})
+
+
+def _check_layers(model: Any) -> None:
+    """Refuse a model whose weights or prunable layers are not those that a load makes of its configuration."""
+    architecture = ARCHITECTURES.get(model.config.model_type)
+    if architecture is not None:
+        roles = architecture.layer_matrices(model.base_model)
+        matrices = [split_name(name).parameter for layer in roles for names in layer.values() for name in names]
+        names = [*matrices, architecture.word_embeddings]
+        encoder = find_encoder(model.base_model, names)
+        for name in names:
+            if chain := encoder.chain(name):  # a missing layer is named when the model is loaded
+                check_layer(name, chain)
+                check_adapters(name, chain)
+    for name, parameter in model.named_parameters():
+        check_parameter(name, parameter, trained=False)
 
 
 class NoTokenizer:

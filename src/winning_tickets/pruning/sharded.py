@@ -20,6 +20,7 @@ from winning_tickets.models.architectures import module_of, split_name
 from winning_tickets.models.loading import PLM, choose_device
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order
 from winning_tickets.runs import distributed
+from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights, own_rows
 from winning_tickets.tickets.selection import Ranks
@@ -49,6 +50,7 @@ class ShardedMaskOptimizer(MaskOptimizer):
         UsageError: a matrix is not sharded by rows, is part of a fused parameter, or leaves a rank without rows.
     """
 
+    @neutral()
     def __init__(
         self,
         encoder: nn.Module,

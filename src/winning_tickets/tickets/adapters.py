@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from winning_tickets.models.encoders import as_module
+from winning_tickets.models.layers import LORA, check_adapters, class_of
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.ticket import Ticket
 
@@ -24,11 +24,17 @@ class MaskedAdapters:
         self.layer = layer
         self.mask = mask
         self._inputs: dict[str, Tensor] = {}  # by adapter: the last input of its A
+        self._adapters = set(layer.lora_A)
         self._handles = []
         for name, a in layer.lora_A.items():
             self._handles.append(a.register_forward_hook(partial(self._read, name)))
             self._handles.append(layer.lora_B[name].register_forward_hook(partial(self._product, name)))
         layer.get_delta_weight = self.delta  # what PEFT adds to the base matrix when it merges
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the layer has the adapters that are masked, and no others."""
+        return set(self.layer.lora_A) == self._adapters and vars(self.layer).get("get_delta_weight") == self.delta
 
     def delta(self, adapter: str) -> Tensor:
         """Return what an adapter adds to the base matrix."""
@@ -60,24 +66,25 @@ def mask_adapters(model: Any, ticket: Ticket) -> list[MaskedAdapters]:
     """Mask the LoRA adapters on a ticket's matrices; adapters that are masked already get the new masks.
 
     Raises:
+        ContentError: an adapter of another kind.
         UsageError: an adapter on an embedding, which cannot be masked.
     """
-    layers = {id(layer.base_layer): layer for layer in as_module(model).modules() if hasattr(layer, "lora_A")}
+    encoder = ticket.encoder_of(model)
     masked: list[MaskedAdapters] = []
-    if not layers:
-        return masked
-    places = ticket.encoder_of(model).places
     for name, mask in ticket.masks_on(model).items():
-        layer: Any = layers.get(id(places[name].owner))
-        if layer is None:
-            continue
-        if layer.lora_embedding_A:
-            raise UsageError(
-                f"The LoRA adapter on {name} would fill the pruned rows of that embedding; leave it out of "
-                "target_modules, or pass mask_adapters=False."
-            )
-        before = vars(layer).get("get_delta_weight")
-        if before is not None:
-            before.__self__.remove()
-        masked.append(MaskedAdapters(layer, mask))
+        chain = encoder.chain(name)
+        check_adapters(name, chain, "; mask_adapters=False leaves it dense")
+        for layer in chain[:-1]:
+            # One layer may have several parameters with adapters, each in a wrapper of its own.
+            if class_of(layer) not in LORA or getattr(layer, "parameter_name", "weight") != encoder.places[name].name:
+                continue
+            if getattr(layer, "lora_embedding_A", None):
+                raise UsageError(
+                    f"The LoRA adapter on {name} would fill the pruned rows of that embedding; leave it out of "
+                    "target_modules, or pass mask_adapters=False."
+                )
+            before = vars(layer).get("get_delta_weight")
+            if before is not None:
+                before.__self__.remove()
+            masked.append(MaskedAdapters(layer, mask))
     return masked

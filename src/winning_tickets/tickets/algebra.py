@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.identity import digest
@@ -26,6 +27,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Operations on the kept entries of two masks; more masks are combined from left to right, as in (A - B) - C."""
 
 
+@neutral()
 def combine(operation: str, tickets: Sequence[Ticket]) -> Ticket:
     """Return the union, intersection or difference of the kept weights of tickets.
 
@@ -79,6 +81,7 @@ def _check_weights_only(*tickets: Ticket) -> None:
             )
 
 
+@neutral()
 def perturb(ticket: Ticket, fraction: float, seed: int) -> Ticket:
     """Move kept entries of each matrix to pruned places at random; every count stays exactly the same.
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
 
-from winning_tickets.models.encoders import Place, part_like
+from winning_tickets.models.encoders import Place, links_to, part_like
+from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.adapters import mask_adapters as mask_adapters_of
 from winning_tickets.tickets.masking import rows_here
@@ -53,10 +54,19 @@ class _HeldParameter:
     mask: Mask
     hooked: Any = None
     handle: RemovableHandle | None = None
+    kind: type = object  # the layer's class
+    state: Any = None
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether layer and parameter are those that were checked."""
+        owner, present = self.place.owner, self.place.owner._parameters.get(self.place.name)
+        return present is self.hooked and type(owner) is self.kind and _state_of(present) == self.state
 
     def attach(self) -> None:
         """Mask the gradients of the parameter that is in this place now; sharding and some moves replace it."""
         parameter: Any = self.place.parameter
+        self.kind, self.state = type(self.place.owner), _state_of(parameter)
         if parameter is self.hooked:
             # After a swap of the tensor behind a parameter, its hooks are still in this list but are not called;
             # assigning the list registers them again.
@@ -69,9 +79,14 @@ class _HeldParameter:
         parameter.requires_grad_(trained)
 
 
+def _state_of(parameter: Any) -> Any:
+    return parameter.dtype, parameter.device
+
+
 class Held:
     """A ticket that is held on a model: its pruned weights stay zero. `remove()` ends that; the zeros stay."""
 
+    @neutral()
     def __init__(
         self,
         model: Any,
@@ -83,20 +98,43 @@ class Held:
         ticket = open_ticket(ticket)
         # If the pruned weights are zero already, the model was trained with this ticket, so its weights may differ.
         ticket.apply_(model, allow_other_weights or ticket.is_applied_to(model))
-        places = ticket.encoder_of(model).places
-        self._held = [_HeldParameter(places[name], Mask(mask)) for name, mask in ticket.masks_on(model).items()]
-        for one in self._held:
-            one.attach()
-        if mask_adapters:
-            mask_adapters_of(model, ticket)
+        self._model, self._ticket, self._masks_adapters = model, ticket, mask_adapters
+        self._held: dict[Place, _HeldParameter] = {}
         self._active = True
+        self._attach()
         self._step_hook = None if optimizer is None else after_each_step(optimizer, self.zero_)
 
+    def _attach(self) -> None:
+        """Hold the parameters and adapters that the model has now."""
+        places, before = self._ticket.encoder_of(self._model).places, self._held
+        self._adapters = mask_adapters_of(self._model, self._ticket) if self._masks_adapters else []
+        masks = {places[name]: mask for name, mask in self._ticket.masks_on(self._model).items()}
+        self._held = {place: before.get(place) or _HeldParameter(place, Mask(mask)) for place, mask in masks.items()}
+        for place, one in before.items():
+            if place not in self._held and one.handle is not None:
+                one.handle.remove()
+        for one in self._held.values():
+            one.attach()
+        self._links = links_to(self._model, [place.owner for place in self._held])
+
+    def _is_unchanged(self) -> bool:
+        return (
+            all(parent._modules.get(name) is child for parent, name, child in self._links)
+            and all(one.is_unchanged for one in self._held.values())
+            and all(adapters.is_complete for adapters in self._adapters)
+        )
+
     def zero_(self) -> None:
-        """Set all pruned weights to exactly +0.0."""
-        for one in self._held:
-            if self._active:
-                one.attach()
+        """Set all pruned weights to exactly +0.0.
+
+        Raises:
+            ContentError: the model was changed so that the ticket cannot be held on it any more, such as by adapters
+                other than LoRA or by quantization.
+        """
+        if self._active and not self._is_unchanged():
+            self._ticket.check(self._model, allow_other_weights=True)
+            self._attach()
+        for one in self._held.values():
             one.mask.zero_(one.place.parameter)
 
     def __enter__(self) -> Self:
@@ -108,7 +146,7 @@ class Held:
     def remove(self) -> None:
         """Remove the hooks of the training; the weights stay as they are, and LoRA adapters stay masked."""
         self._active = False
-        for handle in (self._step_hook, *(one.handle for one in self._held)):
+        for handle in (self._step_hook, *(one.handle for one in self._held.values())):
             if handle is not None:
                 handle.remove()
 
@@ -156,7 +194,9 @@ def hold(
         mask_adapters: mask the LoRA adapters that are on held matrices too, so that merging them keeps the zeros.
 
     Raises:
-        ContentError: the ticket does not fit the model, or fits several encoders in it.
+        ContentError: the ticket does not fit the model, or fits several encoders in it; a held layer, its weight or an
+            adapter around it is of a kind that cannot be masked. Such a change after the call is refused at the next
+            step; LoRA that is added later is masked from then on.
         UsageError: the optimizer calls no hooks, or the model is sharded by `FullyShardedDataParallel`.
 
     Example:
@@ -192,6 +232,7 @@ class TicketCallback(TrainerCallback):  # type: ignore[misc]
         self._held: Held | None = None
         self._model: Any = None  # the last model that is known to have the ticket
 
+    @neutral()
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Zero the pruned weights."""
         self.ticket.apply_(model, self.allow_other_weights or self.ticket.is_applied_to(model))

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from winning_tickets.config import COUNT_FIELDS, METHOD_NEEDS, SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, split_name
 from winning_tickets.models.encoders import Encoder, find_encoder, part_like, whole
+from winning_tickets.models.layers import check_absent, check_layer, check_parameter
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.removal import Removed, remove_closed_
 from winning_tickets.models.structure import Structure, count_units, expand_gates
 from winning_tickets.runs import memory
+from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.identity import write_checked
@@ -59,6 +61,7 @@ class Ticket:
         >>> model = ticket.apply_(AutoModel.from_pretrained("bert-base-uncased"))
     """
 
+    @neutral()
     def __init__(
         self,
         masks: Mapping[str, Tensor],
@@ -77,13 +80,16 @@ class Ticket:
         for name, mask in masks.items():
             if mask.dtype != torch.bool:
                 raise ContentError(f"The mask of {name} has type {mask.dtype}, expected torch.bool (True = kept).")
+            if mask.is_meta:
+                raise ContentError(f"The mask of {name} is on the device meta, without data; make it on another one.")
         if gates and structure is None:
             raise ContentError("A ticket with gates needs the structure of its encoder (structure=structure_of(plm)).")
         self.info = info
         self.mlm_head = dict(mlm_head) if mlm_head else None
         self.gates: dict[str, Tensor] = dict(gates or {})
         self.structure = structure if self.gates else None
-        self._own = dict(masks)
+        # A mask that was made in inference mode could not take part in a training.
+        self._own = {name: mask.clone() if mask.is_inference() else mask for name, mask in masks.items()}
         if self.structure is not None:
             self.structure.check(self.gates)
             for name, mask in self._expanded[0].items() if self._own else ():
@@ -112,11 +118,13 @@ class Ticket:
         return f"<p>{html.escape(repr(self))}</p>{self.to_frame().to_html(index=False, max_rows=20)}"
 
     @functools.cached_property
+    @neutral()
     def _expanded(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the masks of matrices and of biases that follow from the gates."""
         return ({}, {}) if self.structure is None else expand_gates(self.gates, self.structure)
 
     @functools.cached_property
+    @neutral()
     def masks(self) -> dict[str, Tensor]:
         """The masks of matrices by name, True = kept by masks and by gates."""
         if self.structure is None:
@@ -189,10 +197,12 @@ class Ticket:
     def __iter__(self) -> Iterator[str]:
         return iter(self.masks)
 
+    @neutral()
     def masks_on(self, model: nn.Module) -> dict[str, Tensor]:
         """Return `all_masks` by parameter of a model's encoder: the parts of fused parameters are joined."""
         return join_parts(self.all_masks(model))
 
+    @neutral()
     def check(self, model: Any, allow_other_weights: bool = False) -> None:
         """Check that the ticket fits a model's encoder: names, shapes and, without `allow_other_weights`, the weights.
 
@@ -210,15 +220,15 @@ class Ticket:
         parameters = encoder.parameters
         for name, mask in self.all_masks(model).items():
             part = split_name(name)
+            chain = encoder.chain(part.parameter)
             if part.parameter not in parameters:
+                check_absent(name, chain)
                 raise ContentError(
                     f"The ticket masks {name}, which this model does not have; is it another architecture?"
                 )
             parameter = parameters[part.parameter]
-            if not parameter.is_floating_point():
-                raise ContentError(
-                    f"{name} is quantized ({parameter.dtype}); put the ticket on the model before it is quantized."
-                )
+            check_layer(part.parameter, chain)
+            check_parameter(part.parameter, parameter)
             shape = part.of(torch.empty(parameter.shape, device="meta")).shape
             if shape != mask.shape:
                 raise ContentError(
@@ -235,6 +245,7 @@ class Ticket:
                     "Load that model, or pass --allow-other-weights (allow_other_weights=True) if you mean it."
                 )
 
+    @neutral()
     @torch.no_grad()
     def is_applied_to(self, model: Any) -> bool:
         """Return whether the pruned weights of a model are zero already; False if nothing is pruned.
@@ -250,6 +261,7 @@ class Ticket:
                 return False
         return self.pruned > 0
 
+    @neutral()
     @torch.no_grad()
     def apply_(self, model: Any, allow_other_weights: bool = False) -> Any:
         """Set the pruned weights of a model to exactly +0.0, in place, and return the model.
@@ -270,6 +282,7 @@ class Ticket:
             write_masked_(here, here, part_like(mask, parameters[name]).to(here.device))
         return model
 
+    @neutral()
     def remove_units_(self, encoder: nn.Module) -> Removed | None:
         """Remove the pruned units from a checked encoder in place; return None, without a change, for other tickets.
 
@@ -280,6 +293,7 @@ class Ticket:
             return None
         return remove_closed_(encoder, self.structure, self.gates)
 
+    @neutral()
     def save_pretrained(self, directory: Path | str) -> None:
         """Write `ticket.safetensors`, `ticket.json`, a model card and, where there is one, `mlm_head.safetensors`.
 
@@ -334,6 +348,7 @@ class Ticket:
             return str(publish(Path(folder), names, repo, **options)["url"])
 
     @classmethod
+    @neutral()
     def from_masks(
         cls,
         masks: Mapping[str, Tensor],
@@ -374,6 +389,7 @@ class Ticket:
         return cls(own, TicketInfo(method=method, scope=scope, config=config, applies_to=base, seed=seed))
 
     @classmethod
+    @neutral()
     def from_pretrained(
         cls,
         name: Path | str,

@@ -23,6 +23,7 @@ from safetensors.torch import save as to_bytes
 from winning_tickets.data.records import METRICS_OF, Task
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import PLM, load_plm, outside_encoder
+from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import ContentError, UsageError, explain, unknown
 from winning_tickets.runs.files import build_directory, inside, read_json, write_bytes, write_json
 from winning_tickets.runs.hub import local, not_local
@@ -127,11 +128,13 @@ class SharedModel:
             raise ContentError(f"The shared model {self.path} lacks the ticket of {task}; copy the whole folder again.")
         return Ticket.from_pretrained(folder)
 
+    @neutral()
     def load_encoder(self) -> PLM:
         """Load the encoder alone, with all shared weights."""
         self._check_encoder()
         return load_plm(str(self.path / ENCODER))
 
+    @neutral()
     def load_task(self, task: str) -> PLM:
         """Load an ordinary model for one task: all shared weights and the task's head, without applying its ticket."""
         info, name = self.info(task), f"{TASKS}/{task}/{HEAD_FILE}"

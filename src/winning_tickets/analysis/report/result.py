@@ -13,6 +13,7 @@ from winning_tickets.analysis.report.shrink import shrink_figure, shrink_table
 from winning_tickets.analysis.report.tables import Column, Row, Table, columns, decimal, format_count, percent
 from winning_tickets.config.objective import MEASURED
 from winning_tickets.runs import memory
+from winning_tickets.runs.ambient import neutral_if_loaded
 from winning_tickets.runs.errors import UsageError, closest
 from winning_tickets.runs.files import is_number
 
@@ -79,10 +80,14 @@ class Result(dict[str, Any]):
 
 
 def resulting(verb: str = "") -> Callable[[Callable[Parameters, dict[str, Any]]], Callable[Parameters, Result]]:
-    """Return a decorator for functions that return a dict; they then return a `Result` of the verb or analysis."""
+    """Return a decorator for functions that return a dict; they then return a `Result` of the verb or analysis.
+
+    The caller's PyTorch state stays out of them, see `runs.ambient`.
+    """
 
     def decorate(function: Callable[Parameters, dict[str, Any]]) -> Callable[Parameters, Result]:
         @wraps(function)
+        @neutral_if_loaded()
         def call(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
             return Result(function(*arguments, **options), verb)
 
