@@ -57,7 +57,7 @@ def test_every_reader_takes_text_with_a_byte_order_mark(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("encoding", list(MARKED)[1:])
-@pytest.mark.parametrize("text", [LATIN, "привет мир\nкак дела\n" * 20, "你好世界，今天天气很好。\n再见\n" * 20])
+@pytest.mark.parametrize("text", [LATIN, "привет мир\nжизнь\n" * 20, "你好世界今天天气很好。\n再见\n" * 20])
 def test_text_without_a_mark_is_named_and_the_advice_works(tmp_path: Path, encoding: str, text: str) -> None:
     path = tmp_path / "my text.txt"
     path.write_bytes(text.encode(encoding))
@@ -85,7 +85,7 @@ def test_western_text_is_converted_by_the_advice(tmp_path: Path, encoding: str) 
     [
         (
             LATIN.encode("utf-16").decode("latin1").encode(),
-            "no text: .* converted as if it were Latin-1; give the orig",
+            "no text: .* converted as if it were Latin-1; give",
         ),
         (LATIN.encode("utf-16-be").decode("latin1").encode(), "converted from an encoding that it did not have"),
         (("привет мир\n" * 20).encode("cp1251"), r"Convert it from its own encoding \(cp1251, cp932"),

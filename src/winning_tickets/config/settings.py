@@ -208,8 +208,8 @@ def _problem(cls: type[Settings], item: Any) -> str:
 
 CORPORA = (
     "wikitext-103, wikitext-2, wikipedia:20231101.en, pydocs, task:NAME, a column of a data set of the hub such as "
-    "org/name:text or org/name/config:text, or of a csv, tsv or jsonl file such as FILE.csv:text, a text file, or a "
-    "folder of text or Parquet files"
+    "org/name:text or org/name/config:text, or of a csv, tsv, jsonl or parquet file such as FILE.csv:text, a text "
+    "file, or a folder of text or Parquet files"
 )
 """The corpora, for help texts."""
 GROUPING_MEANING = (

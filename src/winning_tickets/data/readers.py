@@ -1,4 +1,4 @@
-"""Readers of users' text files: lines, or rows of CSV, TSV, JSON Lines and CoNLL."""
+"""Readers of users' text files: lines, or rows of CSV, TSV, JSON Lines, CoNLL and Parquet."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
+from winning_tickets.data.rows import Row, named_classes, plain
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
 from winning_tickets.runs.text import decoded, open_text, read_text
 
+_ROWS_AT_A_TIME = 1000
 _BLOCK = 1 << 20  # bytes of whole lines that are held at a time
-Row = tuple[str, dict[str, Any]]  # the place of a row (file and line), and its cells by column
 
 
 def read_utf8(path: Path) -> str:
@@ -190,7 +190,30 @@ def conll_rows(path: Path, words_column: str, label_column: str) -> Iterator[Row
         yield f"{path}, line {first}", {words_column: words, label_column: labels}
 
 
-FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {".csv": csv_rows, ".tsv": tsv_rows, ".jsonl": jsonl_rows}
+def parquet_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a Parquet file, with the names of classes that `datasets` stored in it."""
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS_AT_A_TIME):
+            for row in named_classes(datasets.Dataset(pyarrow.Table.from_batches([batch]))):
+                yield f"{path}, row {number}", {column: plain(cell) for column, cell in row.items()}
+                number += 1
+    except FileNotFoundError as error:
+        raise _unreadable(path, error) from error
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise ContentError(f"Could not read {path} as a Parquet file: {str(error).rstrip('.')}.") from error
+
+
+FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".csv": csv_rows,
+    ".tsv": tsv_rows,
+    ".jsonl": jsonl_rows,
+    ".parquet": parquet_rows,
+}
 
 
 def read_rows(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]] = FORMATS) -> list[Row]:

@@ -28,8 +28,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from winning_tickets.data.glue import LAYOUTS, SERVER_FILES, GlueLayout, folders_of
-from winning_tickets.data.records import Task
 from winning_tickets.data.readers import read_lines
+from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import unknown
 from winning_tickets.runs.files import build_directory
