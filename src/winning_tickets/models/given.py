@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from winning_tickets.data.token_cache import tokenizer_hash
 from winning_tickets.models.encoders import whole
 from winning_tickets.models.loading import base_hash, limit_texts_, tensor_hash
+from winning_tickets.models.reparametrized import refuse_pruned_heads, refuse_reparametrized
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import UsageError
 
@@ -33,6 +34,7 @@ class GivenModel:
 
         Raises:
             UsageError: there is none or more than one, or it has adapters or quantized weights.
+            ContentError: weights are computed from other tensors, or heads were removed.
         """
         from transformers import PreTrainedModel
 
@@ -48,6 +50,8 @@ class GivenModel:
             raise UsageError(f"The {kind} that was given has LoRA adapters; give the model after merge_and_unload().")
         if getattr(models[0], "hf_quantizer", None) is not None:
             raise UsageError(f"The {kind} that was given is quantized; give the model before it is quantized.")
+        refuse_reparametrized(models[0].base_model, f"The {kind} that was given")
+        refuse_pruned_heads(models[0].config, f"the {kind} that was given")
         return cls(models[0], getattr(found, "tokenizer", None) if tokenizer is None else tokenizer, found)
 
     @property
