@@ -523,7 +523,7 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -
 
     Example: tickets transfer my-ticket --task pydocs --seeds 0,1 --out my-transfer --json
 
-    Example: tickets transfer my-transfer --train-file F --validation-file F --train-size 10% --out adapted
+    Example: tickets transfer my-transfer --train-file a.csv --validation-file b.csv --train-size 10% --out adapted
     """
     from winning_tickets.finetuning.transfer import transfer as fine_tune
 

@@ -221,8 +221,8 @@ def _switched_off(settings: ResolvedSearch) -> set[str]:
         "mixing": len(settings.tasks) + (settings.text_term is not None if settings.needs.sources else 0) > 1,
         "label_column": settings.train_file is not None,
         "group_by_length": "task" in terms,
-        "objective": False,
-        "scope": False,
+        **dict.fromkeys(("segments", "batch_tokens"), settings.reads_corpus),
+        **dict.fromkeys(("objective", "scope"), False),
     }
     return {name for name, is_read in needed.items() if not is_read}
 

@@ -62,7 +62,7 @@ def _folder_nearby(task: Task, folder: Path) -> Path | None:
     """Return the next folder above, or up to two levels below, that has the files of a task."""
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir()][:_NEARBY]
     below = [path for one in inside for path in sorted(one.iterdir()) if path.is_dir()][:_NEARBY]
-    above = (folder if len(folder.parts) > 2 else folder.resolve()).parents[:2]
+    above = (folder if len(folder.parts) > 1 else folder.resolve()).parents[:2]
     for one in (*above, *inside, *below):
         with suppress(UsageError, OSError):
             _find(task, one)
