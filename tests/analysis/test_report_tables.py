@@ -83,6 +83,7 @@ def test_formats() -> None:
     assert tables.percent(0.6) == "60.0"
     assert tables.percent(-0.0312) == "-3.1"
     assert tables.decimal(0.07049) == "0.070"
+    assert (tables.decimal(-1e-7), tables.percent(-1e-7)) == ("0.000", "0.0")
     assert tables.seconds(250.6) == "251 s"
     assert tables.text(3) == "3"
 

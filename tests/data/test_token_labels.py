@@ -83,7 +83,7 @@ def test_wrong_files(tmp_path: Path) -> None:
         both(put(tmp_path / "c.conll", "\n\n"))
     with pytest.raises(ContentError, match=r"d\.conll has one class only \(O\); at least two are needed"):
         both(put(tmp_path / "d.conll", "the O\ncat O\n"))
-    with pytest.raises(UsageError, match=r"e\.csv has none of the suffixes \.jsonl, \.conll\."):
+    with pytest.raises(UsageError, match=r"e\.csv has none of the suffixes \.jsonl, \.parquet, \.conll\."):
         both(put(tmp_path / "e.csv", "words,labels\na,O\n"))
     other = put(tmp_path / "f.conll", "the O\ncat O\n\nold B-AGE\n")
     message = r"f\.conll, line 4: label 'B-AGE' is not in the training file; allowed: B-PET, I-PET, O"

@@ -17,11 +17,12 @@ from samples.tiny_models import make_model
 from winning_tickets.cli import app
 from winning_tickets.config import SearchConfig, builtin_models
 from winning_tickets.models import loading
+from winning_tickets.studies.tiny import tiny_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^<!-- test: (run|dry-run) -->\n```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-WITH_DRY_RUN = {"search", "evaluate", "fit-head", "transfer", "share", "shrink", "export", "measure"}
+WITH_DRY_RUN = {"search", "evaluate", "fit-head", "transfer", "share", "super", "shrink", "export", "measure"}
 SHELL_ONLY = ("python3 -m venv ", ".venv/bin/python -m pip install ")
 
 
@@ -109,9 +110,27 @@ def test_offline_python(block: str, workplace: Path, builtin: None) -> None:
     exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
 
 
+@pytest.fixture(scope="module")
+def files_of_users(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files and folders of users that the pages name, which a dry run checks."""
+    folder = tmp_path_factory.mktemp("users")
+    make_model(folder / "my-bert")
+    (folder / "my-text").mkdir()
+    (folder / "my-text" / "a.txt").write_text("some text\n", encoding="utf-8")
+    glue = tiny_folder("glue", tmp_path_factory.mktemp("data"))
+    for name in ("glue", "GLUE_FOLDER"):
+        (folder / name).symlink_to(glue)
+    for name, label in (("train.csv", "x"), ("dev.csv", "y")):
+        rows = "".join(f"{label} {number},1,2,body,{number % 2},{number % 2}\n" for number in range(4))
+        (folder / name).write_text(f"text,a,b,body,label,category\n{rows}", encoding="utf-8")
+    return folder
+
+
 @pytest.mark.parametrize("builtin", ["tiny"], indirect=True)
 @pytest.mark.parametrize("block", blocks("dry-run", "bash"))
-def test_network_commands_parse(block: str, workplace: Path, builtin: None) -> None:
+def test_network_commands_parse(block: str, workplace: Path, builtin: None, files_of_users: Path) -> None:
+    for path in files_of_users.iterdir():
+        (workplace / path.name).symlink_to(path)
     before = set(workplace.iterdir())
     for words in commands(block):
         assert words[0] == "tickets", words

@@ -298,7 +298,7 @@ def test_what_cannot_work_is_refused_before_any_work():
             check_search(SearchConfig.of(model="m", method="imp", **({"objective": "mlm", "corpus": "c"} | fields)))
         return str(caught.value)
 
-    assert "needs the length of a round: --round-steps, -epochs or -examples" in refused()
+    assert "needs the length of a round: --round-steps, --round-epochs or --round-examples" in refused()
     assert "--round-steps and --round-epochs contradict" in refused(round_steps=3, round_epochs=1)
     assert "is after the first round, which has 3 steps" in refused(round_steps=3, rewind="step:4")
     assert "is not a policy" in refused(round_steps=3, rewind="theta0")

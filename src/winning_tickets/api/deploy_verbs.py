@@ -173,7 +173,7 @@ def predict(
         run: a transfer with `save_model` or one of its `seed-N` folders, a super run, a saved model or an export of
             one, also by its hub id; or a fine-tuned model in memory, whose labels are those of its configuration.
         texts: a list of texts, or of tuples with one text per column of the task; or rows: a `Dataset`, a DataFrame, a
-            list of dicts, a dict of lists, or a `Path` of a csv, tsv or jsonl file.
+            list of dicts, a dict of lists, or a `Path` of a csv, tsv, jsonl or parquet file.
         seed: seed of the model in a transfer; None takes the first saved one.
         runtime: device, precision and whether code in the model's repository may run.
         text_columns: the columns of rows that have the texts; None takes those that the model was trained on.

@@ -15,9 +15,10 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperCommand
 
-from winning_tickets.cli import show
+from winning_tickets.cli import plans, show
 from winning_tickets.config import (
     METHOD_NAMES,
+    METHOD_NEEDS,
     EvaluateConfig,
     FitHeadConfig,
     Runtime,
@@ -76,23 +77,15 @@ def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
     typer.echo(json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) if as_json else printable(text))
 
 
-def plan_of(config: Settings, out: Path | None, as_json: bool, **facts: Any) -> None:
-    """Print the settings of `--dry-run`, and facts that follow from them."""
-    plan = {"plan": config.model_dump(mode="json") | facts, "out": None if out is None else str(out)}
-    lines = [f"{key}: {value}" for key, value in facts.items()]
-    for key, value in config.model_dump(mode="json").items():
-        inner = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
-        lines += [f"{name}: {one}" for name, one in inner.items() if one is not None]
-    emit(plan, as_json, "\n".join(["Would run with:", *lines]))
-
-
 RUNNING = "Running"
 
 _running = partial(typer.Option, rich_help_panel=RUNNING)
 Json = Annotated[bool, _running("--json", help="Print one JSON object.")]
 Out = Annotated[Path, _running("--out", help="Folder of the run: new, empty, or with this same run, which is resumed.")]
 Force = Annotated[bool, _running("--force", help="Replace an earlier run of tickets in --out.")]
-DryRun = Annotated[bool, _running("--dry-run", help="Check the command line and print the plan, but do nothing.")]
+DryRun = Annotated[
+    bool, _running("--dry-run", help="Check command line and files, print what would run, but do nothing.")
+]
 Config = Annotated[Path | None, _running("--config", help="YAML or JSON file of settings. Options override it.")]
 Device = Annotated[str, _running("--device", help=Runtime.help_of("device"))]
 Bf16 = Annotated[bool, _running("--bf16", help=Runtime.help_of("bf16"))]
@@ -181,12 +174,21 @@ class Verb(TyperCommand):
             if record is None or (method and methods and method not in methods):
                 continue
             if method:
-                record = record[0], re.sub(r" \[read by [^;\]]+\]|(?<=\[)read by [^;\]]+; ", "", record[1])
+                meaning = re.sub(r" \[read by [^;\]]+\]|(?<=\[)read by [^;\]]+; ", "", record[1])
+                record = record[0], with_default(meaning, METHOD_NEEDS[method].defaults.get(one.name or ""))
             title = "Arguments" if one.param_type_name == "argument" else getattr(one, "rich_help_panel", None)
             panels.setdefault(title or (RUNNING if self.readers else "Options"), []).append(record)
         for title, records in panels.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def with_default(meaning: str, default: Any) -> str:
+    """Return the help of an option with the default that a method has of its own; None leaves it unchanged."""
+    if default is None:
+        return meaning
+    note = f"default: {written(default)}"
+    return re.sub(r"default: [^;\]]+", note, meaning) if "[default: " in meaning else f"{meaning} [{note}]"
 
 
 def fraction(text: str | float) -> float:
@@ -276,7 +278,7 @@ def verb(
     defaults: Mapping[str, Any] | None = None,  # of fields that neither options nor a file give
     runtime: Iterable[str] = NOT_SHARDED,  # fields of `Runtime` that are options
     writes: bool = True,  # whether there is a folder `--out`, and `--force`
-    plan: Callable[[Any, Runtime], tuple[Settings, dict[str, Any]]] = lambda settings, _: (settings, {}),  # `--dry-run`
+    plan: Callable[[Any, Runtime], plans.Plan],  # what `--dry-run` prints
 ) -> Callable[[Callable[..., tuple[dict[str, Any], str]]], Callable[..., None]]:
     """Register a function as a command whose options are the fields of its settings."""
     paths: dict[str, list[tuple[FieldPath, type[Settings]]]] = {}
@@ -310,7 +312,7 @@ def verb(
             how = {key: given[key] for key in runtime if key in given}
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
             # Names are checked before torch is imported, which takes seconds.
-            if problems := misnamed(chosen, with_files=not given["dry_run"]):
+            if problems := misnamed(chosen):
                 raise UsageError("\n".join([*problems, *unread_options(chosen)]))
             out, as_json = given.get("out"), given["as_json"]
             # An existing run may have been made with options that its method does not read; its id decides.
@@ -318,8 +320,9 @@ def verb(
             unread = [] if begun else unread_options(chosen)
             if given["dry_run"] or unread:
                 refuse(chosen, execution, check, unread)
-                planned, facts = plan(chosen, execution)
-                return plan_of(planned, out, as_json, **facts)
+                with trusting(execution.trust_remote_code):
+                    planned = plan(chosen, execution)
+                return emit(planned.as_json(out), as_json, planned.text(name))
             with trusting(execution.trust_remote_code):
                 result, text = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
             return emit(result, as_json, text)
@@ -448,16 +451,6 @@ def _split(option: str, text: str | None, kind: Callable[[str], Any], expected: 
     return parsed
 
 
-def _plan_search(config: SearchConfig, runtime: Runtime) -> tuple[Settings, dict[str, Any]]:
-    from winning_tickets.pruning.memory import planned_memory
-    from winning_tickets.pruning.sharded import check_sharding
-
-    settings = config.resolved()
-    if runtime.shard:
-        check_sharding(settings, runtime)
-    return settings, planned_memory(settings, runtime)
-
-
 Printed = tuple[dict[str, Any], str]  # a result, and the text that is printed without `--json`
 
 
@@ -467,7 +460,7 @@ Printed = tuple[dict[str, Any], str]  # a result, and the text that is printed w
     "model",
     "winning_tickets.pruning.search:check_search",
     runtime=tuple(Runtime.model_fields),
-    plan=_plan_search,
+    plan=plans.plan_search,
 )
 def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Find a ticket and save it in --out. With --method NAME, --help shows what that method reads.
@@ -490,6 +483,7 @@ def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Pr
     metavar="MODEL_OR_TICKET",
     runtime=("device", "bf16", "quiet", "trust_remote_code"),
     writes=False,
+    plan=plans.plan_evaluate,
 )
 def evaluate(config: EvaluateConfig, runtime: Runtime) -> Printed:
     """Measure what a model or ticket preserves, without fine-tuning.
@@ -502,7 +496,13 @@ def evaluate(config: EvaluateConfig, runtime: Runtime) -> Printed:
     return result, show.evaluation(result)
 
 
-@verb("fit-head", FitHeadConfig, "model", "winning_tickets.finetuning.fit_head:check_fit_head")
+@verb(
+    "fit-head",
+    FitHeadConfig,
+    "model",
+    "winning_tickets.finetuning.fit_head:check_fit_head",
+    plan=plans.plan_fit_head,
+)
 def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Train an MLM head for a model that has none, and save both as an ordinary ForMaskedLM folder.
 
@@ -520,13 +520,14 @@ def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) ->
     "target",
     "winning_tickets.finetuning.setup:check_transfer",
     metavar="MODEL_OR_TICKET_OR_RUN",
+    plan=plans.plan_transfer,
 )
 def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Fine-tune a model or ticket on a task, once for each seed, and store the metrics.
 
     Example: tickets transfer my-ticket --task pydocs --seeds 0,1 --out my-transfer --json
 
-    Example: tickets transfer my-transfer --train-file F --validation-file F --train-size 10% --out adapted
+    Example: tickets transfer my-transfer --train-file a.csv --validation-file b.csv --train-size 10% --out adapted
     """
     from winning_tickets.finetuning.transfer import transfer as fine_tune
 
@@ -541,6 +542,7 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -
     "winning_tickets.finetuning.sharing_setup:check_sharing",
     defaults={"tasks": ()},
     runtime=NOT_COMPILED,
+    plan=plans.plan_share,
 )
 def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Train one encoder for several tasks, each with its ticket; without tickets that is MT-DNN.
@@ -555,19 +557,6 @@ def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Prin
     return result, show.sharing(result)
 
 
-def _plan_of_super(config: SuperConfig, runtime: Runtime) -> tuple[SuperConfig, dict[str, Any]]:
-    from winning_tickets.finetuning.super_ticket import count_trainings
-    from winning_tickets.studies.costs import MACHINE, TASK_SIZES, cost_of, seconds_of, size_of
-
-    facts: dict[str, Any] = {"trainings": count_trainings(config.resolved())}
-    # The sizes of a user's own files are not known before they are read.
-    if config.fine_tuning.task in TASK_SIZES:
-        model = size_of(config.fine_tuning.target)
-        minutes = seconds_of(cost_of(config, model), model) / 60
-        facts["minutes"] = f"about {minutes:,.0f} on {MACHINE}"
-    return config.resolved(), facts
-
-
 @verb(
     "super",
     SuperConfig,
@@ -577,7 +566,7 @@ def _plan_of_super(config: SuperConfig, runtime: Runtime) -> tuple[SuperConfig, 
     inline="fine_tuning",
     without=("learning_rate", "batch_size"),
     defaults={"fine_tuning": {"seeds": (0, 1, 2), "select_on": SELECT_ON}},
-    plan=_plan_of_super,
+    plan=plans.plan_super,
 )
 def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Find a task's super ticket: fine-tune tickets of every level and the full model, and name the best.
@@ -590,19 +579,13 @@ def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) 
     return result, show.super_ticket(result)
 
 
-def _plan_of_shrink(config: ShrinkConfig, runtime: Runtime) -> tuple[ShrinkConfig, dict[str, Any]]:
-    from winning_tickets.finetuning.shrink import plan_shrink
-
-    return plan_shrink(config)
-
-
 @verb(
     "shrink",
     ShrinkConfig,
     "model",
     "winning_tickets.finetuning.shrink:check_shrink",
     metavar="MODEL_OR_RUN",
-    plan=_plan_of_shrink,
+    plan=plans.plan_shrink,
     runtime=NOT_COMPILED,
 )
 def shrink(config: ShrinkConfig, out: Path, runtime: Runtime, force: bool) -> Printed:

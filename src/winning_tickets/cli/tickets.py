@@ -79,7 +79,7 @@ def predict(
         list[str] | None, typer.Option("--text-pair", help="The second text of each pair, in the order of --text.")
     ] = None,
     input_file: Annotated[
-        Path | None, typer.Option("--input", help="File whose rows are labeled: csv, tsv or jsonl.")
+        Path | None, typer.Option("--input", help="File whose rows are labeled: csv, tsv, jsonl or parquet.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="File for the rows of --input with their predictions.")

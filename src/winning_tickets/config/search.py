@@ -410,17 +410,33 @@ class SearchConfig(TaskSettings, StructuredSettings):
         """Inputs of the method besides the model; an unknown method has none."""
         return _needs_of(self.method, any(getattr(self, field) for field in UNIT_FIELDS))
 
+    def reads(self, field: str) -> bool:
+        """Return whether the method reads a field."""
+        extra: Any = SearchConfig.model_fields[field].json_schema_extra
+        return not extra["methods"] or (GATES if self.needs.gates else self.method) in extra["methods"]
+
+    @property
+    def advice_on_rounds(self) -> str | None:
+        """What to know about iterative pruning in a single round; None for other searches."""
+        if self.method != "imp" or len(self.sparsities) - bool(self.resolved().prune_first) != 1:
+            return None
+        last = self.sparsities[-1]
+        levels = ",".join(f"{last * part / 3:.2g}" for part in (1, 2)) + f",{last:g}"
+        return (
+            f"One sparsity level is one round: the model is trained once, pruned to {100 * last:g} %, and not trained "
+            f"again. For iterative pruning give several levels, such as --sparsity {levels}."
+        )
+
     def unread(self, fields: Container[str] | None = None) -> list[str]:
         """Return a line for each of these fields that the method does not read; none for an unknown method.
 
         Without `fields`, those fields are checked that were set and describe the ticket or its tasks, because in Python
         one set of training settings may serve several methods. For gates, all fields that were set are checked.
         """
-        reader = GATES if self.needs.gates else self.method
         lines = []
         for field, info in type(self).model_fields.items() if self.method in METHOD_NEEDS else ():
             extra: Any = info.json_schema_extra
-            if not extra["methods"] or reader in extra["methods"] or getattr(self, field) in (None, ()):
+            if self.reads(field) or getattr(self, field) in (None, ()):
                 continue
             wanted = extra["panel"] in (TICKET, UNITS, TASK_DATA) or self.needs.gates
             if field in fields if fields is not None else wanted and field in self.model_fields_set:

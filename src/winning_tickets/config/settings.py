@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
+from winning_tickets.runs.text import read_text
 
 LAST_SEED = 2**32 - 1  # the largest seed; generators of NumPy take no larger one
 Count = Annotated[int, Field(ge=1)]
@@ -218,8 +219,8 @@ def _problem(cls: type[Settings], item: Any) -> str:
 
 CORPORA = (
     "wikitext-103, wikitext-2, wikipedia:20231101.en, pydocs, task:NAME, a column of a data set of the hub such as "
-    "org/name:text or org/name/config:text, or of a csv, tsv or jsonl file such as FILE.csv:text, a text file, or a "
-    "folder of text or Parquet files"
+    "org/name:text or org/name/config:text, or of a csv, tsv, jsonl or parquet file such as FILE.csv:text, a text "
+    "file, or a folder of text or Parquet files"
 )
 """The corpora, for help texts."""
 GROUPING_MEANING = (
@@ -302,8 +303,8 @@ def load_config_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"There is no configuration file {path}.")
     try:
-        _, content = parse_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _, content = parse_yaml(read_text(path))
+    except yaml.YAMLError as error:
         raise UsageError(f"The configuration file {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"The configuration file {path} must map field names to values, such as 'steps: 60'.")

@@ -35,8 +35,8 @@ class ShrinkConfig(Settings):
     )
     train_file: str | None = _model(
         None,
-        "Your own texts in a csv, tsv or jsonl file, instead of --corpus; labels are not read. A fine-tuned model "
-        "takes each row as an example of its task.",
+        "Your own texts in a csv, tsv, jsonl or parquet file, instead of --corpus; labels are not read. A fine-tuned "
+        "model takes each row as an example of its task.",
     )
     text_columns: tuple[str, ...] | None = _model(
         None, "Text columns of --train-file. By default well-known names, or those of the fine-tuned model."
@@ -45,7 +45,7 @@ class ShrinkConfig(Settings):
         None, "Held-out text. By default the validation part of the text, or a twentieth of it where it has none."
     )
     task: str | None = _model(None, "Task with scored pairs whose similarity is reported: stsb.")
-    pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv or jsonl.")
+    pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv, jsonl or parquet.")
     data_dir: str | None = _model(None, "Folder with the data of the task.")
     speedup: tuple[float, ...] = _budget(
         (2.0,), "How many times as fast as the dense model. Several values, such as 1.5,2,3, give one model each."

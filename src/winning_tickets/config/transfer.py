@@ -150,8 +150,8 @@ class TransferConfig(Settings):
     )
     train_file: str | None = _files(
         None,
-        "Training file: csv, tsv, jsonl, conll, or the JSON of SQuAD; or a split of a data set of the hub, such as "
-        "org/name:train or org/name/config:train.",
+        "Training file: csv, tsv, jsonl, parquet, conll, or the JSON of SQuAD; or a split of a data set of the hub, "
+        "such as org/name:train or org/name/config:train.",
     )
     validation_file: str | None = _files(None, "Validation file of the same format.")
     text_columns: tuple[str, ...] | None = _files(None, "One or two text columns of your files, such as a,b.")
@@ -353,7 +353,7 @@ class EvaluateConfig(Settings):
     max_tokens: Count | None = _measure(None, "Stop after this many unpadded tokens.")
     batch_tokens: Count = _measure(4096, "Tokens in a forward pass.")
     task: str | None = _model(None, "Task with scored pairs for similarity: stsb.")
-    pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv or jsonl.")
+    pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv, jsonl or parquet.")
     data_dir: str | None = _model(None, "Folder with the data of the task.")
     harness_tasks: tuple[str, ...] = _harness(
         (),

@@ -66,7 +66,7 @@ class CorpusText:
             state.add(line)
             count += 1
         if not count:
-            raise ContentError(f"The corpus {name} ({split}) is empty: it holds no line with text in it.")
+            raise _empty(name, split)
         return cls(name, split, _LinesAnew(read, count), state.hexdigest(), cache=cache)
 
 
@@ -82,6 +82,25 @@ def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None)
     if (stream := _stream(spec, split, data_dir)) is not None:
         return stream
     return CorpusText.of(spec, split, _reader(spec, split, data_dir))
+
+
+def check_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None) -> bool:
+    """Check that a corpus is there and begins with text; return False for one of the hub, which is not looked up."""
+    if spec in PYDOCS_PARTS or memory.find(spec) is not None:
+        return True
+    if data_dir is None and (spec in HUB_CORPORA or _streamed_part(spec) is not None):
+        return False
+    if spec in HUB_CORPORA:
+        return bool(_files_of_hub(spec, split, Path(str(data_dir))))
+    stream = _stream(spec, split, data_dir)
+    lines = _with_text(_reader(spec, split, data_dir)()) if stream is None else iter(stream.lines)
+    if next(lines, None) is None:
+        raise _empty(spec, split)
+    return True
+
+
+def _empty(name: str, split: str) -> ContentError:
+    return ContentError(f"The corpus {name} ({split}) is empty: it holds no line with text in it.")
 
 
 def table_column(spec: str) -> tuple[Path, str] | None:
@@ -223,17 +242,22 @@ def _hub_rows(spec: str, split: SplitName, data_dir: str | Path | None) -> Calla
         instead = "--corpus takes a text file or folder too, or pydocs, which is built in."
         found = hub.load_hub(name, config, f"the corpus {spec}", instead)
     else:
-        files = hub.find_files(Path(data_dir), config, (split,))
-        if not files:
-            raise UsageError(
-                f"{data_dir} has no {config}/{split}-*.parquet for the corpus {spec}; --data-dir takes a copy of the "
-                f"repository {name} (hf download {name} --repo-type dataset --local-dir DIR)."
-            )
-        found = hub.load_parquet(files)
+        found = hub.load_parquet(_files_of_hub(spec, split, Path(data_dir)))
     if split not in found or "text" not in found[split].column_names:
         raise ContentError(f"The data set {name} has no column 'text' in a split {split!r}; found {found}.")
     rows = found[split].select_columns("text")
     return lambda: (text for part in rows.iter(_ROWS_AT_A_TIME) for text in part["text"])
+
+
+def _files_of_hub(spec: str, split: SplitName, data_dir: Path) -> hub.Files:
+    name, config = HUB_CORPORA[spec]
+    files = hub.find_files(data_dir, config, (split,))
+    if not files:
+        raise UsageError(
+            f"{data_dir} has no {config}/{split}-*.parquet for the corpus {spec}; --data-dir takes a copy of the "
+            f"repository {name} (hf download {name} --repo-type dataset --local-dir DIR)."
+        )
+    return files
 
 
 def _task_sentences(name: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from textwrap import shorten
 from typing import Any, Literal
 
-from winning_tickets.data.readers import Row
 from winning_tickets.data.records import Answers, Split, Task
+from winning_tickets.data.rows import Row
 from winning_tickets.runs.errors import ContentError, shown
 
 LabelReader = Callable[[Any, str], Any]
@@ -17,6 +17,8 @@ LabelReader = Callable[[Any, str], Any]
 SOFT = "softlabel"  # column of soft labels
 _UNLABELLED = (-1, "-1", "-")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))\.0+\s*")
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _NO_VALUE = ("NAType", "NaTType")  # types of pandas
 _LARGEST_SCORE = 5.0  # of STS-B
 _LISTED = 30  # classes that a message names
@@ -56,7 +58,7 @@ def build_split(
             continue
         for name, column in zip(columns, texts, strict=True):
             if not fits(row[name]):
-                kind = "a list of words" if texts_are == "words" else "a text"
+                kind = f"a list of words{_culprit(row[name])}" if texts_are == "words" else "a text"
                 raise ContentError(f"{where}: column {name!r} must be {kind}, found {shown(row[name])}.")
             column.append(row[name])
         if texts_are == "words" and (len(label) != len(texts[0][-1]) or not label):
@@ -80,10 +82,23 @@ def is_text(found: Any) -> bool:
     return isinstance(found, str) and _SURROGATE.search(found) is None
 
 
+def _is_word(found: Any) -> bool:
+    return is_text(found) and bool(found.strip())
+
+
+def _culprit(words: Any) -> str:
+    """Return a clause about the first member of a list that is no word; empty if it is no list."""
+    if not isinstance(words, list):
+        return ""
+    place = next(number for number, word in enumerate(words, start=1) if not _is_word(word))
+    blank = isinstance(words[place - 1], str) and not words[place - 1].strip()
+    return f", and word {place} of {len(words)} is {'blank: ' if blank else ''}{shown(words[place - 1])}"
+
+
 _IS_TEXT: dict[str, Callable[[Any], bool]] = {
     "any": is_text,
-    "not blank": lambda found: is_text(found) and bool(found.strip()),
-    "words": lambda found: isinstance(found, list) and all(is_text(one) and one.strip() for one in found),
+    "not blank": _is_word,
+    "words": lambda found: isinstance(found, list) and all(map(_is_word, found)),
 }
 
 
@@ -105,12 +120,25 @@ def as_number(found: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def written(found: Any) -> str:
+    """Return a class as text; a whole number has no fraction, because a column with gaps is float in some formats."""
+    text = str(found)
+    whole = _WHOLE.fullmatch(text)
+    return text if whole is None else whole[1]
+
+
 def read_score(found: Any, where: str) -> float:
     """Return the score of a regression."""
     value = as_number(found)
     if value is None:
-        raise ContentError(f"{where}: label {shown(found)} is not a number.")
+        hint = " Write a point before the decimals." if has_decimal_comma(found) else ""
+        raise ContentError(f"{where}: label {shown(found)} is not a number.{hint}")
     return value
+
+
+def has_decimal_comma(found: Any) -> bool:
+    """Return whether a text is a number with a decimal comma, such as 3,5."""
+    return isinstance(found, str) and _DECIMAL_COMMA.fullmatch(found) is not None
 
 
 def class_reader(names: Sequence[str], owner: str, numbers: Sequence[str] = ()) -> LabelReader:
@@ -158,9 +186,16 @@ def known_label_reader(task: Task) -> LabelReader:
 
 def read_word_labels(found: Any, where: str, column: str = "label") -> list[Any]:
     """Return the labels of a sentence as written, one per word."""
-    if not isinstance(found, list) or any(isinstance(label, list | dict) or label is None for label in found):
+    if not isinstance(found, list) or any(
+        isinstance(label, list | dict) or (not isinstance(label, str) and is_missing(label)) for label in found
+    ):
         raise ContentError(f"{where}: column {column!r} must be a list of labels, found {shown(found)}.")
     return found
+
+
+def _is_no_class(found: Any) -> bool:
+    """Return whether the label of a word is a list or missing; blank text is a class that gets a remark."""
+    return isinstance(found, list | dict) or (not isinstance(found, str) and is_missing(found))
 
 
 def read_answers(found: Any, where: str) -> Answers:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.data.examples import build_split, known_label_reader
+from winning_tickets.data.examples import build_split, check_columns, known_label_reader
 from winning_tickets.data.readers import jsonl_rows, read_lines, tsv_rows
 from winning_tickets.data.records import Split, Task, TaskData
+from winning_tickets.data.rows import Row
+from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, UsageError
 
 FILES = {
@@ -111,8 +113,11 @@ def count_rows(task: Task, data_dir: Path) -> dict[str, int]:
 
 def _read_split(task: Task, path: Path) -> tuple[Split, int]:
     layout = LAYOUTS[task.name]
-    rows = jsonl_rows(path) if path.suffix == ".jsonl" else tsv_rows(path, layout.header)
-    return build_split(str(path), rows, layout.texts, layout.label, known_label_reader(task), "any")
+    return build_split(str(path), _rows(task, path), layout.texts, layout.label, known_label_reader(task), "any")
+
+
+def _rows(task: Task, path: Path) -> Iterator[Row]:
+    return jsonl_rows(path) if path.suffix == ".jsonl" else tsv_rows(path, LAYOUTS[task.name].header)
 
 
 def folders_of(task: Task, data_dir: Path, file: str) -> list[Path]:
@@ -122,10 +127,24 @@ def folders_of(task: Task, data_dir: Path, file: str) -> list[Path]:
             f"There is no folder {data_dir}; --data-dir takes a GLUE download (CoLA/, SST-2/ ...) or a copy of the "
             "hub's repository."
         )
-    folder = str(task.folder).lower()
-    names = {folder, folder.replace("-", ""), task.name}
+    names = _folder_names(task)
     inside = [path for path in sorted(data_dir.iterdir()) if path.is_dir() and path.name.lower() in names]
-    return inside or ([data_dir] if (data_dir / file).is_file() else [])
+    others = {name for other in LAYOUTS for name in _folder_names(TASKS[other])} - names
+    own = data_dir.resolve().name.lower() not in others and (data_dir / file).is_file()
+    return inside or ([data_dir] if own else [])
+
+
+def _folder_names(task: Task) -> set[str]:
+    folder = str(task.folder).lower()
+    return {folder, folder.replace("-", ""), task.name}
+
+
+def check_columns_of_files(task: Task, data_dir: Path) -> None:
+    """Refuse a release whose files cannot be read or lack a column; only their first rows are read."""
+    layout = LAYOUTS[task.name]
+    for path in find_release(task, data_dir).values():
+        for where, row in islice(_rows(task, path), 1):
+            check_columns(row, (*layout.texts, layout.label), where)
 
 
 DIAGNOSTIC = "AX"

@@ -10,9 +10,9 @@ from typing import Any
 
 from winning_tickets.data.examples import build_split, check_answers, check_columns, known_label_reader
 from winning_tickets.data.glue import describe_release
-from winning_tickets.data.readers import Row, fingerprint
+from winning_tickets.data.readers import fingerprint
 from winning_tickets.data.records import Task, TaskData
-from winning_tickets.data.rows import rows_of
+from winning_tickets.data.rows import Row, rows_of
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.hub import hub_is_away, is_cached, newest_revision
 
@@ -72,7 +72,7 @@ class HubPart:
 
 def read_hub_split(part: HubPart) -> list[Row]:
     """Return the rows of a split, with the names of classes in place of their numbers."""
-    found = load_hub(part.name, part.config, str(part), "--train-file takes csv, tsv and jsonl files too.")
+    found = load_hub(part.name, part.config, str(part), "--train-file takes csv, tsv, jsonl and parquet files too.")
     if part.part not in found:
         raise UsageError(f"The data set {part.name} has no split {part.part!r}; found {', '.join(found)}.")
     return rows_of(found[part.part], str(part))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
-from winning_tickets.data.records import TaskData
+from winning_tickets.data.records import Task, TaskData
 from winning_tickets.data.tasks import TASKS, get_task
 from winning_tickets.runs.errors import UsageError
+
+Files = dict[str, list[str]]  # Parquet files by name of the split
+_NEARBY = 50  # folders that are looked into
 
 
 def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
@@ -24,19 +28,43 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
 
     if data_dir is None:
         return hub.read_hub(task)
-    if (copy := hub.read_copy(task, Path(data_dir))) is not None:
+    folder = Path(data_dir)
+    find_data(task, folder)
+    if (copy := hub.read_copy(task, folder)) is not None:
         return copy
-    if task.kind == "span":
-        return squad.read_squad(task, Path(data_dir))
-    return glue.read_release(task, Path(data_dir))
+    return squad.read_squad(task, folder) if task.kind == "span" else glue.read_release(task, folder)
 
 
 def check_task_files(name: str, data_dir: str | Path) -> None:
     """Refuse a folder without the files of a task, without reading them; tasks that are not built in pass."""
+    if name in TASKS and name != "pydocs":
+        find_data(TASKS[name], Path(data_dir).expanduser())
+
+
+def find_data(task: Task, folder: Path) -> Files | dict[str, Path]:
+    """Find the files of a task in a folder, by split; if they are above or below it, the error names the right one."""
+    try:
+        return _find(task, folder)
+    except UsageError as error:
+        if not folder.is_dir() or (other := _folder_nearby(task, folder)) is None:
+            raise
+        raise UsageError(f"{error} Give --data-dir {other}.") from error
+
+
+def _find(task: Task, folder: Path) -> Files | dict[str, Path]:
     from winning_tickets.data import glue, hub, squad
 
-    task, folder = TASKS.get(name), Path(data_dir).expanduser()
-    if task is None or name == "pydocs" or hub.find_copy(task, folder):
-        return
     find = squad.find_squad if task.kind == "span" else glue.find_release
-    find(task, folder)
+    return hub.find_copy(task, folder) or find(task, folder)
+
+
+def _folder_nearby(task: Task, folder: Path) -> Path | None:
+    """Return the next folder above, or up to two levels below, that has the files of a task."""
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir()][:_NEARBY]
+    below = [path for one in inside for path in sorted(one.iterdir()) if path.is_dir()][:_NEARBY]
+    above = (folder if len(folder.parts) > 1 else folder.resolve()).parents[:2]
+    for one in (*above, *inside, *below):
+        with suppress(UsageError, OSError):
+            _find(task, one)
+            return one
+    return None

@@ -13,8 +13,9 @@ from typing import Any
 from winning_tickets.data import examples
 from winning_tickets.data.examples import LabelReader
 from winning_tickets.data.loading import load_task
-from winning_tickets.data.readers import Row, jsonl_rows, read_rows, tsv_rows
+from winning_tickets.data.readers import jsonl_rows, read_rows, tsv_rows
 from winning_tickets.data.records import Split, Task, TaskData
+from winning_tickets.data.rows import Row
 from winning_tickets.data.task_files import Definition, FilesDefinition, TaskDefinition, task_of
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.data.user_files import load_files

@@ -1,4 +1,4 @@
-"""Readers of users' text files, in UTF-8: lines, or rows of CSV, TSV, JSON Lines and CoNLL."""
+"""Readers of users' text files: lines, or rows of CSV, TSV, JSON Lines, CoNLL and Parquet."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
+from winning_tickets.data.rows import Row, named_classes, plain
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
+from winning_tickets.runs.text import decoded, open_text, read_text
 
+_ROWS_AT_A_TIME = 1000
 _BLOCK = 1 << 20  # bytes of whole lines that are held at a time
-Row = tuple[str, dict[str, Any]]  # the place of a row (file and line), and its cells by column
 
 
 def read_utf8(path: Path) -> str:
     """Return the text of a file without its byte-order mark."""
     try:
-        content = path.read_bytes()
+        return read_text(path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    return _decoded(path, content, 0)
 
 
 def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a file, read in blocks, so that a large file is never in memory as a whole."""
     offset = 0
     try:
-        with path.open("rb") as handle:
+        with open_text(path) as handle:
             while block := b"".join(handle.readlines(_BLOCK)):
-                yield from split_lines(_decoded(path, block, offset))
+                yield from split_lines(decoded(path, block, offset))
                 offset += len(block)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
@@ -46,53 +47,93 @@ def _unreadable(path: Path, error: OSError | ValueError) -> UsageError:
     return UsageError(f"Cannot read {shown(str(path)) if isinstance(error, ValueError) else path}: {reason}.")
 
 
-def _decoded(path: Path, content: bytes, offset: int) -> str:
-    """Decode the part of a file that starts at a byte offset."""
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ContentError(
-            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at offset {offset + error.start}. "
-            "Convert it, for example with: iconv -f latin1 -t utf-8."
-        ) from error
-    return text if offset else text.removeprefix("\ufeff")
-
-
 def split_lines(text: str) -> list[str]:
     """Split a text at LF and CR LF only; a text may contain other separators."""
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     return lines[:-1] if lines[-1] == "" else lines
 
 
+_SEPARATORS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
+_SAMPLED_ROWS = 50
+
+
 def csv_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a CSV file with a header and quoting."""
+    """Yield the rows of a CSV file with a header and quoting; `;`, tabs or `|` may separate the cells too."""
     text = read_utf8(path)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may be as long as the file
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    skipped, separator = 0, _find_separator(text, ",")
+    if declared := re.match(r"sep=([,;\t|])\r?\n", text):  # a line for Excel
+        skipped, separator, text = 1, declared[1], text[declared.end() :]
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+    first = skipped + 1  # first line of a row, which may span several
 
     def numbered() -> Iterator[tuple[int, list[str]]]:
-        first = 1  # first line of a row, which may span several
+        nonlocal first
         for cells in reader:
             yield first, cells
-            first = reader.line_num + 1
+            first = reader.line_num + skipped + 1
 
     try:
-        yield from _table(path, numbered())
+        yield from _table(path, numbered(), separator=separator)
     except csv.Error as error:
-        raise ContentError(f"{path}, line {reader.line_num}: not valid csv ({error}).") from error
+        last = reader.line_num + skipped
+        row = "".join(islice(io.StringIO(text, newline=""), first - skipped - 1, reader.line_num))
+        opened = first + _line_of_open_quote(row, separator)
+        if last > opened or "unexpected end" in str(error):
+            raise ContentError(
+                f"{path}, line {opened}: not valid csv: a quote opens a cell there that is not closed properly up to "
+                f"line {last} ({error}). Close it; a quote inside a quoted cell is written twice."
+            ) from error
+        raise ContentError(f"{path}, line {last}: not valid csv ({error}).") from error
+
+
+def _line_of_open_quote(row: str, separator: str) -> int:
+    """Return the index of the line in which the last quoted cell of a row begins."""
+    cells = re.finditer(rf'(?:^|[{separator}])"(?:[^"]|"")*"?', row, re.MULTILINE)
+    places = [cell.start() + cell[0].index('"') for cell in cells]
+    return len(io.StringIO(row[: places[-1] + 1], newline="").readlines()) - 1 if places else 0
+
+
+def _find_separator(text: str, usual: str) -> str:
+    """Return the separator of the cells: the usual one, unless it is not in the header or not in most of the rows."""
+
+    def agreeing(separator: str) -> float:
+        """Return the share of the first rows that have as many cells as the header; 0 for a single column."""
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        counts = [len(cells) for cells in islice(filter(None, reader), _SAMPLED_ROWS)]
+        return counts.count(counts[0]) / len(counts) if counts and counts[0] > 1 else 0.0
+
+    if agreeing(usual) > 0.5:
+        return usual
+    best = max((one for one in _SEPARATORS if one != usual), key=agreeing)
+    return best if agreeing(best) > 0.5 else usual
 
 
 def tsv_rows(path: Path, header: Sequence[str] | None = None, extra: str | None = None) -> Iterator[Row]:
     """Yield the rows of a TSV file, in which quotes are ordinary characters."""
     # `header` names the columns of a file without a header line. `extra` names one more column that a file may
     # have: the file has it if its first row is one cell longer.
-    lines = enumerate(read_lines(path), start=1)
-    return _table(path, ((number, line.split("\t")) for number, line in lines), header, extra)
+    lines = read_lines(path)
+    if header is None:
+        begin = list(islice(lines, _SAMPLED_ROWS))
+        separator = _find_separator("\n".join(begin), "\t")
+        if separator != "\t" and not any("\t" in line for line in begin):
+            raise ContentError(
+                f"{path} has no tab, and its cells seem to be separated by {_SEPARATORS[separator]}; give it the "
+                "suffix .csv."
+            )
+        lines = chain(begin, lines)
+    return _table(path, ((number, line.split("\t")) for number, line in enumerate(lines, start=1)), header, extra)
 
 
 def _table(
-    path: Path, lines: Iterable[tuple[int, list[str]]], header: Sequence[str] | None = None, extra: str | None = None
+    path: Path,
+    lines: Iterable[tuple[int, list[str]]],
+    header: Sequence[str] | None = None,
+    extra: str | None = None,
+    separator: str = "",  # named in a message if it is not the usual one
 ) -> Iterator[Row]:
+    between = f", separated by {_SEPARATORS[separator]}" if separator not in ("", ",") else ""
     for number, cells in lines:
         where = f"{path}, line {number}"
         if not any(cell.strip() for cell in cells):
@@ -107,7 +148,8 @@ def _table(
         if len(cells) != len(header):
             names = ", ".join(header) + (f", and perhaps {extra}" if extra else "")
             raise ContentError(
-                f"{where}: found {len(cells)} columns, expected {len(header)} ({names}). Repair or delete that line."
+                f"{where}: found {len(cells)} columns, expected {len(header)} ({names}){between}. Repair or delete "
+                "that line."
             )
         extra = None  # only the first row decides
         yield where, dict(zip(header, cells, strict=True))
@@ -148,7 +190,30 @@ def conll_rows(path: Path, words_column: str, label_column: str) -> Iterator[Row
         yield f"{path}, line {first}", {words_column: words, label_column: labels}
 
 
-FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {".csv": csv_rows, ".tsv": tsv_rows, ".jsonl": jsonl_rows}
+def parquet_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a Parquet file, with the names of classes that `datasets` stored in it."""
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS_AT_A_TIME):
+            for row in named_classes(datasets.Dataset(pyarrow.Table.from_batches([batch]))):
+                yield f"{path}, row {number}", {column: plain(cell) for column, cell in row.items()}
+                number += 1
+    except FileNotFoundError as error:
+        raise _unreadable(path, error) from error
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise ContentError(f"Could not read {path} as a Parquet file: {str(error).rstrip('.')}.") from error
+
+
+FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".csv": csv_rows,
+    ".tsv": tsv_rows,
+    ".jsonl": jsonl_rows,
+    ".parquet": parquet_rows,
+}
 
 
 def read_rows(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]] = FORMATS) -> list[Row]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from winning_tickets.data.readers import Row
 from winning_tickets.runs.errors import UsageError
+
+Row = tuple[str, dict[str, Any]]  # the place of a row (file and line), and its cells by column
 
 
 def rows_of(data: Any, what: str) -> list[Row]:
@@ -17,7 +18,7 @@ def rows_of(data: Any, what: str) -> list[Row]:
     """
     rows: Any
     if hasattr(data, "select_columns") and not isinstance(data, Mapping):
-        rows = _named_classes(data)
+        rows = named_classes(data)
     elif hasattr(data, "iloc") and hasattr(data, "columns"):
         if not data.columns.is_unique:
             names = ", ".join(dict.fromkeys(map(str, data.columns[data.columns.duplicated()])))
@@ -38,7 +39,17 @@ def rows_of(data: Any, what: str) -> list[Row]:
         )
     if not rows:
         raise UsageError(f"{what} has no rows.")
-    return [(f"{what}, row {number}", dict(row)) for number, row in enumerate(rows)]
+    return [
+        (f"{what}, row {number}", {column: plain(cell) for column, cell in row.items()})
+        for number, row in enumerate(rows)
+    ]
+
+
+def plain(cell: Any) -> Any:
+    """Return a cell of Python's own types, as a file would have it: numpy's scalars and arrays are others."""
+    if type(cell).__module__ == "numpy" and hasattr(cell, "tolist"):
+        return cell.tolist()
+    return list(cell) if type(cell) is tuple else cell
 
 
 def _is_column(value: Any) -> bool:
@@ -47,7 +58,7 @@ def _is_column(value: Any) -> bool:
     return is_array or (isinstance(value, Sequence) and not isinstance(value, str))
 
 
-def _named_classes(data: Any) -> list[dict[str, Any]]:
+def named_classes(data: Any) -> list[dict[str, Any]]:
     """Return the rows of a `Dataset` with the names of classes in place of their numbers; -1 becomes None."""
     # A format such as that of torch would give tensors in place of labels and words.
     data = data.with_format(None)

@@ -14,8 +14,9 @@ import numpy as np
 
 from winning_tickets.data.encode import Array, EncodedSplit, require_offsets
 from winning_tickets.data.examples import build_split, check_answers, read_answers
-from winning_tickets.data.readers import Row, read_utf8
+from winning_tickets.data.readers import read_utf8
 from winning_tickets.data.records import Answers, Source, Split, Task, TaskData
+from winning_tickets.data.rows import Row
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json

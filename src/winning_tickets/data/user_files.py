@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 
 from winning_tickets.data import examples
 from winning_tickets.data.examples import LabelReader
-from winning_tickets.data.readers import FORMATS, Row, conll_rows, jsonl_rows, read_rows
+from winning_tickets.data.readers import FORMATS, conll_rows, jsonl_rows, parquet_rows, read_rows
 from winning_tickets.data.records import METRICS, METRICS_OF, Kind, LabeledKind, Split, Task, TaskData
+from winning_tickets.data.rows import Row
 from winning_tickets.runs.errors import ContentError, UsageError, shown, unknown
 
 WELL_KNOWN: tuple[tuple[str, ...], ...] = (  # text columns that are found without being named
@@ -29,6 +30,7 @@ KIND_BY_SUFFIX: dict[str, Kind] = {".json": "span", ".conll": "tokens"}
 """Kinds of tasks that the format of a file determines."""
 LOCAL = "local"  # name of a task of the user's files, if the user gives none
 _MANY_CLASSES = 20  # with more classes, a small file has few examples of each
+_NO_VALUES = ("", "nan", "none", "null", "na", "n/a", "nat", "<na>")  # names of classes that look like missing labels
 SEPARATOR = "|"  # between the classes of one text, in files without lists
 
 
@@ -66,7 +68,7 @@ def load_files(
             raise UsageError(f"--kind tokens takes one text column, the words; found {', '.join(text_columns)}.")
         words = text_columns[0] if text_columns else WORD_COLUMNS[0]
         conll = partial(conll_rows, words_column=words, label_column=label_column)
-        formats = {".jsonl": jsonl_rows, ".conll": conll}
+        formats = {".jsonl": jsonl_rows, ".parquet": parquet_rows, ".conll": conll}
     elif text_columns is not None and len(text_columns) not in (1, 2):
         raise UsageError(f"--text-columns takes one or two columns, found {len(text_columns)}.")
     rows = {path: _read(path, formats) for path in (train, validation)}
@@ -88,6 +90,8 @@ def load_files(
     if kind is None:
         scores = metric in METRICS_OF["regression"] or (metric is None and _are_fractional(written))
         kind = "regression" if scores else "classification"
+        if kind == "classification" and metric is None:
+            _refuse_decimal_commas(train, label_column, written)
     classes = _classes(train, written, kind, label_column)
     read_label = _label_reader(kind, classes, read_written)
     if drop_unlabelled:
@@ -123,11 +127,30 @@ def _remarks(task: Task, train: Split, validation: Split) -> tuple[str, ...]:
             f"The column {task.label_column!r} has {len(task.labels)} classes in {len(train)} training examples: is it "
             "the label column?"
         )
+    for place, name in enumerate(task.labels):
+        if name.casefold() in _NO_VALUES:
+            found.append(_missing_class(task, train, place))
     if train.texts == validation.texts:
         found.append(
             "The validation file has the same texts as the training file, so its scores say nothing about new texts."
         )
     return tuple(found)
+
+
+def _missing_class(task: Task, train: Split, place: int) -> str:
+    """Return the remark about a class whose name looks like a missing label."""
+    of_kind = {
+        "tokens": lambda label: place in label,
+        "multilabel": lambda label: label[place] == 1,
+    }.get(task.kind, lambda label: label == place)
+    count = sum(map(of_kind, train.labels))
+    others = [examples.as_number(name) for name in task.labels if name.casefold() not in _NO_VALUES]
+    scores = any(value is not None and value % 1 for value in others) and None not in others
+    return (
+        f"The text {task.labels[place]!r} in the column {task.label_column!r} is a class of its own ({count} training "
+        f"examples): is it a missing label?{' The other labels are numbers.' if scores else ''} Empty cells are left "
+        "out with --drop-unlabelled."
+    )
 
 
 def _or_none(read: LabelReader) -> LabelReader:
@@ -203,7 +226,7 @@ def _read_name(found: Any, where: str, label_column: str) -> str:
         if isinstance(found, list | dict):
             hint = " For lists there are --kind multilabel and --kind tokens." if isinstance(found, list) else ""
         raise ContentError(f"{where}: column {label_column!r} must be a class or a number, found {shown(found)}.{hint}")
-    return str(found).strip()
+    return examples.written(found).strip()
 
 
 def _read_set(found: Any, where: str, label_column: str) -> set[str]:
@@ -211,7 +234,11 @@ def _read_set(found: Any, where: str, label_column: str) -> set[str]:
     labels = found
     if isinstance(labels, str):
         labels = labels.split(SEPARATOR) if labels.strip() else []
-    names = [str(label).strip() for label in labels if isinstance(label, str | int)] if type(labels) is list else []
+    names = (
+        [examples.written(label).strip() for label in labels if isinstance(label, str | int)]
+        if type(labels) is list
+        else []
+    )
     if type(labels) is not list or len(names) < len(labels) or not all(names):
         raise ContentError(
             f"{where}: column {label_column!r} must be a list of classes, or classes with {SEPARATOR!r} between them, "
@@ -221,7 +248,7 @@ def _read_set(found: Any, where: str, label_column: str) -> set[str]:
 
 
 def _read_names(found: Any, where: str, label_column: str) -> list[str]:
-    return [str(label) for label in examples.read_word_labels(found, where, label_column)]
+    return [examples.written(label) for label in examples.read_word_labels(found, where, label_column)]
 
 
 def _label_reader(kind: Kind, classes: tuple[str, ...], read_written: LabelReader) -> LabelReader:
@@ -247,6 +274,16 @@ def _are_fractional(labels: list[Any]) -> bool:
     """Check that all labels are numbers and that one of them has a fractional part."""
     values = [examples.as_number(text) for text in labels]
     return all(value is not None for value in values) and any(value % 1 for value in values if value is not None)
+
+
+def _refuse_decimal_commas(path: Path, label_column: str, labels: list[str]) -> None:
+    """Refuse scores with decimal commas, which would all be classes."""
+    commas = [text for text in labels if examples.has_decimal_comma(text)]
+    if commas and all(text in commas or examples.as_number(text) is not None for text in set(labels)):
+        raise ContentError(
+            f"{path}: the column {label_column!r} seems to have numbers with a decimal comma, such as {commas[0]}. "
+            "Write a point instead; if they are names of classes, give --kind classification."
+        )
 
 
 def _classes(path: Path, written: list[Any], kind: Kind, label_column: str) -> tuple[str, ...]:

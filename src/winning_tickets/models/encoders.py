@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from winning_tickets.models.reparametrized import refuse_pruned_heads, refuse_reparametrized
 from winning_tickets.runs.errors import ContentError, UsageError
 
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "base_layer")
@@ -75,7 +76,7 @@ def find_encoder(model: Any, names: Iterable[str]) -> Encoder:
         The encoder; if none has all names, the one with most of them, which the caller has to check.
 
     Raises:
-        ContentError: several encoders have the names.
+        ContentError: several encoders have the names, weights are computed from other tensors, or heads were removed.
         UsageError: `FullyShardedDataParallel` has flattened the parameters.
     """
     model = as_module(model)
@@ -84,6 +85,7 @@ def find_encoder(model: Any, names: Iterable[str]) -> Encoder:
     paths: dict[str, str] = {}
     modules: dict[str, list[nn.Module]] = {}
     for path, module in model.named_modules():
+        refuse_pruned_heads(getattr(module, "config", None), f"the {type(module).__name__}")
         if type(module).__name__ == "FullyShardedDataParallel":
             raise UsageError(
                 "FullyShardedDataParallel has flattened the model's matrices, so no ticket can be put on them; use "
@@ -111,6 +113,7 @@ def find_encoder(model: Any, names: Iterable[str]) -> Encoder:
     start = starts[0] if starts else max(begins, key=begins.__getitem__, default="")
     prefix = f"{start}." if start else ""
     places = {name.removeprefix(prefix): place for name, place in found.items() if name.startswith(prefix)}
+    refuse_reparametrized(model, f"The {type(model).__name__}", wanted - places.keys())
     first = next((prefix + name for name in places if name in wanted), None)
     inside = {path.removeprefix(prefix): chain for path, chain in modules.items() if path.startswith(prefix)}
     return Encoder(places, None if first is None else _num_heads(model, paths[first]), inside)

@@ -15,6 +15,7 @@ from winning_tickets.models.architectures import ARCHITECTURES, split_name
 from winning_tickets.models.encoders import find_encoder, whole
 from winning_tickets.models.layers import check_adapters, check_layer, check_parameter, class_of
 from winning_tickets.models.loading import base_hash, limit_texts_, tensor_hash
+from winning_tickets.models.reparametrized import refuse_pruned_heads, refuse_reparametrized
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import UsageError, listed
 
@@ -35,7 +36,8 @@ class GivenModel:
 
         Raises:
             UsageError: there is none or more than one, or it has adapters or quantized weights.
-            ContentError: a layer or weight is of a kind that cannot be masked.
+            ContentError: a layer or weight is of a kind that cannot be masked, weights are computed from other tensors, or
+                heads were removed.
         """
         from transformers import PreTrainedModel
 
@@ -56,6 +58,8 @@ class GivenModel:
             )
         if getattr(models[0], "hf_quantizer", None) is not None:
             raise UsageError(f"The {kind} that was given is quantized; give the model before it is quantized.")
+        refuse_reparametrized(models[0].base_model, f"The {kind} that was given")
+        refuse_pruned_heads(models[0].config, f"the {kind} that was given")
         _check_layers(models[0])
         return cls(models[0], getattr(found, "tokenizer", None) if tokenizer is None else tokenizer, found)
 

@@ -21,6 +21,7 @@ from winning_tickets.config.builtin_models import BUILTIN, builtin
 from winning_tickets.models import architectures
 from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, present_in
 from winning_tickets.models.modeling_compact import COMPACT, compact_class
+from winning_tickets.models.reparametrized import explain_missing, refuse_pruned_heads
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import is_trusted, missing, refuse_run
 from winning_tickets.runs.distributed import world_size
@@ -188,6 +189,7 @@ def load_plm(
     if head == "mlm" and architecture.other_mlm_head is not None:
         model = _with_decoder(model, architecture.other_mlm_head)
     own_pooler = _pooler_missing(missing)
+    explain_missing(missing, report["unexpected_keys"], name)
     lost = [key for key in missing if (head == "none" or key.startswith(prefix)) and key not in own_pooler]
     if lost:
         raise ContentError(f"The checkpoint {name} lacks encoder weights, for example {lost[0]}; it cannot be used.")
@@ -323,6 +325,7 @@ def _cut(config: Any, layers: int | None, name: str) -> Architecture | None:
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
     architecture = ARCHITECTURES[config.model_type]
+    refuse_pruned_heads(config, name)
     if layers is not None and hasattr(config, COMPACT):
         raise UsageError(f"--layers {layers} is impossible: {name} is a compact export, whose layers differ in size.")
     if layers is not None:

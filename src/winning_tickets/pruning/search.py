@@ -98,6 +98,8 @@ def _find_tickets(
     if not is_trusted():  # a model with code of its own cannot be outlined
         check_memory(config.resolved(), runtime)
     prepared = prepare_search(config, runtime)
+    if (advice := config.advice_on_rounds) is not None:
+        tell(advice, runtime.quiet)
     if runtime.shard:
         check_matrices(prepared.plm, prepared.shapes)
     settings = prepared.config.model_dump(mode="json")
@@ -359,7 +361,9 @@ def _source_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[s
         options = " and ".join(map(config.option_of, lengths))
         problems.append(f"{options} contradict each other; give one of them.")
     if not lengths and text is not None:
-        problems.append("--method imp on text needs the length of a round: --round-steps, -epochs or -examples.")
+        problems.append(
+            "--method imp on text needs the length of a round: --round-steps, --round-epochs or --round-examples."
+        )
     filled = config.resolved()
     if filled.prune_first and len(config.sparsities) == 1:
         problems.append("prune_first with one sparsity trains nothing; that is --method magnitude.")

@@ -19,6 +19,7 @@ from pydantic_core import from_json
 from safetensors import SafetensorError
 
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, shown
+from winning_tickets.runs.text import read_text
 
 _WINDOWS = os.name == "nt"
 MAX_DEPTH = 64  # maximum nesting of JSON that is read
@@ -185,7 +186,7 @@ def inside(folder: Path, name: str) -> Path:
 def read_json(path: Path, what: str) -> Any:
     """Read a JSON file; `what` names the file in error messages."""
     try:
-        return parse_json(Path(path).read_text(encoding="utf-8"), finite=True)
+        return parse_json(read_text(Path(path)), finite=True)
     except FileNotFoundError as error:
         raise UsageError(f"There is no {what} at {path}.") from error
     except OSError as error:

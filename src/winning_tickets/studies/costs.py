@@ -29,6 +29,7 @@ from winning_tickets.config.objective import TEACHER_NAMES
 from winning_tickets.config.settings import parse_size
 from winning_tickets.config.share import SINGLE_TASK_FIELDS
 from winning_tickets.config.structured import written_levels
+from winning_tickets.data.corpora import TEXT_SUFFIXES
 from winning_tickets.data.glue import LAYOUTS, count_rows
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
@@ -64,7 +65,7 @@ TASK_SIZES = {
     "tiny": TaskSize(80, 40, 12, 20),
 }
 """Sizes of the tasks in BERT's word pieces; `tiny` stands for any task whose data is made or cut in the store."""
-_UNKNOWN = TaskSize(1_000, 200, 40, 90)
+UNKNOWN_TASK = TaskSize(1_000, 200, 40, 90)
 CORPUS_TOKENS = {
     "wikitext-103": 114_000_000.0,
     "wikitext-2": 2_400_000.0,
@@ -72,8 +73,8 @@ CORPUS_TOKENS = {
     "pydocs": 900_000.0,
     "tiny": 35_000.0,
 }
-"""Word pieces in one pass over a corpus; other corpora are assumed to have 10 million."""
-_OTHER_CORPUS, _VALIDATION_TOKENS = 1e7, 250_000.0
+"""Word pieces in one pass over a corpus; of files by their size, and other corpora are assumed to have 10 million."""
+_OTHER_CORPUS, _VALIDATION_TOKENS, _BYTES_A_TOKEN = 1e7, 250_000.0, 4.5
 
 
 class ModelSize(NamedTuple):
@@ -154,12 +155,12 @@ class Cost:
         return self.log_bytes + self.weight_bytes + _TRAINING_BYTES * self.trainings
 
 
-def cost_of(settings: Settings, model: ModelSize) -> Cost:
-    """Return the cost of a run, at most: early stopping lowers it."""
+def cost_of(settings: Settings, model: ModelSize, data: TaskSize | None = None) -> Cost:
+    """Return the cost of a run, at most: early stopping lowers it; `data` is the size of a task's data, if known."""
     if isinstance(settings, SearchConfig):
         return _search(settings, model)
     if isinstance(settings, TransferConfig):
-        return _fine_tuning(settings, model)
+        return _fine_tuning(settings, model, data)
     if isinstance(settings, ShareConfig):
         return _sharing(settings, model)
     if isinstance(settings, SuperConfig):
@@ -263,7 +264,7 @@ def _data_of(settings: SearchConfig | TransferConfig | ShareConfig, task: str | 
     """Return the size of a task's data; for a local folder, the examples in its files are counted."""
     if _is_made(settings.data_dir):
         return TASK_SIZES["tiny"]
-    size = TASK_SIZES.get(str(task), _UNKNOWN)
+    size = TASK_SIZES.get(str(task), UNKNOWN_TASK)
     return size._replace(**_counted(str(task), settings.data_dir)) if task in LAYOUTS and settings.data_dir else size
 
 
@@ -292,7 +293,17 @@ def _length(size: TaskSize, limit: float, padded: bool = False, grouped: bool = 
 
 
 def _corpus_tokens(corpus: str | None) -> float:
-    return CORPUS_TOKENS.get("tiny" if _is_made(corpus) else str(corpus).split(":")[0], _OTHER_CORPUS)
+    name = "tiny" if _is_made(corpus) else str(corpus).split(":")[0]
+    return CORPUS_TOKENS.get(name) or _bytes_of(Path(name)) / _BYTES_A_TOKEN or _OTHER_CORPUS
+
+
+def _bytes_of(path: Path) -> int:
+    """Return the bytes of a text file, or of the text files in a folder; 0 for names of data sets."""
+    try:
+        files = [path] if path.is_file() else path.glob("*") if path.is_dir() else []
+        return sum(one.stat().st_size for one in files if one.suffix in TEXT_SUFFIXES or one == path)
+    except (OSError, ValueError):  # too long for a file name
+        return 0
 
 
 def _subset(every: float, asked: str | None) -> float:
@@ -303,10 +314,10 @@ def _subset(every: float, asked: str | None) -> float:
     return max(1.0, every * float(number) / 100) if percent else min(every, float(number))
 
 
-def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:
+def _fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize | None = None) -> Cost:
     config, task = settings.resolved(), (TASKS | TEXT_TASKS).get(str(settings.task))
     is_text = config.task in TEXT_TASKS
-    data = _data_of(config, config.task)
+    data = data or _data_of(config, config.task)
     batch = config.batch_size or (task.batch_size if task else 32)
     limit = config.max_length or (task.max_length if task else 128)
     if is_text:

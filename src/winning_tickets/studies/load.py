@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from winning_tickets.config.settings import parse_yaml
 from winning_tickets.runs.errors import UsageError, shown, unknown
+from winning_tickets.runs.text import read_text
 from winning_tickets.studies import expressions
 from winning_tickets.studies.grid import check_study
 from winning_tickets.studies.schema import Study
@@ -220,10 +221,7 @@ def _text(source: str | Path) -> tuple[str, str]:
     if (path / _IN_FOLDER).is_file():
         path /= _IN_FOLDER
     if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path} is not UTF-8 text: {error}.") from error
+        return read_text(path), str(path)
     if path.is_dir():
         raise UsageError(f"There is no {_IN_FOLDER} in the folder {path}; give the file of a study.")
     if path.suffix in SUFFIXES or "/" in str(source):

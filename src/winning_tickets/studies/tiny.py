@@ -28,11 +28,13 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from winning_tickets.data.glue import LAYOUTS, SERVER_FILES, GlueLayout, folders_of
+from winning_tickets.data.readers import read_lines
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import unknown
 from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.identity import digest
+from winning_tickets.runs.text import read_text
 
 SUBJECTS = ("the cat", "a dog", "birds", "she", "rain", "he")
 VERBS = ("sat", "slept", "sang", "fell")
@@ -248,7 +250,7 @@ def _cut(source: Path, folder: Path) -> None:
             if not (found / file).is_file():
                 target.unlink()  # the files of a task must not come from two sources
                 continue
-            head, *lines = (found / file).read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+            head, *lines = "\n".join(read_lines(found / file)).rstrip("\n").split("\n")
             if layout.header is not None or file.endswith(".jsonl"):
                 head, lines = "", [head, *lines]
             kept = _thinned(lines, MORE_SIZES[file != files[0]])
@@ -269,7 +271,7 @@ def _thinned(items: Sequence[Any], count: int) -> list[Any]:
 
 def _cut_squad(source: Path | None, folder: Path) -> None:
     for name, count in zip(("train", "dev"), MORE_SIZES, strict=True) if source else ():
-        content = json.loads((Path(str(source)) / f"{name}-v1.1.json").read_text(encoding="utf-8"))
+        content = json.loads(read_text(Path(str(source)) / f"{name}-v1.1.json"))
         asked = [
             (part["context"], one)
             for article in content["data"]

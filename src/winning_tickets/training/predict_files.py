@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.config import Runtime
-from winning_tickets.data.readers import FORMATS, Row
+from winning_tickets.data.readers import FORMATS
+from winning_tickets.data.rows import Row
 from winning_tickets.data.user_files import SEPARATOR
 from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -21,6 +22,7 @@ from winning_tickets.runs.progress import progress
 from winning_tickets.training.predict import Predictor, texts_of_row
 
 CHUNK = 1024  # rows that are read, labeled and written at a time
+WRITTEN = (".csv", ".tsv", ".jsonl")  # formats of predictions
 PREDICTION = "prediction"
 PROBABILITY = "probability"
 
@@ -40,8 +42,8 @@ def predict_file(
 
     Args:
         run: a transfer, one of its seeds, a super run, a saved model or an export of one, ONNX included.
-        input_file: `.csv`, `.tsv` or `.jsonl`, with a header or with keys.
-        out: file to write, of one of the same formats; it may be of another one than the input.
+        input_file: `.csv`, `.tsv` or `.jsonl`, with a header or with keys, or `.parquet`.
+        out: `.csv`, `.tsv` or `.jsonl` to write; it may be of another format than the input.
         text_columns: the columns of the texts; None takes those that the model was trained on.
         probabilities: write the probability of every class too, as columns `p(CLASS)`.
         seed: seed of the model in a transfer; None takes the first saved one.
@@ -58,9 +60,9 @@ def predict_file(
     runtime, source, out = runtime or Runtime(), Path(input_file), Path(out)
     if not source.is_file():
         raise UsageError(f"There is no file {source}.")
-    for path in (source, out):
-        if path.suffix.lower() not in FORMATS:
-            raise UsageError(f"{path} has none of the suffixes {', '.join(FORMATS)}.")
+    for path, formats in ((source, tuple(FORMATS)), (out, WRITTEN)):
+        if path.suffix.lower() not in formats:
+            raise UsageError(f"{path} has none of the suffixes {', '.join(formats)}.")
     if out.exists() and not force:
         raise UsageError(f"--out {out} is there already and was left untouched; give another file, or --force.")
     # The whole file is checked before the model is loaded, so that an error in its last row comes at once.

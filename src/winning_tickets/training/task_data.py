@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from winning_tickets.data.encode import train_subset
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.mtdnn import load_defined_task
+from winning_tickets.data.outlook import Outlook, outlook_of_files, outlook_of_task
 from winning_tickets.data.records import Split, TaskData
-from winning_tickets.data.task_files import load_definitions
+from winning_tickets.data.task_files import FilesDefinition, load_definitions
 from winning_tickets.data.user_files import load_files
 
 
@@ -48,6 +50,30 @@ def load_data(config: TransferConfig) -> TaskData:
         }
         data = replace(data, validation=ordered)
     return data
+
+
+def inspect_data(config: TransferConfig) -> Outlook:
+    """Check the data of a task without reading it whole, and return what is known of it before the run."""
+    splits = HubPart.splits_of(config.task)
+    if config.task is not None and config.task_file is not None:
+        (definition,) = load_definitions(config.task_file, (config.task,))
+        if not isinstance(definition, FilesDefinition):
+            return Outlook(None, unchecked=(f"the data of {config.task} in {config.task_file}",))
+        here = Path(config.task_file).parent
+        return outlook_of_files(
+            str(here / definition.train_file),
+            str(here / definition.validation_file),
+            definition.text_columns,
+            definition.label_column,
+            definition.metric,
+            definition.kind,
+            definition.drop_unlabelled,
+        )
+    if config.task is not None and splits is None:
+        return outlook_of_task(config.task, config.data_dir)
+    train, validation = splits or (config.train_file, config.validation_file)
+    how = (config.text_columns, config.label_column, config.metric, config.kind, config.drop_unlabelled)
+    return outlook_of_files(str(train), str(validation), *how)
 
 
 def train_split(config: TransferConfig, data: TaskData, seed: int) -> Split:

@@ -22,8 +22,8 @@ def text(value: Any) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a fraction between 0 and 1, times 100, with one decimal."""
-    return f"{100 * value:.1f}"
+    """Return a fraction between 0 and 1, times 100, with one decimal; the `z` turns -0.0 into 0.0."""
+    return f"{100 * value:z.1f}"
 
 
 def signed_percent(value: float) -> str:
@@ -33,7 +33,7 @@ def signed_percent(value: float) -> str:
 
 def decimal(value: float) -> str:
     """Return a number with three decimals, for losses."""
-    return f"{value:.3f}"
+    return f"{value:z.3f}"
 
 
 def format_count(value: int) -> str:

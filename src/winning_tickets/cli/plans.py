@@ -1,0 +1,488 @@
+"""What `--dry-run` prints: what will run, in words and numbers, and what could not be checked before the run."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from winning_tickets.config import (
+    EvaluateConfig,
+    FitHeadConfig,
+    ResolvedSearch,
+    Runtime,
+    SearchConfig,
+    Settings,
+    ShareConfig,
+    ShrinkConfig,
+    SuperConfig,
+    TransferConfig,
+)
+from winning_tickets.config.settings import count_of
+from winning_tickets.data.records import Task
+from winning_tickets.studies.costs import MACHINE, TASK_SIZES, UNKNOWN_TASK, ModelSize, cost_of, seconds_of, size_of
+
+if TYPE_CHECKING:
+    from winning_tickets.data.outlook import Outlook
+
+_WIDTH = 118
+
+
+@dataclass
+class Plan:
+    """What a command would do: settings, rows of a table, numbers by name, and what was not checked."""
+
+    settings: Settings
+    filled: Settings | None = None  # with the values of the profile, which are shown
+    rows: dict[str, str] = field(default_factory=dict)  # what runs, by its name in the table
+    numbers: dict[str, Any] = field(default_factory=dict)  # `will_run` of the JSON object
+    facts: dict[str, Any] = field(default_factory=dict)  # further fields of `plan` of the JSON object
+    unchecked: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    reads: Callable[[str], bool] = lambda name: True  # whether the command reads a setting
+    about: bool = False  # whether the numbers of steps and examples are estimates
+
+    def add(self, name: str, value: str, **numbers: Any) -> None:
+        """Add a row, and the numbers in it."""
+        self.rows[name] = value
+        self.numbers |= numbers
+
+    def estimate(self, seconds: float) -> None:
+        """Add a row with the estimated time."""
+        minutes = seconds / 60
+        words = f"about {minutes:,.0f}" if minutes >= 1 else "about 1 or less"
+        self.add("minutes", f"{words} on {MACHINE} (an estimate)", minutes=round(minutes, 1))
+
+    def as_json(self, out: object) -> dict[str, Any]:
+        """Return the plan for machines."""
+        return {
+            "plan": self.settings.model_dump(mode="json") | self.facts,
+            "out": None if out is None else str(out),
+            "will_run": self.numbers,
+            "unchecked": self.unchecked,
+            "remarks": self.remarks,
+        }
+
+    def text(self, verb: str) -> str:
+        """Return the plan for people: a table, the other settings that are read, and what was not checked."""
+        rows = {name.replace("_", " "): value for name, value in self.rows.items()}
+        rows |= {name.replace("_", " "): _written(value) for name, value in self.facts.items() if name not in rows}
+        width = max(map(len, rows), default=0) + 2
+        lines = [f"Would run tickets {verb}:"]
+        for name, value in rows.items():
+            lines += textwrap.wrap(
+                f"{f'{name}:':<{width}}{value}",
+                _WIDTH,
+                initial_indent="  ",
+                subsequent_indent=" " * (width + 2),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        if others := self._others():
+            lines += textwrap.wrap(
+                f"Other settings: {', '.join(others)}.", _WIDTH, break_long_words=False, break_on_hyphens=False
+            )
+        for notice in (
+            *(f"Warning: {one}" for one in self.remarks),
+            *(f"Not checked: {one}." for one in self.unchecked),
+        ):
+            lines += textwrap.wrap(notice, _WIDTH, break_long_words=False, break_on_hyphens=False)
+        return "\n".join(lines)
+
+    def _others(self) -> list[str]:
+        """Return the settings in effect that no row names."""
+        named = {*self.rows, *self.numbers}
+        found: list[str] = []
+        for name, value in (self.filled or self.settings).model_dump(mode="json").items():
+            if name in named or not self.reads(name):
+                continue
+            inner = value.items() if isinstance(value, dict) else ()
+            found += [f"{name}.{key} {_written(one)}" for key, one in inner if one not in _NOTHING]
+            if not isinstance(value, dict) and value not in _NOTHING:
+                found.append(f"{name.replace('_', ' ')} {_written(value)}")
+        return found
+
+
+_NOTHING: tuple[Any, ...] = (None, [], {}, False, "")
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_written(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return ",".join(map(_written, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The model of a plan, as far as its configuration is on this machine."""
+
+    words: str
+    size: ModelSize
+    known: bool
+    sparsity: float = 0.0  # of a ticket of single weights
+
+
+def _model_of(plan: Plan, name: str, base: str | None = None, revision: str | None = None) -> _Model:
+    """Find a model, ticket or fine-tuned model without loading weights; refuse a path that is not there."""
+    from transformers import AutoConfig
+
+    from winning_tickets.models.loading import resolve_model
+    from winning_tickets.runs.hub import local
+    from winning_tickets.tickets.files import is_ticket
+    from winning_tickets.tickets.target import Target
+    from winning_tickets.training.fine_tuned import is_fine_tuned, open_fine_tuned
+
+    where, words, sparsity = name, name, 0.0
+    if is_ticket(local(name)):
+        target = Target.find(name, base, revision)
+        assert target.ticket is not None
+        sparsity = 0.0 if target.ticket.gates else target.ticket.sparsity
+        where = target.model
+        words = f"{name}, a ticket of {where} with {target.ticket.sparsity:.1%} of its scope pruned"
+    elif is_fine_tuned(name):
+        where = str(open_fine_tuned(name).folder)
+        words = f"{name}, a fine-tuned model"
+    try:
+        found = AutoConfig.from_pretrained(
+            resolve_model(where), revision=revision, local_files_only=True, trust_remote_code=False
+        )
+        layers, width = found.num_hidden_layers, found.hidden_size
+        vocabulary = found.vocab_size
+        size = ModelSize(
+            layers, width, found.num_attention_heads, vocabulary, vocabulary * width + 12 * layers * width**2
+        )
+    except (OSError, ValueError, AttributeError):
+        plan.unchecked.append(f"the model {where}, which is not on this machine")
+        return _Model(words, size_of(where), known=False, sparsity=sparsity)
+    return _Model(f"{words} ({layers} layers of width {width})", size, known=True, sparsity=sparsity)
+
+
+def plan_search(config: SearchConfig, runtime: Runtime) -> Plan:
+    """Plan a search: check its text and tasks, and count its steps and rounds."""
+    from winning_tickets.pruning.memory import planned_memory
+    from winning_tickets.pruning.sharded import check_sharding
+
+    settings = config.resolved()
+    if runtime.shard:
+        check_sharding(settings, runtime)
+    reads = {name for name in SearchConfig.model_fields if settings.reads(name)} - _switched_off(settings)
+    plan = Plan(settings, facts=planned_memory(settings, runtime), reads=reads.__contains__)
+    model = _model_of(plan, settings.model, revision=settings.revision)
+    plan.add("model", model.words)
+    plan.add("method", settings.method + (f", objective {settings.objective}" if settings.terms else ""))
+    plan.numbers["method"] = settings.method
+    if not settings.needs.structured:
+        plan.add("sparsity", _levels(settings), sparsities=list(settings.sparsities))
+    if settings.reads_corpus:
+        _check_corpus(plan, settings.corpus, "train", settings.data_dir)
+        plan.add("corpus", f"{settings.corpus}, segments {settings.segments}, {settings.batch_tokens:,} tokens a batch")
+        plan.numbers |= {"segments": settings.segments, "batch_tokens": settings.batch_tokens}
+    tasks = _tasks_of_search(plan, settings)
+    cost = cost_of(settings, model.size)
+    if settings.method == "imp":
+        _add_rounds(plan, settings, round(cost.steps))
+    elif settings.needs.mask_training:
+        steps = settings.total_steps * (len(settings.rungs) if settings.needs.structured else 1)
+        more = f" ({settings.first_steps}, then {settings.steps_of_a_rung} for each further level)"
+        plan.add("steps", f"{steps:,}" + (more if len(settings.sparsities) > 1 else ""), total_steps=steps)
+    elif settings.needs.objective and settings.terms:
+        what = "optimizer steps" if settings.method == "movement" else "batches over which gradients are summed"
+        if settings.importance_from is None:
+            plan.add("steps", f"{settings.steps:,} {what}", total_steps=settings.steps)
+    elif settings.needs.corpus:
+        plan.add("calibration_batches", f"{settings.calibration_batches} (no training)", total_steps=0)
+    else:
+        plan.add("steps", "none: the weights alone decide", total_steps=0)
+    _add_rate_of_search(plan, settings, tasks, model)
+    plan.estimate(seconds_of(cost, model.size))
+    return plan
+
+
+def _switched_off(settings: ResolvedSearch) -> set[str]:
+    """Return the fields that a method reads only with others, or that the table names in other rows."""
+    terms = settings.terms
+    needed = {
+        "temperature": "contrastive" in terms,
+        "logits_temperature": "logits" in terms,
+        "mlm_probability": "mlm" in terms,
+        "head_learning_rate": "mlm" in terms,
+        "kd_masked_tokens": "mlm" not in terms,
+        "kd_padding": "kd" in terms,
+        "short_sequence_probability": str(settings.segments).startswith("sections"),
+        "calibration_batches": settings.score_init == "activation" or not settings.needs.mask_training,
+        "alpha": settings.score_init in ("plateau", "random"),
+        "max_grad_norm": settings.clip != "none" or not settings.needs.mask_training,
+        "mixing": len(settings.tasks) + (settings.text_term is not None if settings.needs.sources else 0) > 1,
+        "label_column": settings.train_file is not None,
+        "group_by_length": "task" in terms,
+        **dict.fromkeys(("segments", "batch_tokens"), settings.reads_corpus),
+        **dict.fromkeys(("objective", "scope"), False),
+    }
+    return {name for name, is_read in needed.items() if not is_read}
+
+
+def _levels(settings: ResolvedSearch) -> str:
+    levels = ", ".join(f"{100 * one:g} %" for one in settings.sparsities)
+    return f"{levels} of {settings.scope}" + (", one ticket each" if len(settings.sparsities) > 1 else "")
+
+
+def _tasks_of_search(plan: Plan, settings: ResolvedSearch) -> list[Task]:
+    from winning_tickets.data.outlook import outlook_of_files, outlook_of_task
+
+    if not settings.needs.sources or "task" not in settings.terms:
+        return []
+    found = {name: outlook_of_task(name, settings.data_dir) for name in settings.tasks}
+    if settings.train_file is not None:
+        columns, label = settings.text_columns, settings.label_column
+        one = outlook_of_files(settings.train_file, settings.train_file, columns, label, None, settings.kind)
+        found[settings.train_file] = one
+    for name, outlook in found.items():
+        plan.unchecked += outlook.unchecked
+        count = "an unknown number of" if outlook.train is None else f"{outlook.train:,}"
+        plan.add(f"task {name}" if len(found) > 1 else "task", f"{name}, {count} training examples")
+    return [outlook.task or Task(name, (), (), ()) for name, outlook in found.items()]
+
+
+def _add_rounds(plan: Plan, settings: ResolvedSearch, estimated: int) -> None:
+    """Add the rounds of iterative pruning; their length follows from the data where it is not given in steps."""
+    rounds = len(settings.sparsities) - bool(settings.prune_first)
+    known = settings.round_steps is not None
+    steps = settings.round_steps or max(1, round(estimated / max(1, rounds)))
+    total, about = rounds * steps, "" if known else "about "
+    words = f"{rounds} of {about}{steps:,} steps each, {about}{total:,} in all; rewinds to {settings.rewind}"
+    if rounds == 1:
+        words = f"1 of {about}{steps:,} steps"
+    plan.add("rounds", words, rounds=rounds, round_steps=steps, total_steps=total, steps_are_estimated=not known)
+    if (advice := settings.advice_on_rounds) is not None:
+        plan.remarks.append(advice)
+
+
+def _add_rate_of_search(plan: Plan, settings: ResolvedSearch, tasks: list[Task], model: _Model) -> None:
+    from winning_tickets.pruning.base import TEXT_LEARNING_RATE
+
+    rate = settings.learning_rate
+    if settings.method in ("imp", "movement") and rate is None:
+        steps = plan.numbers.get("round_steps", settings.steps)
+        rate = TEXT_LEARNING_RATE
+        if tasks and settings.text_term is None:
+            rate = tasks[0].peak_rate(settings.profile, model.size.width, steps)
+    elif not settings.needs.mask_training and settings.method not in ("imp", "movement"):
+        return
+    plan.add("learning_rate", _rate(rate, model), learning_rate=rate)
+
+
+def _rate(rate: float, model: _Model) -> str:
+    return f"{rate:.3g} at its peak" + ("" if model.known else " (if the width of the model was guessed right)")
+
+
+def plan_transfer(config: TransferConfig, runtime: Runtime) -> Plan:
+    """Plan a fine-tuning: check the task's data, and compute steps and learning rate."""
+    plan = Plan(config, config.resolved(), reads=lambda name: _is_read(config, name))
+    model = _model_of(plan, config.target, config.base, config.revision)
+    plan.add("target", model.words)
+    seconds = _add_fine_tuning(plan, config, model)
+    plan.estimate(seconds)
+    return plan
+
+
+def _is_read(config: TransferConfig, name: str) -> bool:
+    """Return whether a fine-tuning reads a setting, which others may switch off."""
+    if name in ("train_file", "validation_file", "text_columns", "label_column", "metric", "kind", "drop_unlabelled"):
+        return config.task is None
+    needed = {"mnli_dev": config.task == "mnli", "select_on_seed": bool(config.select_on)}
+    needed |= dict.fromkeys(("teacher_weight", "teacher_states"), config.teacher is not None)
+    return needed.get(name, True)
+
+
+def _add_fine_tuning(plan: Plan, config: TransferConfig, model: _Model) -> float:
+    """Add the rows of fine-tuning on one task, and return the estimated seconds."""
+    from winning_tickets.data.outlook import Outlook
+    from winning_tickets.data.tasks import TEXT_TASKS
+    from winning_tickets.training.task_data import inspect_data
+
+    settings = config.resolved()
+    if config.task in TEXT_TASKS:
+        outlook = Outlook(TEXT_TASKS[str(config.task)])
+        _check_corpus(plan, config.corpus, "train", config.data_dir)
+        plan.add("corpus", str(config.corpus))
+    else:
+        outlook = inspect_data(config)
+    plan.unchecked += outlook.unchecked
+    plan.remarks += outlook.remarks
+    task = outlook.task or Task("", (), (), ())
+    _add_data(plan, config, outlook)
+    batch, length = config.batch_size or task.batch_size, config.max_length or task.max_length
+    steps, epochs = _steps(plan, config, outlook, task, batch, model.size)
+    plan.add("batch_size", f"{batch} examples of at most {length} tokens", batch_size=batch, max_length=length)
+    plan.add("steps", f"{steps:,}{epochs}", steps=steps)
+    rate = config.learning_rate or task.peak_rate(config.profile, model.size.width, steps, model.sparsity)
+    plan.add("learning_rate", f"{_rate(rate, model)}, then linearly to zero", learning_rate=rate)
+    seeds = ",".join(map(str, config.seeds))
+    plan.add("seeds", f"{seeds} ({len(config.seeds)} runs)" if len(config.seeds) > 1 else seeds)
+    every = config.eval_steps or (None if config.patience else task.eval_steps)
+    each = " and after each epoch" if settings.evaluate_each_epoch else ""
+    plan.add("evaluations", f"every {every} steps{each}" if every else "after each epoch", eval_steps=every)
+    known = TASK_SIZES.get(str(config.task), UNKNOWN_TASK)
+    sizes = {"train": outlook.train, "validation": outlook.validation}
+    data = known._replace(**{part: count for part, count in sizes.items() if count})
+    timed = config.model_copy(update={"steps": steps, "epochs": None})
+    return seconds_of(cost_of(timed, model.size, data), model.size)
+
+
+def _add_data(plan: Plan, config: TransferConfig, outlook: Outlook) -> None:
+    name = config.task or "your files"
+    task = outlook.task
+    words = [name if task is None or task.kind == "classification" else f"{name} ({task.kind})"]
+    if outlook.train is not None:
+        words.append(f"{outlook.train:,} training and {outlook.validation or 0:,} validation examples")
+        plan.numbers |= {"train_examples": outlook.train, "validation_examples": outlook.validation}
+    if config.task is None and task is not None:
+        classes = f"{len(task.labels)} classes ({', '.join(task.labels[:4])}{' ...' if len(task.labels) > 4 else ''})"
+        words += [classes] if task.labels else []
+        words += [f"texts in {' and '.join(task.text_columns)}", f"metric {task.metrics[0]}"]
+    plan.add("task", ", ".join(words))
+
+
+def _steps(
+    plan: Plan, config: TransferConfig, outlook: Outlook, task: Task, batch: int, model: ModelSize
+) -> tuple[int, str]:
+    """Return the optimizer steps of a run, and how they follow from epochs, in words."""
+    if config.steps is not None:
+        return config.steps, ""
+    epochs = config.epochs or task.epochs
+    plan.numbers |= {"epochs": epochs}
+    if outlook.train is not None and task.kind != "span":
+        size = config.train_size or task.train_size
+        examples = outlook.train if size is None else count_of(size, outlook.train)
+        per_epoch = math.ceil(examples / batch)
+        return math.ceil(epochs * per_epoch), f" ({epochs:g} epochs of {per_epoch:,})"
+    known = str(config.task) in TASK_SIZES or config.corpus is not None
+    plan.numbers |= {"steps_are_estimated": True}
+    steps = max(1, round(cost_of(config, model).steps / len(config.seeds)))
+    basis = "the usual size of its data" if known else "1,000 examples, as the size of the data is not known"
+    return steps, f" or so ({epochs:g} epochs, by {basis})"
+
+
+def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
+    """Plan an evaluation: check its text and pairs."""
+    from winning_tickets.data.outlook import outlook_of_files, outlook_of_task
+
+    plan = Plan(config)
+    model = _model_of(plan, config.target, config.base, config.revision)
+    plan.add("target", model.words)
+    plan.add("objectives", ", ".join(config.objectives))
+    if config.corpus is not None:
+        _check_corpus(plan, config.corpus, config.split, config.data_dir)
+        limit = "all" if config.max_tokens is None else f"at most {config.max_tokens:,}"
+        plan.add("corpus", f"{config.corpus}, segments {config.segments}, {limit} tokens of the {config.split} part")
+    if config.pairs_file is not None:
+        pairs = outlook_of_files(config.pairs_file, config.pairs_file, None, "score", "pearson")
+        plan.unchecked += pairs.unchecked
+        plan.add("pairs_file", f"{config.pairs_file}" + ("" if pairs.train is None else f", {pairs.train:,} pairs"))
+    elif config.task is not None:
+        plan.unchecked += outlook_of_task(config.task, config.data_dir).unchecked
+    plan.estimate(seconds_of(cost_of(config, model.size), model.size))
+    return plan
+
+
+def plan_fit_head(config: FitHeadConfig, runtime: Runtime) -> Plan:
+    """Plan the training of an MLM head: check its text."""
+    plan = Plan(config)
+    model = _model_of(plan, config.model, revision=config.revision)
+    plan.add("model", model.words)
+    _check_corpus(plan, config.corpus, "train", config.data_dir)
+    words = f"{config.corpus}, segments {config.segments}, {config.batch_tokens:,} tokens a batch"
+    plan.add("corpus", words, batch_tokens=config.batch_tokens)
+    plan.add("steps", f"{config.steps:,}", steps=config.steps)
+    plan.add("learning_rate", f"{config.learning_rate:g} at its peak", learning_rate=config.learning_rate)
+    plan.estimate(seconds_of(cost_of(config, model.size), model.size))
+    return plan
+
+
+def plan_share(config: ShareConfig, runtime: Runtime) -> Plan:
+    """Plan a sharing: check the data of each task."""
+    from winning_tickets.finetuning.sharing_setup import single
+    from winning_tickets.training.task_data import inspect_data
+
+    settings = config.resolved()
+    plan = Plan(config, settings)
+    size = size_of(str(config.model))
+    if config.model is not None:
+        model = _model_of(plan, config.model)
+        plan.add("model", model.words)
+        size = model.size
+    per_epoch, counted = 0, True
+    for name in config.tasks:
+        outlook = inspect_data(single(settings, config.model or "", name, None))
+        plan.unchecked += outlook.unchecked
+        plan.remarks += outlook.remarks
+        task = outlook.task or Task(name, (), (), ())
+        count = f"{outlook.train:,} training examples" if outlook.train is not None else "of the usual size"
+        plan.add(f"task {name}", f"{count}, batches of {config.batch_size or task.batch_size}")
+        examples = outlook.train or TASK_SIZES.get(name, UNKNOWN_TASK).train
+        counted &= outlook.train is not None
+        if config.train_size is not None:
+            examples = count_of(config.train_size, examples)
+        per_epoch += math.ceil(examples / (config.batch_size or task.batch_size))
+    steps = config.steps or math.ceil(settings.epochs * per_epoch)
+    about = "" if counted or config.steps else "about "
+    epochs = "" if config.steps else f" ({settings.epochs:g} epochs over all tasks)"
+    plan.add("steps", f"{about}{steps:,}{epochs}", steps=steps, steps_are_estimated=bool(about))
+    plan.add("seeds", ",".join(map(str, config.seeds)))
+    plan.estimate(seconds_of(cost_of(config, size), size))
+    return plan
+
+
+def plan_super(config: SuperConfig, runtime: Runtime) -> Plan:
+    """Plan the search for a super ticket: check its data, and count its many trainings."""
+    from winning_tickets.finetuning.super_ticket import count_trainings
+
+    settings = config.resolved()
+    plan = Plan(settings, reads=lambda name: name != "fine_tuning")
+    model = _model_of(plan, config.fine_tuning.target, revision=config.fine_tuning.revision)
+    plan.add("model", model.words)
+    fine_tuning = config.fine_tuning
+    _add_fine_tuning(plan, fine_tuning, model)
+    trainings = count_trainings(settings)
+    plan.facts["trainings"] = trainings
+    if fine_tuning.task in TASK_SIZES or "train_examples" in plan.numbers:
+        timed = {"fine_tuning": fine_tuning.model_copy(update={"steps": plan.numbers["steps"], "epochs": None})}
+        seconds = seconds_of(cost_of(settings.model_copy(update=timed), model.size), model.size)
+        plan.estimate(seconds)
+        plan.facts["minutes"] = plan.rows["minutes"]
+    return plan
+
+
+def plan_shrink(config: ShrinkConfig, runtime: Runtime) -> Plan:
+    """Plan the shrinking of a model: check its texts, and compute what each budget leaves."""
+    from winning_tickets.data.outlook import outlook_of_files, outlook_of_task
+    from winning_tickets.data.user_files import load_texts
+    from winning_tickets.finetuning.shrink import plan_shrink as arithmetic
+
+    settings, facts = arithmetic(config)
+    plan = Plan(settings, facts=facts)
+    model = _model_of(plan, config.model, revision=config.revision)
+    plan.add("model", model.words)
+    if config.corpus is not None:
+        _check_corpus(plan, config.corpus, "train", config.data_dir)
+        plan.add("corpus", config.corpus)
+    if config.train_file is not None:
+        (texts, *_) = load_texts(config.train_file, config.text_columns)
+        plan.add("train_file", f"{config.train_file}, {len(texts):,} texts")
+    if config.pairs_file is not None:
+        plan.unchecked += outlook_of_files(config.pairs_file, config.pairs_file, None, "score", "pearson").unchecked
+    if config.task is not None:
+        plan.unchecked += outlook_of_task(config.task, config.data_dir).unchecked
+    return plan
+
+
+def _check_corpus(plan: Plan, corpus: str | None, split: Any, data_dir: str | None) -> None:
+    from winning_tickets.data.outlook import unchecked_corpus
+
+    plan.unchecked += unchecked_corpus(corpus, split, data_dir)
