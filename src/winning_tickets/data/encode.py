@@ -1,4 +1,4 @@
-"""Encode examples as tensors: one batched tokenizer call, dynamic padding, seeded nested subsets."""
+"""Encode examples as tensors: batched tokenizer calls, dynamic padding, seeded nested subsets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from winning_tickets.config.settings import count_of
 from winning_tickets.data.records import Split
+from winning_tickets.data.tokenizing import encoded_columns
 from winning_tickets.runs.errors import ContentError
 
 Array = np.ndarray[Any, Any]
@@ -61,8 +62,7 @@ class EncodedSplit(Dataset[Item]):
 
 def encode(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
     """Tokenize a split, cut to `max_length` tokens including special ones; in pairs, the longer text is cut first."""
-    found = tokenizer(*split.texts, truncation=True, max_length=max_length, padding=False) if len(split) else {}
-    columns = {name: list(values) for name, values in found.items()}
+    columns = encoded_columns(tokenizer, split.texts, truncation=True, max_length=max_length, padding=False)
     if split.soft is not None:
         columns[SOFT_LABELS] = split.soft
     return EncodedSplit(columns, split.labels)

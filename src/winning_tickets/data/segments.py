@@ -22,6 +22,7 @@ Choose = Callable[[Array], Array]
 """A function of the lengths of all segments, including special tokens, that returns the sorted indices to use."""
 Spans = Array  # token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`
 
+_BLOCK = 1 << 22  # tokens that are looked at at a time
 _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
 
 
@@ -211,8 +212,9 @@ class Mixed:
 
 def _sentence_starts(stream: TokenStream, sentence_ends: list[int]) -> Array:
     """Return the positions at which a line starts, or that follow a token that ends a sentence."""
-    after = np.flatnonzero(np.isin(stream.tokens, sentence_ends)) + 1
-    starts = np.union1d(after, stream.offsets[:-1]).astype(np.int64)
+    blocks = range(0, stream.n_tokens, _BLOCK)
+    after = [np.flatnonzero(np.isin(stream.tokens[at : at + _BLOCK], sentence_ends)) + at + 1 for at in blocks]
+    starts = np.union1d(np.concatenate(after), stream.offsets[:-1]).astype(np.int64)
     return starts[starts < stream.n_tokens]
 
 
