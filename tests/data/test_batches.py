@@ -23,9 +23,9 @@ from winning_tickets.data.batches import (
     without_masks,
 )
 from winning_tickets.data.corpora import CorpusText
+from winning_tickets.data.encode import special_tokens
 from winning_tickets.data.segments import Segments, parse_segments
 from winning_tickets.data.token_cache import TokenStream
-from winning_tickets.data.tokenizing import special_tokens
 from winning_tickets.runs.errors import ContentError, UsageError
 
 WORDS = [f"w{index}" for index in range(200)]

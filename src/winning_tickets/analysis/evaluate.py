@@ -18,7 +18,8 @@ from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.config.objective import EVALUATION_NAMES, TEXT_NAMES
 from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, CorpusBatches, without_masks
 from winning_tickets.data.corpora import load_corpus, load_text
-from winning_tickets.data.tokenizing import encoded_columns, encoded_whole
+from winning_tickets.data.encode import encoded_whole
+from winning_tickets.data.tokenizing import encoded_columns
 from winning_tickets.models.heads import ensure_padding
 from winning_tickets.models.loading import (
     FEW_ZEROS,

@@ -19,7 +19,8 @@ from typer.exceptions import Abort, TyperException
 
 from winning_tickets.cli.commands import app
 from winning_tickets.runs.distributed import is_main
-from winning_tickets.runs.errors import TicketsError, printable
+from winning_tickets.runs.errors import TicketsError
+from winning_tickets.runs.escapes import printable_lines
 
 for _module in ("commands", "tickets", "analyse", "studies"):
     import_module(f"{__name__}.{_module}")
@@ -81,7 +82,7 @@ _REFUSALS = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
 
 def _tell(message: str, by_any: bool = False) -> None:
     if by_any or is_main():
-        typer.echo(printable(message), err=True)
+        typer.echo(printable_lines(message), err=True)
 
 
 def main() -> NoReturn:

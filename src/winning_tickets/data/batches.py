@@ -13,10 +13,9 @@ from torch.utils.data import Dataset
 from winning_tickets.config.settings import count_of, parse_size
 from winning_tickets.data import segments as segmentation
 from winning_tickets.data.corpora import CorpusText
-from winning_tickets.data.encode import Array
+from winning_tickets.data.encode import Array, special_tokens
 from winning_tickets.data.segments import Segments, Spans, generator
 from winning_tickets.data.token_cache import TokenStream, tokenize
-from winning_tickets.data.tokenizing import special_tokens
 from winning_tickets.runs.errors import ContentError, UsageError
 
 Batch = dict[str, torch.Tensor]

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
-from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.errors import ContentError
 
 LONGEST_TEXT = 1 << 19
 """Characters of one text in a call, and of one line of a corpus; longer lines are cut into several."""
@@ -88,27 +86,6 @@ def _first_piece(text: str, tokenizer: Any) -> str:
     if len(text) <= LONGEST_TEXT:
         return text
     return text[-LONGEST_TEXT:] if tokenizer.truncation_side == "left" else next(cut(text))
-
-
-def encoded_whole(tokenizer: Any, text: str) -> np.ndarray[Any, Any]:
-    """Return the ids of one text with its special tokens, int32 `(tokens,)`."""
-    pieces = list(cut(text, LONGEST_WHOLE))
-    if len(pieces) == 1:
-        return np.asarray(tokenizer(text, truncation=False)["input_ids"], dtype=np.int32)
-    prefix, suffix = special_tokens(tokenizer)
-    parts = (tokenizer(piece, truncation=False, add_special_tokens=False)["input_ids"] for piece in pieces)
-    return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in (prefix, *parts, suffix)])
-
-
-def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and after a single text, such as [CLS] and [SEP]."""
-    options = {"truncation": False, "padding": False}
-    plain = tokenizer("a", add_special_tokens=False, **options)["input_ids"]
-    full = tokenizer("a", add_special_tokens=True, **options)["input_ids"]
-    for start in range(len(full) - len(plain) + 1):
-        if plain and full[start : start + len(plain)] == plain:
-            return list(full[:start]), list(full[start + len(plain) :])
-    raise UsageError(f"The tokenizer {tokenizer.name_or_path} does not surround a text with special tokens.")
 
 
 def check_length(text: str, where: str) -> None:
