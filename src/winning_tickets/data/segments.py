@@ -186,10 +186,9 @@ class Mixed:
         self._segments, self._special, self._batch_tokens, self._seed = segments, special, batch_tokens, seed
         self._n_tokens = stream.n_tokens
         starts = _sentence_starts(stream, sentence_ends)
-        line_ends = stream.offsets[np.searchsorted(stream.offsets, starts, side="right")]
-        room = line_ends - starts
-        order = np.argsort(-room, kind="stable")
-        self._starts, self._falling_room = starts[order], -room[order]
+        falling_room = starts - stream.offsets[np.searchsorted(stream.offsets, starts, side="right")]
+        order = np.argsort(falling_room, kind="stable")
+        self._starts, self._falling_room = starts[order], falling_room[order]
 
     def length(self, index: int) -> int:
         """Return the length of the segments of batch `index`, special tokens included."""
@@ -212,8 +211,7 @@ class Mixed:
 
 def _sentence_starts(stream: TokenStream, sentence_ends: list[int]) -> Array:
     """Return the positions at which a line starts, or that follow a token that ends a sentence."""
-    blocks = range(0, stream.n_tokens, _BLOCK)
-    after = [np.flatnonzero(np.isin(stream.tokens[at : at + _BLOCK], sentence_ends)) + at + 1 for at in blocks]
+    after = [np.flatnonzero(np.isin(block, sentence_ends)) + at + 1 for at, block in stream.blocks(_BLOCK)]
     starts = np.union1d(np.concatenate(after), stream.offsets[:-1]).astype(np.int64)
     return starts[starts < stream.n_tokens]
 

@@ -50,6 +50,14 @@ class TokenStream:
     def n_lines(self) -> int:
         return len(self.offsets) - 1
 
+    def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """Yield all tokens in blocks, each with its first position; they are read, so as not to count as memory."""
+        for start in range(0, self.n_tokens, size):
+            block = self.tokens[start : start + size]
+            if isinstance(self.tokens, np.memmap):
+                block = np.fromfile(self.path / _TOKENS, block.dtype, len(block), offset=start * block.itemsize)
+            yield start, block
+
 
 def cache_root() -> Path:
     """Return WINNING_TICKETS_CACHE, else `winning-tickets` under XDG_CACHE_HOME or ~/.cache."""

@@ -63,15 +63,19 @@ def json_text(value: Any) -> str:
 
 
 def markdown_escape(text: str) -> str:
-    """Return text that Markdown shows literally, in one line; it may be in a cell of a table."""
-    plain = re.sub(r"([\\`*_\[\]#~$|])", r"\\\1", printable(" ".join(text.split())))
-    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Return text that Markdown shows literally, in one line; the bars of tables are escaped where tables are made."""
+    return re.sub(r"([\\`*_\[\]<>#~$])", r"\\\1", printable(" ".join(text.split()))).replace("&", "&amp;")
+
+
+def markdown_cell(text: str) -> str:
+    """Return text that Markdown shows literally, also in a cell of a table and where HTML is not sanitized."""
+    return markdown_escape(text).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("|", r"\|")
 
 
 def markdown_code(text: str) -> str:
     """Return text as Markdown code, or escaped where code could end early or be taken for HTML."""
     plain = printable(text)
-    return markdown_escape(plain) if re.search("[`<>&|]", plain) else f"`{plain}`"
+    return markdown_cell(plain) if re.search("[`<>&|]", plain) else f"`{plain}`"
 
 
 def python_literal(value: Any) -> str:

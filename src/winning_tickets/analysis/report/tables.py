@@ -92,7 +92,7 @@ class Table:
 
     def text(self) -> str:
         """Return the table, further tables and the notes for a terminal."""
-        shown = [self._piped(lambda cell: printable(cell).replace("|", "\\|"))] if self.rows else []
+        shown = [self._piped(printable)] if self.rows else []
         further = (f"{one.text()}\n" for one in self.further.values())
         return "\n".join([*shown, *further, *map(printable, self.notes)]).rstrip()
 
@@ -103,6 +103,7 @@ class Table:
     def _piped(self, escape: Format) -> str:
         """Return a Markdown table with aligned source text."""
         grid = [[escape(column.title) for column in self.columns], *self._marked(escape, "**{}**")]
+        grid = [[cell.replace("|", "\\|") for cell in line] for line in grid]
         widths = [max(3, *map(len, cells)) for cells in zip(*grid, strict=True)]
         rule = [
             "-" * (width - 1) + ":" if column.numeric else "-" * width
