@@ -36,6 +36,7 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import MARKER, trusting
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.escapes import escaped, json_text, printable, printable_lines
+from winning_tickets.runs.files import check_working_directory
 from winning_tickets.runs.progress import check_trackers
 from winning_tickets.runs.provenance import version
 
@@ -66,6 +67,7 @@ def _options(
     ] = False,
 ) -> None:
     """Options before the command."""
+    check_working_directory()
     if context.invoked_subcommand not in TOGETHER and not distributed.continues_alone():
         raise typer.Exit
 

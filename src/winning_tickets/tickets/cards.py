@@ -266,8 +266,8 @@ def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name
     """Return the text of a folder's card; `name` is its repository on the hub."""
     from huggingface_hub import ModelCardData
 
-    facts = escaped({key: value for key, value in facts.items() if value not in (None, [], {}, ())})
-    facts = {"version": version()} | facts
+    given = {key: value for key, value in facts.items() if value not in (None, [], {}, ())}
+    facts = {"version": version(), **escaped(given)}
     kind, base, results = facts["kind"], facts["base"], list(results)
     what, usage = _KINDS[kind]
     options = [f", revision={python_literal(facts['revision'])}"] if "revision" in facts else []
