@@ -70,10 +70,12 @@ __all__ = sorted([*_PUBLIC, "__version__"])
 
 def __getattr__(name: str) -> Any:
     """Resolve public names on first use, so that `import winning_tickets` does not import torch."""
+    if name not in (*_PUBLIC, "analysis"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name != "TicketsError":  # which a caller catches
+        importlib.import_module(f"{__name__}.runs.files").check_working_directory()  # torch would end the process
     if name == "analysis":  # its functions are public too
         return importlib.import_module(f"{__name__}.{name}")
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     globals()[name] = value
     return value

@@ -93,7 +93,7 @@ def test_runs_as_csv(tickets, store):
     assert first["labels.stage"] == "transfer"
     assert first["result.metrics.accuracy.final.mean"] == "0.75"
     assert first["error.message"] == ""
-    assert second["error.message"] == "The loss is NaN.\nLower --learning-rate."
+    assert second["error.message"] == r"The loss is NaN.\nLower --learning-rate."  # one line of a terminal
     assert (third["config.method"], third["result.metrics.accuracy.final.mean"]) == ("mask-training", "")
 
 

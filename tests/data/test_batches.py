@@ -20,10 +20,10 @@ from winning_tickets.data.batches import (
     CorpusBatches,
     count_tokens,
     shard_rows,
-    special_tokens,
     without_masks,
 )
 from winning_tickets.data.corpora import CorpusText
+from winning_tickets.data.encode import special_tokens
 from winning_tickets.data.segments import Segments, parse_segments
 from winning_tickets.data.token_cache import TokenStream
 from winning_tickets.runs.errors import ContentError, UsageError

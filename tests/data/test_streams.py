@@ -76,7 +76,7 @@ def test_a_stream_is_read_as_far_as_it_is_needed(tmp_path: Path, monkeypatch: py
     read: list[str] = []
     watched = corpora._LinesAnew(lambda: (read.append(line) or line for line in corpus.lines))  # type: ignore[func-returns-value]
     limited = corpora.CorpusText(corpus.name, corpus.split, watched, corpus.fingerprint, streamed=True)
-    monkeypatch.setattr("winning_tickets.data.token_cache._LINES_A_CALL", 4)
+    monkeypatch.setattr("winning_tickets.data.token_cache._LINES_AT_A_TIME", 4)
     data = CorpusBatches.read(limited, TOKENIZER, n_batches=5, mlm_probability=None, **TRAINING)
     whole = list(corpus.lines)
     assert 80 <= data.stream.n_tokens < 120  # five batches of 16 tokens

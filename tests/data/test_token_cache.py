@@ -66,12 +66,12 @@ def test_lines_come_back_without_special_tokens(tokenizer: Any) -> None:
 def test_many_lines_go_through_in_parts(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = np.array(tokenize(corpus_of(LINES), tokenizer).tokens)
     clean_cache()
-    monkeypatch.setattr(token_cache, "_LINES_A_CALL", 1)
+    monkeypatch.setattr(token_cache, "_LINES_AT_A_TIME", 1)
     assert np.array_equal(tokenize(corpus_of(LINES), tokenizer).tokens, whole)
 
 
 def test_long_lines_go_through_one_by_one(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_cache, "_CHARACTERS_A_CALL", 26)
+    monkeypatch.setattr(token_cache, "_CHARACTERS_AT_A_TIME", 26)
     assert list(token_cache._some_at_a_time(LINES)) == [LINES[:3], LINES[3:]]
     assert list(token_cache._some_at_a_time([])) == []
 

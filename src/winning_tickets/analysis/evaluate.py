@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.config.objective import EVALUATION_NAMES, TEXT_NAMES
 from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, CorpusBatches, without_masks
 from winning_tickets.data.corpora import load_corpus, load_text
+from winning_tickets.data.encode import encoded_whole
+from winning_tickets.data.tokenizing import encoded_columns
 from winning_tickets.models.heads import ensure_padding
 from winning_tickets.models.loading import (
     FEW_ZEROS,
@@ -269,19 +272,19 @@ class Windows:
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         spans = self._batches[index]
-        ids = torch.stack([self._tokens[start:end] for start, _, end in spans])
+        ids = torch.stack([self._tokens[start:end] for start, _, end in spans]).long()
         places = torch.arange(ids.numel()).view(ids.shape)[:, spans[0][1] - spans[0][0] - 1 : -1]
         return {
             "input_ids": ids,
             MASKED_POSITIONS: places.flatten(),
-            MASKED_IDS: torch.cat([self._tokens[first:end] for _, first, end in spans]),
+            MASKED_IDS: torch.cat([self._tokens[first:end] for _, first, end in spans]).long(),
         }
 
 
 def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime: Runtime) -> dict[str, Any]:
     """Return the perplexity of a text per token and per word; per word, the total loss is divided by the words."""
     text = load_text(str(config.corpus), config.split, config.data_dir)
-    tokens = plm.tokenizer(text, return_tensors="pt", truncation=False)["input_ids"][0]
+    tokens = torch.from_numpy(encoded_whole(plm.tokenizer, text))
     longest = count_positions(plm.encoder)
     length = config.max_length or min(longest, _WINDOW)
     stride = config.stride or length
@@ -290,7 +293,7 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
             f"Windows of {length} tokens every {stride} are impossible: {plm.name} reads 2 to {longest} tokens, and "
             "--stride is at most --max-length."
         )
-    words = len(text.split())
+    words = sum(1 for _ in re.finditer(r"\S+", text))  # a list of all words would take fifty times the text
     share = words / max(1, len(tokens))
     tokens = tokens[: config.max_tokens]
     if len(tokens) < 2 or not words:
@@ -449,7 +452,7 @@ def embed(plm: PLM, texts: list[str], device: torch.device, batch_tokens: int, r
     """Return mean-pooled last hidden states of texts, `(len(texts), hidden)` in float32 on the CPU."""
     ensure_padding(plm)
     longest = min(256, plm.tokenizer.model_max_length)
-    encoded = plm.tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
+    encoded = encoded_columns(plm.tokenizer, [texts], truncation=True, max_length=longest)["input_ids"]
     order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
     result = torch.empty(len(texts), plm.model.config.hidden_size)
     start = 0

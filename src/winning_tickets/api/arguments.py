@@ -32,6 +32,7 @@ from winning_tickets.data.tasks import MLM
 from winning_tickets.runs import distributed, memory
 from winning_tickets.runs.directory import trusting
 from winning_tickets.runs.errors import UsageError, shown
+from winning_tickets.runs.files import check_working_directory
 
 ROWS = ("train_file", "validation_file", "pairs_file")
 """Fields that take rows: a `Dataset`, a DataFrame, a list of dicts, or a dict of columns."""
@@ -68,6 +69,7 @@ def called(
         UsageError: settings together with fields, unknown fields, objects that cannot be used, or several processes
             without `out`.
     """
+    check_working_directory()
     how = {name: value for name, value in fields.items() if name in Runtime.model_fields}
     fields = {name: value for name, value in fields.items() if name not in how}
     if how:
@@ -99,6 +101,7 @@ def called(
 @contextmanager
 def named(*values: Any, tokenizer: Any = None, trust_remote_code: bool = False) -> Iterator[list[Any]]:
     """Yield the names of models and tickets; names of objects in memory are valid inside the block only."""
+    check_working_directory()
     with ExitStack() as stack:
         stack.enter_context(trusting(trust_remote_code))
         names = Names(stack, tokenizer)

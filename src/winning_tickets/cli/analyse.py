@@ -73,7 +73,7 @@ def analysis(cls: type[TyperCommand] | None = None, **readers: Callable[[Any], A
                 result = ANALYSES[function.__name__](paths, **chosen)
                 if out is not None:
                     save.save(result, out, force=force)
-            emit(result, as_json, show.analysis(result, out))
+            emit(result, as_json, partial(show.analysis, out=out))
 
         own, more = (inspect.signature(one, eval_str=True).parameters for one in (function, run))
         parameters = [*own.values(), *(more[name] for name in ("out", "force", "as_json"))]

@@ -36,7 +36,9 @@ from winning_tickets.data.names import misnamed
 from winning_tickets.runs import distributed
 from winning_tickets.runs.ambient import neutral_if_loaded
 from winning_tickets.runs.directory import MARKER, trusting
-from winning_tickets.runs.errors import UsageError, printable
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.escapes import escaped, json_text, printable_lines
+from winning_tickets.runs.files import check_working_directory
 from winning_tickets.runs.progress import check_trackers
 from winning_tickets.runs.provenance import version
 
@@ -67,14 +69,19 @@ def _options(
     ] = False,
 ) -> None:
     """Options before the command."""
+    check_working_directory()
     if context.invoked_subcommand not in TOGETHER and not distributed.continues_alone():
         raise typer.Exit
     context.with_resource(neutral_if_loaded())  # until the command ends
 
 
-def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
-    """Print a result as JSON or as text; nothing else writes to stdout."""
-    typer.echo(json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) if as_json else printable(text))
+Show = Callable[[dict[str, Any]], str]  # makes the text that is printed without `--json` from a result
+
+
+def emit(result: dict[str, Any], as_json: bool, show: Show) -> None:
+    """Print a result as JSON, or as the text that `show` makes of it; nothing else writes to stdout."""
+    # The line breaks of the text are those of `show`, as the strings of the result have none any more.
+    typer.echo(json_text(result) if as_json else printable_lines(show(escaped(result))))
 
 
 RUNNING = "Running"
@@ -261,6 +268,7 @@ def written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+Printed = tuple[dict[str, Any], Show]
 NOT_SHARDED = tuple(field for field in Runtime.model_fields if field != "shard")
 NOT_COMPILED = tuple(field for field in NOT_SHARDED if field != "torch_compile")
 
@@ -279,7 +287,7 @@ def verb(
     runtime: Iterable[str] = NOT_SHARDED,  # fields of `Runtime` that are options
     writes: bool = True,  # whether there is a folder `--out`, and `--force`
     plan: Callable[[Any, Runtime], plans.Plan],  # what `--dry-run` prints
-) -> Callable[[Callable[..., tuple[dict[str, Any], str]]], Callable[..., None]]:
+) -> Callable[[Callable[..., Printed]], Callable[..., None]]:
     """Register a function as a command whose options are the fields of its settings."""
     paths: dict[str, list[tuple[FieldPath, type[Settings]]]] = {}
     types: dict[str, Any] = {}
@@ -298,7 +306,7 @@ def verb(
     types |= {key: annotated(Runtime, key, Runtime.options_of(key)) for key in runtime}
     types |= ({"out": Out, "force": Force} if writes else {}) | {"config": Config, "dry_run": DryRun, "as_json": Json}
 
-    def register(function: Callable[..., tuple[dict[str, Any], str]]) -> Callable[..., None]:
+    def register(function: Callable[..., Printed]) -> Callable[..., None]:
         def run(**given: Any) -> None:
             given = {key: value for key, value in given.items() if value is not None and value != []}
             options: dict[str, Any] = {}
@@ -313,7 +321,7 @@ def verb(
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
             # Names are checked before torch is imported, which takes seconds.
             if problems := misnamed(chosen):
-                raise UsageError("\n".join([*problems, *unread_options(chosen)]))
+                raise UsageError(*problems, *unread_options(chosen))
             out, as_json = given.get("out"), given["as_json"]
             # An existing run may have been made with options that its method does not read; its id decides.
             begun = out is not None and (out / MARKER).is_file()
@@ -322,10 +330,10 @@ def verb(
                 refuse(chosen, execution, check, unread)
                 with trusting(execution.trust_remote_code):
                     planned = plan(chosen, execution)
-                return emit(planned.as_json(out), as_json, planned.text(name))
+                return emit(planned.as_json(out), as_json, lambda _: planned.text(name))
             with trusting(execution.trust_remote_code):
-                result, text = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
-            return emit(result, as_json, text)
+                result, text_of = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
+            return emit(result, as_json, text_of)
 
         empty, flags = inspect.Parameter.empty, ("force", "dry_run", "as_json")
         defaults_of = {key: empty if key in (argument, "out") else False if key in flags else None for key in types}
@@ -359,9 +367,9 @@ def refuse(settings: Settings, runtime: Runtime, check: str, problems: list[str]
         try:
             one()
         except UsageError as error:
-            problems = [*problems, *str(error).splitlines()]
+            problems = [*problems, *error.lines]
     if problems:
-        raise UsageError("\n".join(dict.fromkeys(problems)))
+        raise UsageError(*dict.fromkeys(problems))
 
 
 def checked_settings(
@@ -371,7 +379,7 @@ def checked_settings(
     try:
         return settings_of(kind, file, options, defaults, inline)
     except UsageError as error:
-        problems, cause = str(error).splitlines(), error.__cause__
+        problems, cause = error.lines, error.__cause__
         cause = cause.__cause__ if isinstance(cause, UsageError) else cause
         found = cause.errors() if isinstance(cause, ValidationError) else []
         wrong = {str(item["loc"][0]) for item in found if item["loc"]}
@@ -385,7 +393,7 @@ def checked_settings(
         # need torch are left out too.
         more = [*misnamed(rest, with_files=False), *unread_options(rest)]
         problems += [line for line in more if not any(name in line for name in names)]
-        raise UsageError("\n".join(dict.fromkeys(problems))) from None
+        raise UsageError(*dict.fromkeys(problems)) from None
 
 
 def settings_of(
@@ -408,7 +416,7 @@ def settings_of(
     except UsageError as error:
         if file is None:
             raise
-        raise UsageError(f"{error}\nFields that are not on the command line come from {file}.") from error
+        raise UsageError(*error.lines, f"Fields that are not on the command line come from {file}.") from error
 
 
 def merged(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -451,9 +459,6 @@ def _split(option: str, text: str | None, kind: Callable[[str], Any], expected: 
     return parsed
 
 
-Printed = tuple[dict[str, Any], str]  # a result, and the text that is printed without `--json`
-
-
 @verb(
     "search",
     SearchConfig,
@@ -472,7 +477,7 @@ def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Pr
 
     tickets = search_all(config, out, runtime, force)
     result = json.loads((out / "result.json").read_text(encoding="utf-8")) | {"out": str(out)}
-    return result, show.search(result, list(map(str, tickets.values())))
+    return result, partial(show.search, tickets=list(map(str, tickets.values())))
 
 
 @verb(
@@ -493,7 +498,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime) -> Printed:
     from winning_tickets.analysis.evaluate import evaluate as measure
 
     result = measure(config, runtime)
-    return result, show.evaluation(result)
+    return result, show.evaluation
 
 
 @verb(
@@ -511,7 +516,7 @@ def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) ->
     from winning_tickets.finetuning.fit_head import fit_head as fit
 
     result = fit(config, out, runtime, force) | {"out": str(out)}
-    return result, show.fitted_head(result)
+    return result, show.fitted_head
 
 
 @verb(
@@ -532,7 +537,7 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -
     from winning_tickets.finetuning.transfer import transfer as fine_tune
 
     result = fine_tune(config, out, runtime, force)
-    return result, show.transfer(result)
+    return result, show.transfer
 
 
 @verb(
@@ -554,7 +559,7 @@ def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Prin
     from winning_tickets.finetuning.sharing import share as share_model
 
     result = share_model(config, out, runtime, force)
-    return result, show.sharing(result)
+    return result, show.sharing
 
 
 @verb(
@@ -576,7 +581,7 @@ def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) 
     from winning_tickets.finetuning.super_ticket import super_ticket as find
 
     result = find(config.resolved(), out, runtime, force)
-    return result, show.super_ticket(result)
+    return result, show.super_ticket
 
 
 @verb(
@@ -597,4 +602,4 @@ def shrink(config: ShrinkConfig, out: Path, runtime: Runtime, force: bool) -> Pr
     from winning_tickets.finetuning.shrink import shrink as make_faster
 
     result = make_faster(config, out, runtime, force) | {"out": str(out)}
-    return result, as_text(result)
+    return result, as_text

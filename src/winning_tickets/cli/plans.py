@@ -22,6 +22,7 @@ from winning_tickets.config import (
 )
 from winning_tickets.config.settings import count_of
 from winning_tickets.data.records import Task
+from winning_tickets.runs.escapes import escaped
 from winning_tickets.studies.costs import MACHINE, TASK_SIZES, UNKNOWN_TASK, ModelSize, cost_of, seconds_of, size_of
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Plan:
         """Return the plan for people: a table, the other settings that are read, and what was not checked."""
         rows = {name.replace("_", " "): value for name, value in self.rows.items()}
         rows |= {name.replace("_", " "): _written(value) for name, value in self.facts.items() if name not in rows}
+        rows = escaped(rows)  # the line breaks below are our own
         width = max(map(len, rows), default=0) + 2
         lines = [f"Would run tickets {verb}:"]
         for name, value in rows.items():
@@ -80,13 +82,13 @@ class Plan:
                 break_long_words=False,
                 break_on_hyphens=False,
             )
-        if others := self._others():
+        if others := escaped(self._others()):
             lines += textwrap.wrap(
                 f"Other settings: {', '.join(others)}.", _WIDTH, break_long_words=False, break_on_hyphens=False
             )
         for notice in (
-            *(f"Warning: {one}" for one in self.remarks),
-            *(f"Not checked: {one}." for one in self.unchecked),
+            *(f"Warning: {one}" for one in escaped(self.remarks)),
+            *(f"Not checked: {one}." for one in escaped(self.unchecked)),
         ):
             lines += textwrap.wrap(notice, _WIDTH, break_long_words=False, break_on_hyphens=False)
         return "\n".join(lines)

@@ -6,6 +6,7 @@ from typing import Any
 
 from winning_tickets.config.objective import MEASURED
 from winning_tickets.runs.errors import listed
+from winning_tickets.runs.escapes import printable
 
 
 def search(result: dict[str, Any], tickets: list[str]) -> str:
@@ -209,7 +210,7 @@ def analysis(result: dict[str, Any], out: Any) -> str:
     """Show the table of an analysis, its notes, and the folder of its files."""
     from winning_tickets.analysis.report.save import analysis_table
 
-    return analysis_table(result).text() + ("" if out is None else f"\nSaved in {out}")
+    return analysis_table(result).text() + ("" if out is None else "\n" + printable(f"Saved in {out}"))
 
 
 def description(result: dict[str, Any]) -> str:

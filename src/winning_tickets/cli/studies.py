@@ -12,6 +12,7 @@ from winning_tickets.cli import commands, show
 from winning_tickets.cli.commands import app, emit
 from winning_tickets.config import Runtime
 from winning_tickets.runs.errors import TrainingError, UsageError
+from winning_tickets.runs.escapes import printable
 
 if TYPE_CHECKING:
     from winning_tickets.studies.plan import Plan
@@ -90,7 +91,7 @@ def plan(
     planned = _plan(study, scale, set_, where, shard)
     result = study_status(planned, Store(store), workers, ask_hub=True)
     runs = [{"id": one.id, "stage": one.stage, "verb": one.verb, "needs": one.needs} for one in planned.runs.values()]
-    emit(result | {"parameters": planned.parameters, "planned": runs}, as_json, plan_text(result))
+    emit(result | {"parameters": planned.parameters, "planned": runs}, as_json, plan_text)
 
 
 @study_app.command()
@@ -113,7 +114,7 @@ def status(
     from winning_tickets.studies.text import status_text
 
     result = study_status(_plan(study, scale, set_, where, shard), Store(store), workers)
-    emit(result, as_json, status_text(result))
+    emit(result, as_json, status_text)
 
 
 @study_app.command()
@@ -175,9 +176,9 @@ def run(
     if status["room"] and not ignore_room:
         problems.append(status["room"])
     if problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError(*problems)
     if dry_run:
-        return emit(status, as_json, plan_text(status))
+        return emit(status, as_json, plan_text)
     engine_options = EngineOptions.of(
         workers=workers, address=address, cpus=cpus, gpus=gpus, walltime=walltime, slurm=sbatch
     )
@@ -194,7 +195,7 @@ def run(
     result = run_study(planned, found, make_engine(engine, engine_options, found.path), runtime, retry_failed, watch)
     _check(result)
     result = {"study": planned.study.name, "scale": scale, **result}
-    return emit(result, as_json, run_text(result))
+    return emit(result, as_json, run_text)
 
 
 def _check(result: dict[str, Any]) -> None:
@@ -218,7 +219,7 @@ def list_studies(store: commands.StoreFolder = commands.DEFAULT_STORE, as_json: 
     from winning_tickets.studies.text import studies_in, studies_text
 
     found = studies_in(Store(store))
-    emit({"store": str(store), "studies": found}, as_json, studies_text(found, str(store)))
+    emit({"store": str(store), "studies": found}, as_json, studies_text)
 
 
 @study_app.command()
@@ -246,7 +247,7 @@ def report(
     if not found.exists():
         raise UsageError(f"There is no store at {store}; name the one that `tickets study run` was given by --store.")
     result = report_study(_plan(study, scale, set_, where), found, out, commands.split_words(formats) or [], force)
-    emit(result, as_json, report_text(result))
+    emit(result, as_json, report_text)
 
 
 @study_app.command()
@@ -264,10 +265,10 @@ def new(
 
     Example: tickets study new my-figure.yaml --from tamt-figure-3
     """
-    from winning_tickets.studies.text import write_template
+    from winning_tickets.studies.text import template_text, write_template
 
     write_template(file, force, recipe)
-    emit({"file": str(file)}, as_json, f"{file}: change it, then see `tickets study plan {file} --scale smoke`.")
+    emit({"file": str(file)}, as_json, template_text)
 
 
 @app.command()
@@ -284,9 +285,9 @@ def recipes(
 
     if name is not None:
         text = recipe_text(name)
-        return emit({"name": name, "yaml": text}, as_json, text.rstrip())
+        return emit({"name": name, "yaml": text}, as_json, lambda _: text.rstrip())
     found = recipe_list()
-    return emit({"recipes": found}, as_json, recipes_text(found))
+    return emit({"recipes": found}, as_json, recipes_text)
 
 
 @app.command()
@@ -324,8 +325,11 @@ def runs(
         raise UsageError(f"There is no store at {store}; give one with --store, or a FOLDER with runs.")
     place = folder or store
     records = find_records(place, where or (), status)
-    text = query.as_csv(records) if as_csv else query.as_text(records, str(place))
-    emit(query.as_json(records, str(place)), as_json, text)
+    emit(
+        query.as_json(records, str(place)),
+        as_json,
+        lambda _: query.as_csv(records) if as_csv else query.as_text(records, str(place)),
+    )
 
 
 cache_app = typer.Typer(help="Tokenized corpora on disk.", no_args_is_help=True, rich_markup_mode=None)
@@ -338,7 +342,7 @@ def cache_list(as_json: commands.Json = False) -> None:
     from winning_tickets.data.token_cache import cache_root, list_cache_entries
 
     result = {"root": str(cache_root()), "entries": list_cache_entries()}
-    emit(result, as_json, show.cache(result))
+    emit(result, as_json, show.cache)
 
 
 @cache_app.command("clean")
@@ -354,7 +358,7 @@ def cache_clean(
     if older_than_days is not None and not older_than_days >= 0:
         raise UsageError(f"--older-than-days {older_than_days} is impossible; give a number of days, such as 30.")
     freed = clean_cache(older_than_days)
-    emit({"bytes_freed": freed}, as_json, f"{freed / 1e6:.1f} MB freed")
+    emit({"bytes_freed": freed}, as_json, lambda _: f"{freed / 1e6:.1f} MB freed")
 
 
 @app.command()
@@ -369,4 +373,4 @@ def demo(
     from winning_tickets.studies.demo import REPORT, run_demo, table
 
     result = run_demo(out, Runtime.of(device=device, quiet=quiet), "smoke" if tiny else "small")
-    emit(result, as_json, f"{table(result).text()}\n\nReport: {out / REPORT}")
+    emit(result, as_json, lambda found: f"{table(found).text()}\n\n" + printable(f"Report: {out / REPORT}"))

@@ -29,7 +29,7 @@ def compare(
     from winning_tickets.tickets.overlap import compare as overlap
 
     result = overlap(targets, average)
-    emit(result, as_json, show.comparison(result))
+    emit(result, as_json, show.comparison)
 
 
 @app.command()
@@ -44,7 +44,7 @@ def inspect(
     from winning_tickets.tickets.ticket import Ticket, describe
 
     result = describe(Ticket.from_pretrained(ticket)) | {"tickets_inside": children(ticket)}
-    emit(result, as_json, show.description(result))
+    emit(result, as_json, show.description)
 
 
 @app.command()
@@ -59,7 +59,7 @@ def average(
     from winning_tickets.analysis.averages import average_runs
 
     result = average_runs(runs)
-    emit(result, as_json, show.averages(result))
+    emit(result, as_json, show.averages)
 
 
 @app.command()
@@ -125,7 +125,7 @@ def predict(
         if data_dir is None:
             raise UsageError("--glue-submission needs --data-dir, a GLUE download with the test files.")
         written = submit(runs, data_dir, glue_submission, seed=seed, runtime=runtime, force=force)
-        return emit(written, as_json, show.submission(written))
+        return emit(written, as_json, show.submission)
     if data_dir is not None or (force and input_file is None):
         raise UsageError("--data-dir and --force need --glue-submission; --force goes with --input too.")
     if len(runs) > 1:
@@ -147,7 +147,7 @@ def predict(
             runtime=runtime,
             force=force,
         )
-        return emit(result, as_json, show.predicted_file(result))
+        return emit(result, as_json, show.predicted_file)
     from winning_tickets.training.predict import predict as label
 
     if not text:
@@ -160,7 +160,7 @@ def predict(
     if text_pair is not None:
         texts = list(zip(text, text_pair, strict=True))
     result = label(runs[0], texts, seed=seed, runtime=runtime)
-    return emit(result, as_json, show.predictions(result))
+    return emit(result, as_json, show.predictions)
 
 
 @app.command()
@@ -180,7 +180,7 @@ def combine(
     from winning_tickets.tickets.algebra import save_combined
 
     result = save_combined(operation, targets, out, force) | {"out": str(out)}
-    return emit(result, as_json, show.derived(result))
+    return emit(result, as_json, show.derived)
 
 
 @app.command()
@@ -206,7 +206,7 @@ def perturb(
     from winning_tickets.tickets.algebra import save_perturbed
 
     result = save_perturbed(target, fraction, seed, out, force) | {"out": str(out)}
-    return emit(result, as_json, show.derived(result))
+    return emit(result, as_json, show.derived)
 
 
 @app.command("import-mask")
@@ -227,7 +227,7 @@ def import_mask(
     from winning_tickets.deploy.mask_files import import_mask as read
 
     result = read(file, base, out, method=method, revision=revision, force=force)
-    return emit(result, as_json, show.imported(result))
+    return emit(result, as_json, show.imported)
 
 
 @app.command()
@@ -265,7 +265,11 @@ def export(
     Example: tickets export my-share --task rte --format compact --out my-rte
     """
     if dry_run:
-        return emit({"plan": {"target": target, "format": format_}, "out": str(out)}, as_json, f"Would write {out}")
+        return emit(
+            {"plan": {"target": target, "format": format_}, "out": str(out)},
+            as_json,
+            lambda plan: f"Would write {plan['out']}",
+        )
     from winning_tickets.deploy.export import export as write
 
     result = write(
@@ -279,7 +283,7 @@ def export(
         dtype=dtype,
         force=force,
     )
-    return emit(result, as_json, show.exported(result))
+    return emit(result, as_json, show.exported)
 
 
 @app.command()
@@ -316,7 +320,7 @@ def push(
     from winning_tickets.deploy.publish import push as upload
 
     result = upload(target, repo, results=results or (), seed=seed, private=private, revision=revision)
-    return emit(result, as_json, f"Pushed {len(result['files'])} files to {result['url']}.")
+    return emit(result, as_json, lambda done: f"Pushed {len(done['files'])} files to {done['url']}.")
 
 
 @app.command()
@@ -352,7 +356,7 @@ def measure(
     batches, lengths = commands.split_ints("--batch", batch) or (), commands.split_ints("--length", length) or ()
     if dry_run:
         plan = {"target": target, "batches": batches, "lengths": lengths, "threads": threads, "repeats": repeats}
-        return emit({"plan": plan, "out": None}, as_json, f"Would measure {target}")
+        return emit({"plan": plan, "out": None}, as_json, lambda found: f"Would measure {found['plan']['target']}")
     from winning_tickets.deploy.measure import measure as run
 
     result = run(
@@ -367,7 +371,7 @@ def measure(
         allow_other_weights=allow_other_weights,
         runtime=Runtime.of(device=device, bf16=bf16, quiet=quiet, trust_remote_code=trust_remote_code),
     )
-    return emit(result, as_json, show.measurement(result))
+    return emit(result, as_json, show.measurement)
 
 
 @app.command()
@@ -388,5 +392,5 @@ def verify(
     from winning_tickets.deploy.verify import verify as check
 
     result = check(paths or [store])
-    emit(result, as_json, show.verification(result))
+    emit(result, as_json, show.verification)
     raise typer.Exit(0 if result["ok"] else 1)

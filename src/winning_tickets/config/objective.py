@@ -60,7 +60,7 @@ def parse_objective(text: str, names: Sequence[str] = TERM_NAMES, why: str = "")
             f"The objective {text!r} has mlm, which is for encoders, and clm, for decoders; give one of them."
         )
     if problems:
-        raise UsageError("\n".join(dict.fromkeys(problems)))
+        raise UsageError(*dict.fromkeys(problems))
     return {name: weights[name] for name in names if name in weights}
 
 

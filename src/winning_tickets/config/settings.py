@@ -131,7 +131,7 @@ class Settings(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise UsageError(_problems(cls, error)) from error
+            raise UsageError(*_problems(cls, error)) from error
 
     @classmethod
     def part_of(cls, field: str) -> type[Settings] | None:
@@ -178,8 +178,8 @@ class Settings(BaseModel):
         return kind.model_construct(self.model_fields_set, **(dict(self) | open_))
 
 
-def _problems(cls: type[Settings], error: ValidationError) -> str:
-    return "\n".join(_problem(cls, item) for item in error.errors())
+def _problems(cls: type[Settings], error: ValidationError) -> list[str]:
+    return [_problem(cls, item) for item in error.errors()]
 
 
 _WORDED = "worded"

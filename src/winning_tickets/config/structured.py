@@ -149,7 +149,7 @@ class StructuredSettings(WithLevels):
         """The level of each ticket; one error names all problems of levels and counts."""
         problems = list(self._level_problems())
         if problems:
-            raise UsageError("\n".join(problems))
+            raise UsageError(*problems)
         counted = self.counted
         if counted:
             rows = zip(*counted.values(), strict=True)

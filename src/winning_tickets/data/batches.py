@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from winning_tickets.config.settings import count_of, parse_size
 from winning_tickets.data import segments as segmentation
 from winning_tickets.data.corpora import CorpusText
-from winning_tickets.data.encode import Array
+from winning_tickets.data.encode import Array, special_tokens
 from winning_tickets.data.segments import Segments, Spans, generator
 from winning_tickets.data.token_cache import TokenStream, tokenize
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -305,17 +305,6 @@ class _FewMasked(_Corruption):
                 fate, word = random.random(), random.integers(0, self._vocabulary)
                 corrupted[row, place] = self._mask_id if fate < 0.8 else word if fate < 0.9 else ids[row, place]
         return corrupted
-
-
-def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and after a single text, such as [CLS] and [SEP]."""
-    options = {"truncation": False, "padding": False}
-    plain = tokenizer("a", add_special_tokens=False, **options)["input_ids"]
-    full = tokenizer("a", add_special_tokens=True, **options)["input_ids"]
-    for start in range(len(full) - len(plain) + 1):
-        if plain and full[start : start + len(plain)] == plain:
-            return list(full[:start]), list(full[start + len(plain) :])
-    raise UsageError(f"The tokenizer {tokenizer.name_or_path} does not surround a text with special tokens.")
 
 
 def _known(tokenizer: Any, tokens: tuple[str, ...]) -> list[int]:

@@ -10,7 +10,15 @@ from typing import Literal, Protocol
 
 from winning_tickets.data import hub
 from winning_tickets.data.hub import HubPart
-from winning_tickets.data.readers import FORMATS, RunningFingerprint, fingerprint, read_lines, split_lines
+from winning_tickets.data.readers import (
+    FORMATS,
+    RunningFingerprint,
+    fingerprint,
+    read_lines,
+    read_pieces,
+    split_lines,
+)
+from winning_tickets.data.tokenizing import cut
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, listed, unknown
 
@@ -47,6 +55,7 @@ class LineSource(Protocol):
 class CorpusText:
     """Non-blank lines of one split (`train`, `validation` or `test`), and their xxh3-128 fingerprint.
 
+    A line longer than `LONGEST_TEXT` characters, such as a file without line breaks, is several lines here.
     A stream is only read as far as it is needed: the number of its lines is unknown, and its fingerprint is computed
     from the revision, or from the sizes and ends of its files.
     """
@@ -192,14 +201,17 @@ def load_text(spec: str, split: SplitName, data_dir: str | Path | None = None) -
         return "\n".join(given.lines.read())
     if _streamed_part(spec) is not None:
         raise UsageError(f"The corpus {spec} is a stream, and perplexity needs a whole text; give a file or a folder.")
-    return "\n".join(_reader(spec, split, data_dir)())
+    return "\n".join(_reader(spec, split, data_dir, read_lines)())
 
 
 def _with_text(lines: Iterable[str]) -> Iterator[str]:
-    return (line for line in lines if line.strip())
+    """Yield the lines that are not blank; a line too long for a tokenizer becomes several."""
+    return (piece for line in lines for piece in cut(line) if piece and not piece.isspace())
 
 
-def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
+def _reader(
+    spec: str, split: SplitName, data_dir: str | Path | None, read_file: Callable[[Path], Iterable[str]] = read_pieces
+) -> Callable[[], Iterable[str]]:
     """Return a function that yields all lines of a corpus from the first one."""
     if spec in HUB_CORPORA:
         return _hub(spec, split, data_dir)
@@ -217,7 +229,7 @@ def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callabl
         raise UsageError(f"The corpus {spec} is a table; name the column of its texts, such as {spec}:text.")
     if path.is_dir() or path.is_file():
         files = _files(path, split) if path.is_dir() else [path]
-        return lambda: (line for file in files for line in read_lines(file))
+        return lambda: (line for file in files for line in read_file(file))
     check_corpus_name(spec)
     raise UsageError(f"There is no file or folder {spec}; --corpus takes a text file, a folder or a name.")
 

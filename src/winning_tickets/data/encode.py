@@ -1,4 +1,4 @@
-"""Encode examples as tensors: one batched tokenizer call, dynamic padding, seeded nested subsets."""
+"""Encode examples as tensors: batched tokenizer calls, dynamic padding, seeded nested subsets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from winning_tickets.config.settings import count_of
 from winning_tickets.data.records import Split
-from winning_tickets.runs.errors import ContentError
+from winning_tickets.data.tokenizing import LONGEST_WHOLE, cut, encoded_columns
+from winning_tickets.runs.errors import ContentError, UsageError
 
 Array = np.ndarray[Any, Any]
 Item = dict[str, Any]
@@ -61,11 +62,31 @@ class EncodedSplit(Dataset[Item]):
 
 def encode(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
     """Tokenize a split, cut to `max_length` tokens including special ones; in pairs, the longer text is cut first."""
-    found = tokenizer(*split.texts, truncation=True, max_length=max_length, padding=False) if len(split) else {}
-    columns = {name: list(values) for name, values in found.items()}
+    columns = encoded_columns(tokenizer, split.texts, truncation=True, max_length=max_length, padding=False)
     if split.soft is not None:
         columns[SOFT_LABELS] = split.soft
     return EncodedSplit(columns, split.labels)
+
+
+def encoded_whole(tokenizer: Any, text: str) -> Array:
+    """Return the ids of one text with its special tokens, int32 `(tokens,)`."""
+    pieces = list(cut(text, LONGEST_WHOLE))
+    if len(pieces) == 1:
+        return np.asarray(tokenizer(text, truncation=False)["input_ids"], dtype=np.int32)
+    prefix, suffix = special_tokens(tokenizer)
+    parts = (tokenizer(piece, truncation=False, add_special_tokens=False)["input_ids"] for piece in pieces)
+    return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in (prefix, *parts, suffix)])
+
+
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer puts before and after a single text, such as [CLS] and [SEP]."""
+    options = {"truncation": False, "padding": False}
+    plain = tokenizer("a", add_special_tokens=False, **options)["input_ids"]
+    full = tokenizer("a", add_special_tokens=True, **options)["input_ids"]
+    for start in range(len(full) - len(plain) + 1):
+        if plain and full[start : start + len(plain)] == plain:
+            return list(full[:start]), list(full[start + len(plain) :])
+    raise UsageError(f"The tokenizer {tokenizer.name_or_path} does not surround a text with special tokens.")
 
 
 def require_offsets(tokenizer: Any) -> None:

@@ -40,7 +40,7 @@ def _of_search(settings: SearchConfig) -> list[str]:
     try:
         assert settings.terms is not None
     except UsageError as error:
-        found.append(str(error))
+        found.extend(error.lines)
     if settings.scope is not None and settings.scope not in SCOPES:
         found.append(str(unknown("scope", settings.scope, SCOPES)))
     return found
@@ -54,7 +54,7 @@ def _of_models(settings: Settings) -> list[str]:
             try:
                 builtin(name)
             except UsageError as error:
-                found.append(str(error))
+                found.extend(error.lines)
     return found
 
 
@@ -68,7 +68,7 @@ def _of_data(settings: Settings, with_files: bool, with_corpus: bool) -> list[st
         try:
             check_corpus_name(corpus)
         except UsageError as error:
-            found.append(str(error))
+            found.extend(error.lines)
     own = values["train_file"] or {}
     if values["task_file"] is None:
         names = [name for name in (values["task"], *(values["tasks"] or ())) if name is not None]

@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from winning_tickets.data.rows import Row, named_classes, plain
+from winning_tickets.data.tokenizing import cut
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
@@ -37,6 +38,36 @@ def read_lines(path: Path) -> Iterator[str]:
                 offset += len(block)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+
+
+def read_pieces(path: Path) -> Iterator[str]:
+    """Yield the lines of a file; a line too long for a tokenizer comes in pieces and is never in memory as a whole."""
+    offset, rest = 0, ""
+    try:
+        with open_text(path) as handle:
+            while block := _read_characters(handle):
+                *lines, rest = (rest + decoded(path, block, offset)).split("\n")
+                offset += len(block)
+                for line in lines:
+                    yield from cut(line.removesuffix("\r"))
+                # The last character may be half of a line end, and does not decide where the line is cut.
+                *pieces, begun = cut(rest[:-1])
+                yield from pieces
+                rest = begun + rest[-1:]
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    yield from cut(rest.removesuffix("\r"))
+
+
+def _read_characters(handle: io.BufferedReader) -> bytes:
+    """Read a block of whole UTF-8 characters."""
+    block = handle.read(_BLOCK)
+    for _ in range(3):
+        following = handle.peek(1)[:1]
+        if not following or following[0] & 0xC0 != 0x80:
+            break
+        block += handle.read(1)
+    return block
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> UsageError:

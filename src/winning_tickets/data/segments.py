@@ -22,6 +22,7 @@ Choose = Callable[[Array], Array]
 """A function of the lengths of all segments, including special tokens, that returns the sorted indices to use."""
 Spans = Array  # token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`
 
+_BLOCK = 1 << 22  # tokens that are looked at at a time
 _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
 
 
@@ -185,10 +186,9 @@ class Mixed:
         self._segments, self._special, self._batch_tokens, self._seed = segments, special, batch_tokens, seed
         self._n_tokens = stream.n_tokens
         starts = _sentence_starts(stream, sentence_ends)
-        line_ends = stream.offsets[np.searchsorted(stream.offsets, starts, side="right")]
-        room = line_ends - starts
-        order = np.argsort(-room, kind="stable")
-        self._starts, self._falling_room = starts[order], -room[order]
+        falling_room = starts - stream.offsets[np.searchsorted(stream.offsets, starts, side="right")]
+        order = np.argsort(falling_room, kind="stable")
+        self._starts, self._falling_room = starts[order], falling_room[order]
 
     def length(self, index: int) -> int:
         """Return the length of the segments of batch `index`, special tokens included."""
@@ -211,8 +211,8 @@ class Mixed:
 
 def _sentence_starts(stream: TokenStream, sentence_ends: list[int]) -> Array:
     """Return the positions at which a line starts, or that follow a token that ends a sentence."""
-    after = np.flatnonzero(np.isin(stream.tokens, sentence_ends)) + 1
-    starts = np.union1d(after, stream.offsets[:-1]).astype(np.int64)
+    after = [np.flatnonzero(np.isin(block, sentence_ends)) + at + 1 for at, block in stream.blocks(_BLOCK)]
+    starts = np.union1d(np.concatenate(after), stream.offsets[:-1]).astype(np.int64)
     return starts[starts < stream.n_tokens]
 
 

@@ -18,13 +18,13 @@ from winning_tickets.data.readers import read_utf8
 from winning_tickets.data.records import Answers, Source, Split, Task, TaskData
 from winning_tickets.data.rows import Row
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.data.tokenizing import check_length, encoded_parts
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
 
 MAX_QUESTION_TOKENS = 64  # longer questions are cut (Devlin et al. 2019)
 MAX_ANSWER_TOKENS = 30
 N_BEST = 20  # starts and ends that are compared in each window, those with the highest logits of all its tokens
-_CHUNK = 512  # questions per call of the tokenizer
 _FILES = {"train": ("train",), "validation": ("dev", "valid")}
 _SHAPE = "articles in 'data', their 'paragraphs', each with a 'context' and questions in 'qas'"
 _PUNCTUATION = frozenset(string.punctuation)
@@ -130,10 +130,12 @@ def encode_windows(split: Split, tokenizer: Any, max_length: int, doc_stride: in
     labels: list[tuple[int, int]] = []
     owners: list[int] = []
     places: list[Array] = []
-    for begin in range(0, len(split), _CHUNK):
-        questions, contexts = (column[begin : begin + _CHUNK] for column in split.texts)
-        encoded = tokenizer(questions, contexts, return_offsets_mapping=True, padding=False, truncation=False)
-        for row in range(len(questions)):
+    for number, pair in enumerate(zip(*split.texts, strict=True), start=1):
+        for column, text in zip(("question", "context"), pair, strict=True):
+            check_length(text, f"The {column} of question {number}")
+    options = {"return_offsets_mapping": True, "padding": False, "truncation": False}
+    for begin, encoded in encoded_parts(tokenizer, split.texts, **options):
+        for row in range(len(encoded["input_ids"])):
             side = np.array([-1 if value is None else value for value in encoded.sequence_ids(row)])
             offsets = np.asarray(encoded["offset_mapping"][row], dtype=np.int32)
             offsets[side != 1] = -1

@@ -218,7 +218,7 @@ def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> tu
         if definition is not None:
             definitions.append(definition)
     if problems:
-        raise UsageError("\n".join(f"{path}, {line}" for line in problems))
+        raise UsageError(*(f"{path}, {line}" for line in problems))
     return tuple(definitions)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from winning_tickets.data.corpora import CorpusText
 from winning_tickets.data.readers import RunningFingerprint, fingerprint
+from winning_tickets.data.tokenizing import calls
 from winning_tickets.runs.distributed import main_first
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import build_directory, parse_json, temporary_name, write_json
@@ -27,7 +28,7 @@ from winning_tickets.runs.progress import progress
 
 FORMAT_VERSION = 1
 _TOKENS, _OFFSETS, _ENTRY = "tokens.bin", "offsets.npy", "entry.json"
-_LINES_A_CALL, _CHARACTERS_A_CALL = 1000, 1 << 20
+_LINES_AT_A_TIME, _CHARACTERS_AT_A_TIME = 1000, 1 << 20  # they decide how much of a stream is read
 _BLOCK = 1 << 20  # bytes of a file that are hashed at a time
 _STALE_SECONDS = 24 * 3600.0
 
@@ -48,6 +49,14 @@ class TokenStream:
     @property
     def n_lines(self) -> int:
         return len(self.offsets) - 1
+
+    def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """Yield all tokens in blocks, each with its first position; they are read, so as not to count as memory."""
+        for start in range(0, self.n_tokens, size):
+            block = self.tokens[start : start + size]
+            if isinstance(self.tokens, np.memmap):
+                block = np.fromfile(self.path / _TOKENS, block.dtype, len(block), offset=start * block.itemsize)
+            yield start, block
 
 
 def cache_root() -> Path:
@@ -162,7 +171,11 @@ def _tokenized(corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int
         for lines in _some_at_a_time(corpus.lines):
             for line in lines:
                 seen.add(line)
-            found = [encoding.ids + last for encoding in backend.encode_batch_fast(lines, add_special_tokens=False)]
+            found = [
+                encoding.ids + last
+                for begin, end in calls([lines])
+                for encoding in backend.encode_batch_fast(lines[begin:end], add_special_tokens=False)
+            ]
             yield found
             done += len(lines) if at_most is None else sum(map(len, found))
             advance(done, "")
@@ -179,7 +192,7 @@ def _some_at_a_time(lines: Iterable[str]) -> Iterator[list[str]]:
     for line in lines:
         some.append(line)
         characters += len(line)
-        if len(some) >= _LINES_A_CALL or characters >= _CHARACTERS_A_CALL:
+        if len(some) >= _LINES_AT_A_TIME or characters >= _CHARACTERS_AT_A_TIME:
             yield some
             some, characters = [], 0
     if some:

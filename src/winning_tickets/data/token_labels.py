@@ -10,6 +10,7 @@ import numpy as np
 
 from winning_tickets.data.encode import IGNORED, Array, EncodedSplit, require_offsets
 from winning_tickets.data.records import Split, Task
+from winning_tickets.data.tokenizing import encoded_parts
 
 CUT_OFF = -1  # prediction for a word after `max_length`; it counts as wrong
 
@@ -21,19 +22,21 @@ def encode_words(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
     # The first token of each word has its label.
     require_offsets(tokenizer)
     texts = [" ".join(words) for words in split.texts[0]]
-    if not texts:
-        return EncodedSplit({}, [], places=[])
-    encoded = tokenizer(texts, truncation=True, max_length=max_length, padding=False, return_offsets_mapping=True)
-    offsets = encoded.pop("offset_mapping")
+    options = {"truncation": True, "max_length": max_length, "padding": False, "return_offsets_mapping": True}
+    columns: dict[str, list[Any]] = {}
     labels, places = [], []
-    for row, words in enumerate(split.texts[0]):
-        special = np.array([side is None for side in encoded.sequence_ids(row)])
-        places.append(first_tokens(words, np.asarray(offsets[row], dtype=np.int64), special))
-        marked = np.full(len(special), IGNORED)
-        there = places[-1] != CUT_OFF
-        marked[places[-1][there]] = np.asarray(split.labels[row])[there]
-        labels.append(marked.tolist())
-    return EncodedSplit({name: list(values) for name, values in encoded.items()}, labels, places=places)
+    for begin, encoded in encoded_parts(tokenizer, [texts], **options):
+        for row, offsets in enumerate(encoded.pop("offset_mapping")):
+            words = split.texts[0][begin + row]
+            special = np.array([side is None for side in encoded.sequence_ids(row)])
+            places.append(first_tokens(words, np.asarray(offsets, dtype=np.int64), special))
+            marked = np.full(len(special), IGNORED)
+            there = places[-1] != CUT_OFF
+            marked[places[-1][there]] = np.asarray(split.labels[begin + row])[there]
+            labels.append(marked.tolist())
+        for name, values in encoded.items():
+            columns.setdefault(name, []).extend(values)
+    return EncodedSplit(columns, labels, places=places)
 
 
 def first_tokens(words: Sequence[str], offsets: Array, special: Array) -> Array:

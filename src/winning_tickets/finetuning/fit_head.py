@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -113,7 +114,8 @@ def _with_fresh_head(config: FitHeadConfig) -> PLM:
         torch.default_generator.manual_seed(config.seed)
         plm = load_plm(config.model, head="mlm", revision=config.revision, layers=config.layers)
     if plm.has_mlm_head:
-        raise UsageError(f"{config.model} has a trained MLM head; see tickets evaluate {config.model} --objective mlm.")
+        word = shlex.quote(config.model)
+        raise UsageError(f"{config.model} has a trained MLM head; see tickets evaluate {word} --objective mlm.")
     check_mlm_tokenizer(plm.tokenizer, plm.name)
     return plm
 

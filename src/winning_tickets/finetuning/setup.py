@@ -132,14 +132,14 @@ def problems_of(check: Callable[[], object]) -> list[str]:
     try:
         check()
     except UsageError as error:
-        return str(error).splitlines()
+        return error.lines
     return []
 
 
 def refuse(problems: Sequence[str]) -> None:
     """Raise one error with all problems, each listed once."""
     if problems:
-        raise UsageError("\n".join(dict.fromkeys(problems)))
+        raise UsageError(*dict.fromkeys(problems))
 
 
 def check_transfer(config: TransferConfig) -> None:

@@ -36,8 +36,7 @@ class GivenModel:
 
         Raises:
             UsageError: there is none or more than one, or it has adapters or quantized weights.
-            ContentError: a layer or weight is of a kind that cannot be masked, weights are computed from other tensors, or
-                heads were removed.
+            ContentError: a layer or weight is of a kind that cannot be masked, or heads were removed.
         """
         from transformers import PreTrainedModel
 

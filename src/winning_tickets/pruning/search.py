@@ -185,7 +185,7 @@ def check_search(config: SearchConfig) -> None:
         try:
             return test(*values)
         except UsageError as error:
-            problems.append(str(error))
+            problems.extend(error.lines)
             return None
 
     needs = config.needs
@@ -242,7 +242,7 @@ def check_search(config: SearchConfig) -> None:
                     "some of them; search in one process, or with another objective."
                 )
     if problems:
-        raise UsageError("\n".join(dict.fromkeys(problems)))
+        raise UsageError(*dict.fromkeys(problems))
 
 
 def _memory_problems(config: SearchConfig, filled: ResolvedSearch, terms: Mapping[str, float]) -> list[str]:
@@ -297,7 +297,7 @@ def _check_pattern(config: SearchConfig, text: str) -> None:
     if config.needs.mask_training and filled.reselect_steps > 1:
         problems.append(_no_thresholds(f"--pattern {text}", filled))
     if problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError(*problems)
 
 
 def _no_thresholds(option: str, filled: ResolvedSearch) -> str:
@@ -370,7 +370,7 @@ def _source_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[s
     try:
         policy = parse_rewind(filled.rewind)
     except UsageError as error:
-        return [*problems, str(error)]
+        return [*problems, *error.lines]
     if policy.kind == "step" and config.round_steps is not None and policy.amount > config.round_steps:
         problems.append(f"--rewind {config.rewind} is after the first round, which has {config.round_steps} steps.")
     return problems

@@ -7,7 +7,6 @@ By importance: Super Tickets (Liang et al. 2021), section 3. Trained: an open qu
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, prun
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, rank_scores
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.escapes import say
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.files import INFO_FILE
 from winning_tickets.tickets.masking import MaskedWeights
@@ -82,10 +82,9 @@ def _on_task(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, A
     model = prepared.importance_source.model
     assert model is not None
     if model.degenerate and distributed.is_main():
-        print(  # noqa: T201
+        say(
             f"Warning: {model.folder} is no better on {model.info.task} than one answer for all examples; its "
-            "importances say nothing of the task.",
-            file=sys.stderr,
+            "importances say nothing of the task."
         )
     plm = model.load()
     batches = importance.in_order(

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from winning_tickets.runs.errors import ContentError, Interrupted, TicketsError, TrainingError, UsageError
+from winning_tickets.runs.escapes import say
 
 LAUNCH = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE")
 """Environment variables of a launcher."""
@@ -148,20 +149,20 @@ def described(error: BaseException, rank: int) -> dict[str, Any]:
     """Return an error as JSON, so that another rank can raise it."""
     if isinstance(error, TicketsError):
         kind = next((kind for kind in _KINDS if isinstance(error, kind)), TicketsError)
-        return {"kind": kind.__name__, "code": error.exit_code, "message": str(error), "of_all": error.of_all}
+        return {"kind": kind.__name__, "code": error.exit_code, "lines": error.lines, "of_all": error.of_all}
     if isinstance(error, KeyboardInterrupt):
-        return {"kind": "", "code": 130, "message": "Interrupted.", "of_all": False}
+        return {"kind": "", "code": 130, "lines": ["Interrupted."], "of_all": False}
     code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
     what = "was stopped" if isinstance(error, SystemExit) else f"failed with {type(error).__name__}: {error}"
-    return {"kind": "", "code": code, "message": f"Process {rank} {what}.", "of_all": False}
+    return {"kind": "", "code": code, "lines": [f"Process {rank} {what}."], "of_all": False}
 
 
 def error_of(description: dict[str, Any]) -> TicketsError:
     """Return the error that another rank has `described`."""
     kind = next((kind for kind in _KINDS if kind.__name__ == description["kind"]), TicketsError)
     interrupted = description["code"] > 128
-    message = description["message"]
-    error = Interrupted(description["code"] - 128, message) if interrupted else kind(message)
+    lines = description["lines"]
+    error = Interrupted(description["code"] - 128, *lines) if interrupted else kind(*lines)
     error.of_all = description["of_all"]
     return error
 
@@ -317,7 +318,7 @@ def on_main(work: Callable[[], T]) -> T:
         group.store.set(key, json.dumps(outcome))
         return outcome["result"]
     outcome = group.wait_for_outcome(key)
-    if "message" in outcome:
+    if "lines" in outcome:
         raise error_of(outcome)
     return outcome["result"]
 
@@ -441,7 +442,7 @@ def check_launcher() -> None:
             "--compile to tickets search or tickets transfer."
         )
     if precision == "bf16" and is_main():
-        print("Using bfloat16, as accelerate launch --mixed_precision bf16 asks.", file=sys.stderr)  # noqa: T201
+        say("Using bfloat16, as accelerate launch --mixed_precision bf16 asks.")
 
 
 def launched() -> int:

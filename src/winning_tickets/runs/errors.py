@@ -7,13 +7,29 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from winning_tickets.runs.escapes import printable
+
 
 class TicketsError(Exception):
-    """An error whose message is meant for the user; the command line prints it without a traceback."""
+    """An error whose message is meant for the user; the command line prints it without a traceback.
+
+    Each argument is a line of the message. Names in it may come from other people's files, so it is made `printable`.
+    """
 
     exit_code = 1
     of_all = False  # every rank of a run raises the same error, so the ranks can continue together
     told_by_any = False  # print on every rank, because rank 0 may have died
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*map(printable, map(str, lines)))
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of the message, such as one for each problem."""
+        return list(self.args)
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class UsageError(TicketsError):
@@ -33,8 +49,8 @@ class TrainingError(TicketsError):
 class Interrupted(TicketsError):  # noqa: N818 - an orderly end of the run
     """Ctrl-C or SIGTERM, raised after a checkpoint was written; the exit code is 128 plus the signal (130 or 143)."""
 
-    def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, signal_number: int, *lines: str) -> None:
+        super().__init__(*lines)
         self.exit_code = 128 + signal_number
 
 
@@ -60,14 +76,6 @@ def explain(error: Any) -> str:
     item = error.errors()[0]
     place = ".".join(str(part) for part in item["loc"])
     return f"{place + ': ' if place else ''}{item['msg']} (found {shown(item['input'])})."
-
-
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
-def printable(text: str) -> str:
-    """Replace control characters, so that names and values from files cannot control the terminal."""
-    return text.translate(_CONTROLS)
 
 
 def foreign(out: object, ours: str) -> UsageError:

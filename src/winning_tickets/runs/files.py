@@ -27,6 +27,17 @@ _MAYBE_INFINITE = re.compile(r"[eE]\+?\d{3}|\d{200}")  # matches the text of eac
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
+def check_working_directory() -> None:
+    """Refuse to work in a folder that was deleted, where imports of native libraries and relative paths fail."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"The working directory cannot be used ({error.strerror or error}): it was deleted, or may not be entered. "
+            "Change to another folder, for example with: cd ~."
+        ) from error
+
+
 def write_atomic(path: Path, writer: Callable[[Path], object]) -> None:
     """Call `writer` with the path of a temporary file, then move that file to `path` in one step."""
     path = Path(path)

@@ -6,7 +6,6 @@ A lock is a lease of filelock: a file that names the process, which touches it a
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
 
 from winning_tickets.runs.errors import TicketsError, UsageError
+from winning_tickets.runs.escapes import say
 from winning_tickets.runs.files import refused, temporary_name
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def take(
             dead = lives is False
             if not dead:
                 if waiting is not None and not told:
-                    print(waiting(name_owner(path)), file=sys.stderr, flush=True)  # noqa: T201
+                    say(waiting(name_owner(path)))
                     told = True
                 if acquire(1.5 * dead_after_seconds + _SLACK_SECONDS, partial(_has_changed, path, seen)):
                     break

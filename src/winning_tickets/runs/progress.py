@@ -17,6 +17,7 @@ from typing import Any
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.distributed import hidden_launch, is_main
 from winning_tickets.runs.errors import TrainingError, UsageError, unknown
+from winning_tickets.runs.escapes import printable, say
 from winning_tickets.runs.files import is_number
 
 Advance = Callable[[int, str], None]
@@ -33,10 +34,10 @@ def progress(title: str, total: int, quiet: bool) -> Iterator[Advance]:
     elif sys.stderr.isatty() or _in_notebook():
         from tqdm.auto import tqdm
 
-        with tqdm(total=total, desc=title, file=sys.stderr) as bar:
+        with tqdm(total=total, desc=printable(title), file=sys.stderr) as bar:
 
             def advance(done: int, text: str) -> None:
-                bar.set_postfix_str(text, refresh=False)
+                bar.set_postfix_str(printable(text), refresh=False)
                 if bar.n == 0:
                     bar.initial = done  # steps of an earlier attempt do not count for the time left
                 bar.update(done - bar.n)
@@ -49,7 +50,7 @@ def progress(title: str, total: int, quiet: bool) -> Iterator[Advance]:
 def tell(text: str, quiet: bool) -> None:
     """Print a sentence on stderr, once for all processes."""
     if not quiet and is_main():
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        say(text)
 
 
 def _in_notebook() -> bool:
@@ -70,7 +71,7 @@ def _lines(title: str, total: int) -> Advance:
         if done and (done % every == 0 or done == total):
             pace = (time.monotonic() - start) / max(1, done - first[0])
             left = f", {pace * (total - done):.0f} s left" if done < total else ""
-            print(f"{title}: {done}/{total}{' ' + text if text else ''}{left}", file=sys.stderr, flush=True)  # noqa: T201
+            say(f"{title}: {done}/{total}{' ' + text if text else ''}{left}")
 
     return advance
 

@@ -33,7 +33,7 @@ _ELSEWHERE = 0.05  # share of the NUL bytes of UTF-16 that may be at other place
 _MARKS_AS_LATIN = tuple(mark.decode("latin1").encode() for mark in _MARKS)
 
 
-def open_text(path: Path) -> BinaryIO:
+def open_text(path: Path) -> io.BufferedReader:
     """Open a text file for reading as UTF-8, whatever its byte-order mark says; the mark of UTF-8 stays."""
     handle = path.open("rb")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
@@ -225,7 +226,9 @@ def _text(source: str | Path) -> tuple[str, str]:
     if path.is_dir():
         raise UsageError(f"There is no {_IN_FOLDER} in the folder {path}; give the file of a study.")
     if path.suffix in SUFFIXES or "/" in str(source):
-        raise UsageError(f"There is no file {path}; `tickets study new {path}` writes one to start from.")
+        raise UsageError(
+            f"There is no file {path}; `tickets study new {shlex.quote(str(path))}` writes one to start from."
+        )
     raise unknown("recipe", str(source), recipes, "A path to a YAML file, or to a folder with a study.yaml, works too.")
 
 
@@ -234,9 +237,9 @@ def _build(content: dict[str, Any], name: str, lines: Lines) -> Study:
         study = Study.model_validate(content)
     except ValidationError as error:
         problems = [_problem(item, lines) for item in error.errors()]
-        raise UsageError("\n".join(f"{name}{problem}" for problem in problems)) from error
+        raise UsageError(*(f"{name}{problem}" for problem in problems)) from error
     if found := check_study(study):
-        raise UsageError("\n".join(dict.fromkeys(f"{name}{_line(path, lines)}: {text}" for path, text in found)))
+        raise UsageError(*dict.fromkeys(f"{name}{_line(path, lines)}: {text}" for path, text in found))
     return study
 
 

@@ -88,7 +88,7 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
             placed[name] = list(_place_stage(study, name, parameters, placed, runs, scale == MINIATURE))
     except UsageError as error:
         unset = unset_needs(study, parameters, [name for name in study.needs if name not in BY_DEFAULT])
-        raise UsageError("\n".join([*unset, str(error)])) from error
+        raise UsageError(*unset, *error.lines) from error
     points = [point for name in study.stages for point in placed[name]]
     return Plan(_with_conditions(study, parameters), scale, parameters, runs, tuple(points))
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, TextIO
 
 from winning_tickets.config import Runtime
 from winning_tickets.runs.errors import Interrupted
+from winning_tickets.runs.escapes import say
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.costs import Estimator
 from winning_tickets.studies.engines import Engine
@@ -224,8 +225,7 @@ class ProgressLines:
         failed = progress.count("failed")
         extra = f", {failed} failed" if failed else ""
         message = f": {outcome.message}" if outcome.message else ""
-        self._stream.write(f"[{counts}{extra}{self._time_left(progress)}] {outcome.kind} {run.id}{message}\n")
-        self._stream.flush()
+        say(f"[{counts}{extra}{self._time_left(progress)}] {outcome.kind} {run.id}{message}", self._stream)
 
     def _time_left(self, progress: Progress) -> str:
         failed = [run for run, state in progress.states.items() if state == "failed"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from importlib import resources
 from pathlib import Path
@@ -41,8 +42,9 @@ def run_text(result: dict[str, Any]) -> str:
     return f"{result['study']} at {result['scale']}: all {result['runs']} runs are done ({result['finished_now']} now)."
 
 
-def recipes_text(recipes: list[dict[str, Any]]) -> str:
+def recipes_text(result: dict[str, Any]) -> str:
     """Return the output of `tickets recipes`."""
+    recipes = result["recipes"]
     scales = list(dict.fromkeys(scale for recipe in recipes for scale in recipe["scales"]))
     rows = [["hours", *scales]]
     for recipe in recipes:
@@ -72,13 +74,13 @@ def _hours(seconds: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 0.1 else "<0.1"
 
 
-def studies_text(studies: list[dict[str, Any]], store: str) -> str:
+def studies_text(result: dict[str, Any]) -> str:
     """Return the output of `tickets study list`."""
-    if not studies:
-        return f"No study has been run in {store}."
+    if not result["studies"]:
+        return f"No study has been run in {result['store']}."
     return "\n".join(
         f"{one['study']} at {one['scale']}: " + ", ".join(f"{count} {state}" for state, count in one["runs"].items())
-        for one in studies
+        for one in result["studies"]
     )
 
 
@@ -170,6 +172,11 @@ def describe_recipes() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def template_text(result: dict[str, Any]) -> str:
+    """Return the output of `tickets study new`."""
+    return f"{result['file']}: change it, then see `tickets study plan {shlex.quote(result['file'])} --scale smoke`."
 
 
 def studies_in(store: Store) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs import hub, memory
 from winning_tickets.runs.directory import RESULT
 from winning_tickets.runs.errors import ContentError
+from winning_tickets.runs.escapes import escaped, markdown_cell, markdown_code, python_literal
 from winning_tickets.runs.files import is_number, read_object, write_text
 from winning_tickets.runs.provenance import version
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
 
 CARD = "README.md"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 IN_MEMORY = "a model in memory"  # the name of a base model that was built in memory
 FACTS = "winning_tickets"  # key of the metadata with the facts that the text is generated from
 _PIPELINES = {
@@ -35,16 +37,16 @@ _PIPELINES = {
 """Pipeline tags by the ending of the model's class; other models are for feature extraction."""
 
 _TASK_TYPES = {"span": "question-answering", "tokens": "token-classification"}
-_AUTO = 'from transformers import {auto}\nmodel = {auto}.from_pretrained("{name}"{trust})'
+_AUTO = "from transformers import {auto}\nmodel = {auto}.from_pretrained({name}{trust})"
 _ONNX = (
     "import onnxruntime\nfrom huggingface_hub import hf_hub_download\n"
-    'session = onnxruntime.InferenceSession(hf_hub_download("{name}", "model.onnx"))'
+    'session = onnxruntime.InferenceSession(hf_hub_download({name}, "model.onnx"))'
 )
 _KINDS: dict[str, tuple[str, str]] = {
     "ticket": (
         "A ticket: one bit for each weight of {base} that may be pruned. The weights are those of the base model.",
         "from transformers import AutoModel\nfrom winning_tickets import Ticket\n"
-        'model = Ticket.from_pretrained("{name}").apply_(AutoModel.from_pretrained({load}))',
+        "model = Ticket.from_pretrained({name}).apply_(AutoModel.from_pretrained({load}))",
     ),
     "masked": ("{base} with the pruned weights at zero, as large and as fast as the dense model.", _AUTO),
     "compact": ("{base} without its pruned heads, neurons and FFNs: smaller and faster.", _AUTO),
@@ -54,14 +56,14 @@ _KINDS: dict[str, tuple[str, str]] = {
     "shared": (
         "One encoder for {tasks}, trained from {base}, with a head and a ticket for each task.",
         "from huggingface_hub import snapshot_download\nfrom winning_tickets import SharedModel\n"
-        'model = SharedModel.open(snapshot_download("{name}")).load_task("{task}").model',
+        "model = SharedModel.open(snapshot_download({name})).load_task({task}).model",
     ),
     "onnx": ("{base}, pruned, as a file for ONNX Runtime.", _ONNX),
     "onnx-int8": ("{base}, pruned, as a file for ONNX Runtime, with its matrices as 8-bit integers.", _ONNX),
     "mask-pt": (
         "The masks of a ticket of {base}, as the released code of the papers stores them.",
         "import torch\nfrom huggingface_hub import hf_hub_download\n"
-        'masks = torch.load(hf_hub_download("{name}", "mask.pt"), weights_only=True)',
+        'masks = torch.load(hf_hub_download({name}, "mask.pt"), weights_only=True)',
     ),
 }
 """For each kind of folder: what it is, and code that loads it."""
@@ -113,7 +115,7 @@ def published_name(name: str) -> str | None:
     """Return the hub id of a model's weights; None for a folder."""
     if name.startswith(BUILTIN):
         return builtin(name).hub
-    is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not name.startswith(".")
+    is_id = _HUB_ID.fullmatch(name) is not None and not name.startswith(".")
     return name if is_id and not Path(name).is_dir() else None
 
 
@@ -264,23 +266,22 @@ def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name
     """Return the text of a folder's card; `name` is its repository on the hub."""
     from huggingface_hub import ModelCardData
 
-    facts = {key: value for key, value in facts.items() if value not in (None, [], {}, ())}
-    facts = {"version": version()} | facts
+    given = {key: value for key, value in facts.items() if value not in (None, [], {}, ())}
+    facts = {"version": version(), **escaped(given)}
     kind, base, results = facts["kind"], facts["base"], list(results)
     what, usage = _KINDS[kind]
-    options = [f', revision="{facts["revision"]}"'] if "revision" in facts else []
-    options += [f", num_hidden_layers={facts['layers']}"] if "layers" in facts else []
+    options = [f", revision={python_literal(facts['revision'])}"] if "revision" in facts else []
+    options += [f", num_hidden_layers={python_literal(facts['layers'])}"] if "layers" in facts else []
     ending = next((one for one in _PIPELINES if str(facts.get("model_class", "")).endswith(one)), "")
-    words = {
-        "name": name or "DIR",
-        "base": base,
-        "load": "".join([f'"{base}"', *options]),
-        "tasks": ", ".join(facts.get("tasks", ())) or "a task",
-        "task": next(iter(facts.get("tasks", ())), ""),
+    words = {"base": markdown_cell(base), "tasks": markdown_cell(", ".join(facts.get("tasks", ())) or "a task")}
+    code = {
+        "name": python_literal(name or "DIR"),
+        "load": "".join([python_literal(base), *options]),
+        "task": python_literal(next(iter(facts.get("tasks", ())), "")),
         "auto": f"AutoModel{ending}",
         "trust": ", trust_remote_code=True" if facts.get("remote_code") else "",
     }
-    is_model, title = usage == _AUTO, f"{kind} of {base}"
+    is_model, title = usage == _AUTO, f"{kind} of {words['base']}"
     data = ModelCardData(
         base_model=facts["base"] if facts.get("on_hub") else None,
         base_model_relation="finetune" if facts.get("on_hub") else None,
@@ -293,14 +294,14 @@ def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name
         **{FACTS: facts},
     )
     return _template().render(
-        card_data=data.to_yaml(),
+        card_data=front_matter(data.to_dict()),
         title=f"{title[:1].upper()}{title[1:]}",
         what=what.format(**words),
-        rows=[(key, _cell(text)) for key, text in _rows(facts).items() if text],
+        rows=[(key, text) for key, text in _rows(facts).items() if text],
         by_matrix=facts.get("by_matrix"),
         preserved=[one for one in results if _is_preserved(one.metric_type)],
         scores=[one for one in results if not _is_preserved(one.metric_type)],
-        usage=usage.format(**words),
+        usage=usage.format(**code),
         license=_license_text(facts),
         citation=_citation(facts.get("method")),
     )
@@ -309,16 +310,36 @@ def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name
 @cache
 def _template() -> jinja2.Template:
     text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
-    found: jinja2.Template = jinja2.Template(text, keep_trailing_newline=True)
-    return found
+    environment = jinja2.Environment(keep_trailing_newline=True)
+    environment.filters.update(code=markdown_code, cell=markdown_cell)
+    return environment.from_string(text)
+
+
+class _Quoting(yaml.SafeDumper):
+    """Writes text that is not plain in double quotes."""
+
+
+_Quoting.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if "<" in text or not text.isprintable() else None
+    ),
+)
+
+
+def front_matter(metadata: Mapping[str, Any]) -> str:
+    """Return metadata as YAML that means nothing to a reader of HTML."""
+    written: str = yaml.dump(escaped(metadata), Dumper=_Quoting, sort_keys=False, allow_unicode=True)
+    return written.strip().replace("<", r"\x3c")
 
 
 def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
-    base, link = facts["base"], facts.get("on_hub")
+    base, link = facts["base"], facts.get("on_hub") and _HUB_ID.fullmatch(facts["base"])
     where = "" if base == IN_MEMORY else ", a local folder"
     about = "".join(f", {key} {facts[key]}" for key in ("revision", "layers") if key in facts)
+    shown = markdown_cell(base)
+    known = f"[{shown}](https://huggingface.co/{base})" if link else shown + where
     rows = {
-        "base model": (f"[{base}](https://huggingface.co/{base})" if link else base + where) + about,
         "method": ", ".join(str(facts[key]) for key in ("method", "objective") if key in facts),
         "corpus or task": facts.get("data") or ", ".join(facts.get("tasks", ())),
         "sparsity": f"{100 * facts['sparsity']:.2f} %" if "sparsity" in facts else "",
@@ -330,16 +351,12 @@ def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
     }
     if "total" in facts:
         rows["sparsity"] += f", {facts['pruned']:,} of {facts['total']:,} weights"
-    return rows
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", r"\|").split())
+    return {"base model": known + markdown_cell(about)} | {key: markdown_cell(text) for key, text in rows.items()}
 
 
 def _license_text(facts: Mapping[str, Any]) -> str:
     if "license" in facts:
-        return f"The base model has the license `{facts['license']}`, which goes for what derives from it."
+        return f"The base model has the license {markdown_code(facts['license'])}, which goes for what derives from it."
     return "The license of the base model is not known here; it goes for what derives from it."
 
 
@@ -375,14 +392,16 @@ def read_card(folder: Path) -> ModelCard | None:
 
 def _is_ours(card: ModelCard | None) -> bool:
     """Return whether the text is exactly what is generated from its metadata, so that nobody has edited it."""
+    from huggingface_hub import ModelCard
+
     if card is None:
         return False
     facts = card.data.get(FACTS)
     try:
-        own = make_card(facts, card.data.eval_results or (), card.data.get("model_name"))
+        own = ModelCard(make_card(facts, card.data.eval_results or (), card.data.get("model_name")))
     except (TypeError, KeyError, AttributeError, ValueError):
         return False
-    return own.strip() == str(card).strip()
+    return str(own).strip() == str(card).strip()
 
 
 def publish(

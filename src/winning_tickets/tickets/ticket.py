@@ -28,6 +28,7 @@ from winning_tickets.models.structure import Structure, count_units, expand_gate
 from winning_tickets.runs import memory
 from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.escapes import printable
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.identity import write_checked
 from winning_tickets.runs.locks import hold
@@ -104,7 +105,7 @@ class Ticket:
         if self.structure is not None:
             units = count_units(self.gates, self.structure).items()
             what = " and ".join(f"{count['pruned']} of {count['total']} {unit}" for unit, count in units) + " pruned"
-        return f"Ticket({self.info.method}, sparsity={self.sparsity:.4f}, {what} of {self.base.name})"
+        return printable(f"Ticket({self.info.method}, sparsity={self.sparsity:.4f}, {what} of {self.base.name})")
 
     def to_frame(self) -> Any:
         """Return a pandas data frame with one row for each matrix: its name, shape, weights, kept ones and sparsity."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -119,7 +120,8 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
     if is_run_of(path, "super") and (path / RESULT).is_file():
         return _model_of_super(path, seed)
     if is_ticket(path):
-        raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")
+        word = shlex.quote(str(path))
+        raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {word} --save-model first.")
     if not path.is_dir():
         raise UsageError(
             f"There is no run {path}; give the --out of a tickets transfer with --save-model.{not_local(run)}"
@@ -128,8 +130,8 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
         return found
     if any(next(path.glob(place), None) for place in SHARED_PLACES):
         raise UsageError(
-            f"{path} is a model that several tasks share; take one of them out first: tickets export {path} --format "
-            "masked --task NAME --out DIR."
+            f"{path} is a model that several tasks share; take one of them out first: tickets export "
+            f"{shlex.quote(str(path))} --format masked --task NAME --out DIR."
         )
     refuse_unfinished(path)
     raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
@@ -145,8 +147,8 @@ def _model_of_super(path: Path, seed: int | None) -> Path:
     if not found:
         raise UsageError(
             f"{path} kept no fine-tuned model of its super ticket, which is {path}/super-ticket. Fine-tune it once "
-            f"more: tickets transfer {path}/super-ticket --save-model with the same task; or give tickets super "
-            "--save-model next time."
+            f"more: tickets transfer {shlex.quote(f'{path}/super-ticket')} --save-model with the same task; or give "
+            "tickets super --save-model next time."
         )
     return found[0]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from winning_tickets.models.loading import choose_device
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory
 from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError
+from winning_tickets.runs.escapes import say
 from winning_tickets.runs.files import REFUSALS, save_tensors, to_disk
 from winning_tickets.runs.progress import check_trackers, tracked
 from winning_tickets.tickets.masking import is_sharded
@@ -79,7 +79,7 @@ class FiniteSteps:
             for parameter in group["params"]:
                 parameter.grad = None  # zeros would still let momentum and decay change the weights
         if distributed.is_main():
-            print(f"{_found(step, parts, norm)} The step was skipped.", file=sys.stderr, flush=True)  # noqa: T201
+            say(f"{_found(step, parts, norm)} The step was skipped.")
 
 
 def gradient_norm(optimizer: Any) -> Tensor:
@@ -369,7 +369,7 @@ class TicketTrainer:
                 self._take_step(next(prepared))
                 if self.args.torch_compile and self.step == steps.start + 1 and distributed.is_main():
                     seconds = time.monotonic() - began
-                    print(f"Compiled; the first step took {seconds:.1f} s.", file=sys.stderr, flush=True)  # noqa: T201
+                    say(f"Compiled; the first step took {seconds:.1f} s.")
         self._tell("on_train_end")
 
     @property
@@ -536,11 +536,9 @@ def _forget_checkpoints(scratch: Path) -> None:
     """Remove checkpoints that do not fit the training, and say so."""
     for checkpoint in checkpoints(scratch):
         checkpoint.unlink()
-    print(  # noqa: T201
+    say(
         f"Warning: the checkpoints in {scratch} do not fit this training, as an earlier version of winning-tickets "
-        "wrote them; it begins at its first step.",
-        file=sys.stderr,
-        flush=True,
+        "wrote them; it begins at its first step."
     )
 
 

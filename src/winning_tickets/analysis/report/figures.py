@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from winning_tickets.runs.errors import ContentError
+from winning_tickets.runs.escapes import printable_lines
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.statistics import summarize
 
@@ -137,7 +138,8 @@ def _clean_svg(svg: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     used = set(re.findall(r"#([A-Za-z0-9_-]+)", svg))
-    return re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg).strip()
+    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg).strip()
+    return printable_lines(svg)
 
 
 def dark_svg(svg: str) -> str:

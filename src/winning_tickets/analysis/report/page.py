@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.analysis.report.figures import page_variables
+from winning_tickets.runs.escapes import printable_lines
 from winning_tickets.runs.provenance import version
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -21,6 +22,7 @@ def fill_template(template: str, values: Mapping[str, Any], folder: Path = TEMPL
         loader=FileSystemLoader([folder, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: printable_lines(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

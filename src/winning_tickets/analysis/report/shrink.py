@@ -8,8 +8,9 @@ from typing import Any
 from winning_tickets.analysis.report.figures import DASHED, ORANGE, Drawing, Series, canvas, draw_line, page_svg
 from winning_tickets.analysis.report.page import fill_template
 from winning_tickets.analysis.report.tables import Result, Row, Table, columns, decimal, format_count
+from winning_tickets.runs.escapes import markdown_cell, markdown_code
 from winning_tickets.runs.files import write_text
-from winning_tickets.tickets.cards import CARD, base_facts
+from winning_tickets.tickets.cards import CARD, base_facts, front_matter
 
 PAGE = "report.html"
 _QUALITY = {"kd_loss": "KD loss", "embedding_distance": "Embedding distance"}
@@ -117,13 +118,13 @@ def layer_table(one: Result) -> Table:
 def _card(result: Result, one: Result, table: Table) -> str:
     """Return a model card in Markdown."""
     dense = base_facts(result["model"])
-    lines = ["---", "library_name: transformers"]
-    lines += [f"base_model: {dense['base']}"] if dense["on_hub"] else []
-    lines += [f"license: {dense['license']}"] if dense["license"] else []
-    lines += ["tags:", "- winning-tickets", "---", "", f"# {dense['base']}, made faster", ""]
+    known = {"base_model": dense["base"] if dense["on_hub"] else None, "license": dense["license"]}
+    metadata = {"library_name": "transformers"} | {key: value for key, value in known.items() if value}
+    lines = ["---", front_matter(metadata | {"tags": ["winning-tickets"]}), "---", ""]
+    lines += [f"# {markdown_cell(dense['base'])}, made faster", ""]
     speed, recovery = one["speedup"]["median"], one["recovery"]
     lines.append(
-        f"Made from `{dense['base']}` by `tickets shrink`: heads, neurons and layers were removed, and "
+        f"Made from {markdown_code(dense['base'])} by `tickets shrink`: heads, neurons and layers were removed, and "
         f"the rest learned for {recovery['steps']:,} steps to follow the dense model. It is {speed:.2f} times as fast "
         f"at batches of {result['batch']} texts of {result['length']} tokens on {_threads(result)}."
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from winning_tickets.analysis.report.page import fill_template
+from winning_tickets.runs.escapes import csv_cell, latex_escape, markdown_escape, printable
 
 MISSING = "–"  # noqa: RUF001 - an en dash is what printed tables show for "not measured"
 
@@ -84,15 +84,17 @@ class Table:
     unshown: Mapping[str, Table] = field(default_factory=dict)  # further tables that are too long for a terminal
 
     def texts(self) -> list[list[str]]:
-        """Return the formatted cells, by row."""
+        """Return the formatted cells, by row, each in one harmless line."""
         return [
-            [MISSING if row.get(c.key) is None else c.format(row[c.key]) for c in self.columns] for row in self.rows
+            [MISSING if row.get(c.key) is None else printable(c.format(row[c.key])) for c in self.columns]
+            for row in self.rows
         ]
 
     def text(self) -> str:
         """Return the table, further tables and the notes for a terminal."""
-        shown = [self._piped(str)] if self.rows else []
-        return "\n".join([*shown, *(f"{one.text()}\n" for one in self.further.values()), *self.notes]).rstrip()
+        shown = [self._piped(printable)] if self.rows else []
+        further = (f"{one.text()}\n" for one in self.further.values())
+        return "\n".join([*shown, *further, *map(printable, self.notes)]).rstrip()
 
     def markdown(self) -> str:
         table = self._piped(markdown_escape).rstrip()
@@ -157,30 +159,7 @@ class Table:
         return pd.DataFrame(self.records(), columns=self.keys, dtype=object)
 
     def csv(self) -> str:
-        """Return the records as CSV; an absent value is empty."""
-        written: str = self.to_frame().to_csv(index=False, lineterminator="\n")
+        """Return the records as CSV, without formulas; an absent value is empty."""
+        frame = self.to_frame().map(csv_cell).rename(columns=csv_cell)
+        written: str = frame.to_csv(index=False, lineterminator="\n")
         return written
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{letter: f"\\{letter}" for letter in "{}$&#%_"},
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "±": r"$\pm$",
-    MISSING: "--",
-}
-
-
-def markdown_escape(content: str) -> str:
-    """Return text that Markdown shows literally; the bars of tables are escaped where tables are written."""
-    return re.sub(r"([\\`*_\[\]<>#~$])", r"\\\1", " ".join(content.split())).replace("&", "&amp;")
-
-
-def latex_escape(content: str) -> str:
-    """Return text that LaTeX shows literally."""
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(content.split()))

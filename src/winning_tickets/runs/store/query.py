@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
 from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.escapes import csv_cell, printable
 from winning_tickets.runs.files import is_number, parse_json
 from winning_tickets.runs.statistics import is_score
 from winning_tickets.runs.store.index import Record, Status
@@ -172,12 +173,13 @@ def as_json(records: Sequence[Record], store: str) -> dict[str, Any]:
 
 def as_text(records: Sequence[Record], store: str) -> str:
     """Return one line per run (status, verb, id, main number or error), then the counts."""
-    width = max((len(record.id) for record in records), default=0)
+    width = max((len(printable(record.id)) for record in records), default=0)
     lines = [
-        f"{record.status:<10} {record.verb:<9} {record.id:<{width}}  {_headline(record)}".rstrip() for record in records
+        printable(f"{record.status:<10} {record.verb:<9} {printable(record.id):<{width}}  {_headline(record)}".rstrip())
+        for record in records
     ]
     counts = ", ".join(f"{count} {status}" for status, count in _counts(records).items())
-    return "\n".join([*lines, f"{store}: {len(records)} runs" + (f" ({counts})" if counts else "")])
+    return "\n".join([*lines, printable(f"{store}: {len(records)} runs") + (f" ({counts})" if counts else "")])
 
 
 _LONG = ("result.classes.", "result.confusion.", "result.labels")  # a column per class: left to result.json
@@ -189,9 +191,9 @@ def as_csv(records: Sequence[Record]) -> str:
     filled = (column for row in rows for column, value in row.items() if value is not None)
     columns = [column for column in dict.fromkeys(filled) if not column.startswith(_LONG)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows([csv_cell(row.get(column)) for column in columns] for row in rows)
     return text.getvalue().removesuffix("\n")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from winning_tickets.analysis.report.figures import dark_svg
 from winning_tickets.runs.errors import UsageError, foreign, unknown
+from winning_tickets.runs.escapes import csv_cell
 from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.store.store import Store
@@ -49,11 +50,11 @@ def long_form(runs: Sequence[StudyRun]) -> str:
     axes = list(dict.fromkeys(axis for run in runs for axis in run.axes))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*_FIXED, *axes, "value", "number"])
+    writer.writerow(map(csv_cell, [*_FIXED, *axes, "value", "number"]))
     for run in runs:
         start = [run.id, run.stage, run.verb, run.status, *(run.axes.get(axis, "") for axis in axes)]
         found: list[tuple[str, Any]] = list(numbers(run.result or {}))
-        writer.writerows([*start, path, number] for path, number in found or [("", "")])
+        writer.writerows(map(csv_cell, [*start, path, number]) for path, number in found or [("", "")])
     return buffer.getvalue()
 
 
