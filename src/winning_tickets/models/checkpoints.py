@@ -49,7 +49,9 @@ def reading(what: str) -> Iterator[None]:
         yield
     except TicketsError:
         raise
-    except Exception as error:  # libraries have a class for each kind of damage, and no common one
+    except BaseException as error:  # libraries have a class for each kind of damage, and no common one
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of a library in Rust
+            raise
         raise ContentError(f"{what}: {cause(error)}") from error
 
 
@@ -179,7 +181,8 @@ def check_layers(content: Mapping[str, Any], shapes: Shapes | None, name: str) -
     if shapes is None or architecture is None:
         return
     field = "num_hidden_groups" if architecture.shared_layers else "num_hidden_layers"
-    stated = next((content[one] for one in (field, *_OTHER_NAMES) if one in content), None)
+    field = next((one for one in (field, *_OTHER_NAMES) if one in content), field)
+    stated = content.get(field)
     before = re.escape(architecture.layers.partition(".*")[0])
     numbers = {found[1] for one in shapes if (found := re.search(rf"(?:^|\.){before}\.(\d+)\.", one))}
     count = len(numbers) or len(shapes)  # under names of another kind, a layer still is one tensor or more

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+from itertools import chain
 from typing import Any
 
-from winning_tickets.models.checkpoints import Find, cause, reading, without_embedding
+from winning_tickets.models.checkpoints import Find, reading, without_embedding
 from winning_tickets.runs.errors import ContentError, shown
 
-_WHOLE = "tokenizer.json"
 _VOCABULARIES = (
-    *(_WHOLE, "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
+    *(
+        "tokenizer.json",
+        "vocab.txt",
+        "vocab.json",
+        "tokenizer.model",
+        "spiece.model",
+        "spm.model",
+        "sentencepiece.bpe.model",
+    ),
     *("sentencepiece.model", "tekken.json", "tiktoken.model"),
 )
 _TEXT = "a \ue000"  # a letter, and a character that no vocabulary has
@@ -27,27 +36,23 @@ def open_tokenizer(where: str, find: Find, trusted: bool, **options: Any) -> Any
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(where, trust_remote_code=trusted, **options)
-    except Exception as error:  # Rust, Python and the hub have errors of their own
-        if not any(map(find, _VOCABULARIES)):
-            raise _missing(where) from error
-        raise ContentError(f"Could not load the tokenizer of {where}: {cause(error)}") from error
+        with reading(f"Could not load the tokenizer of {where}"):
+            tokenizer: Any = AutoTokenizer.from_pretrained(where, trust_remote_code=trusted, **options)
+    except ContentError as error:
+        raise error if any(map(find, _VOCABULARIES)) else _missing(where) from error
     # Without files of a vocabulary, transformers makes a tokenizer that knows its special tokens and no word.
     names = dict(getattr(tokenizer, "vocab_files_names", {}))
     if names and not any(map(find, dict.fromkeys((*_VOCABULARIES, *names.values())))):
         raise _missing(where)
-    if (merges := names.get("merges_file")) is not None and not find(_WHOLE) and not find(merges):
-        raise _missing(where, merges)
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise _missing(where)
     return tokenizer
 
 
-def _missing(where: str, file: str | None = None) -> ContentError:
+def _missing(where: str) -> ContentError:
     return ContentError(
-        f"The model {where} has {'no tokenizer files' if file is None else f'no {file} of its tokenizer'} (such as "
-        "tokenizer.json or vocab.txt), so none of its words would be known; save the tokenizer of the model there: "
-        f"tokenizer.save_pretrained({where!r})."
+        f"The model {where} has no tokenizer files with words (such as tokenizer.json or vocab.txt); save the tokenizer "
+        f"that it was trained with there: tokenizer.save_pretrained({where!r})."
     )
 
 
@@ -73,13 +78,26 @@ def _check_ids(tokenizer: Any, model: Any, name: str) -> None:
         raise without_embedding(f"The tokenizer of {name} has ids up to {index} ({shown(token)})", index, rows)
     if (padding := tokenizer.pad_token_id) is not None and padding >= rows:
         raise without_embedding(f"The tokenizer of {name} has the padding id {padding}", padding, rows)
-    # Ids of special tokens may also be written down where they are put around a text. Neither this nor the id of unknown
-    # words can be read off a tokenizer, so it is tried out, without a change of its settings.
+    # The ids that a tokenizer puts around a text, and for an unknown word, are written down in other places: they are
+    # tried out, without a change of its settings.
     if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
         with reading(f"The tokenizer of {name} cannot be used"):
-            index = max(tokenizer.backend_tokenizer.encode(_TEXT, _TEXT).ids)
+            _check_template(backend.post_processor)
+            index = max(chain(backend.encode(_TEXT).ids, backend.encode(_TEXT, _TEXT).ids))
         if index >= rows:
             raise without_embedding(f"The tokenizer of {name} puts the id {index} around a text", index, rows)
+
+
+def _check_template(processor: Any) -> None:
+    """Refuse a template for texts with a special token that it gives no id for, which would stop the process."""
+    state = {} if processor is None else json.loads(processor.__getstate__())
+    for one in state.get("processors", [state]):
+        pieces = chain(one.get("single", ()), one.get("pair", ())) if one.get("type") == "TemplateProcessing" else ()
+        for piece in pieces:
+            token = piece.get("SpecialToken", {}).get("id")
+            if token is not None and token not in one.get("special_tokens", {}):
+                raise ValueError(f"its template has the special token {shown(token)}, and no id for it.")
 
 
 def read_together_(tokenizer: Any, other: Any) -> None:
@@ -95,9 +113,11 @@ def longest_input(tokenizer: Any, encoder: Any, name: str) -> int:
             f"The tokenizer of {name} has model_max_length {shown(most)}, expected a number from 1; correct its "
             "tokenizer_config.json."
         )
-    # Some models with their own code have no positions.
-    limited = getattr(encoder.config, "max_position_embeddings", None) is not None
-    return int(min(most, count_positions(encoder)) if limited else most)
+    if getattr(encoder.config, "max_position_embeddings", None) is None:  # as in some models with their own code
+        return int(most)
+    if (positions := count_positions(encoder)) < 1:
+        raise ContentError(f"The config.json of {name} gives the model {positions} positions for tokens.")
+    return int(min(most, positions))
 
 
 def count_positions(encoder: Any) -> int:
@@ -105,7 +125,4 @@ def count_positions(encoder: Any) -> int:
     # RoBERTa and MPNet start their positions after the padding index of the position embeddings; decoders do not.
     embeddings = getattr(encoder, "embeddings", None)
     padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
-    found = int(encoder.config.max_position_embeddings) - (0 if padding is None else padding + 1)
-    if found < 1:
-        raise ContentError(f"The model has {found} positions for tokens, as its max_position_embeddings says.")
-    return found
+    return int(encoder.config.max_position_embeddings) - (0 if padding is None else padding + 1)
