@@ -318,19 +318,23 @@ def test_no_mask_token() -> None:
 
 @pytest.mark.parametrize("segments", ["packed:12", "lines", "lines:12", "mixed:6-12"])
 @pytest.mark.parametrize("count", [2, ENDLESS])
-def test_text_of_unknown_words_alone_cannot_be_masked(segments: str, count: int) -> None:
+def test_text_of_unknown_words_is_refused(segments: str, count: int) -> None:
     def read(lines: list[str], probability: float | None = 0.15) -> CorpusBatches:
         corpus = CorpusText.of("greek.txt", "train", lambda: lines)
         settings = {"segments": segments, "batch_tokens": 128, "n_batches": count, "seed": 0, "shuffle": True}
         return CorpusBatches.read(corpus, TOKENIZER, mlm_probability=probability, **settings)
 
     unknown = ["\u03b1\u03b2\u03b3 \u03b4\u03b5\u03b6 " * 5] * 40
-    with pytest.raises(
-        ContentError, match=r"from the corpus greek\.txt \(train\) can be masked: the tokenizer knows none"
-    ):
-        read(unknown)
-    assert read(unknown, probability=None)[0]["input_ids"].numel()
-    assert read([*unknown, *["w1 w2 " * 5] * 4])[0]["input_ids"].numel()
+    for probability in (0.15, None):
+        with pytest.raises(
+            ContentError, match=r"first 400 tokens of the corpus greek\.txt \(train\), 400 are unknown: .* knows none"
+        ):
+            read(unknown, probability)
+    with pytest.raises(ContentError, match=r"first 440 tokens .*, 400 are unknown: the tokenizer knows few"):
+        read([*unknown, *["w1 w2 " * 5] * 4])
+    assert read([*unknown, *["w1 w2 " * 5] * 40])[0]["input_ids"].numel()
+    with pytest.raises(ContentError, match=r"No token .* the corpus greek\.txt \(train\) can be masked"):
+        read(["[SEP] " * 10] * 40)
 
 
 def test_indices_outside() -> None:

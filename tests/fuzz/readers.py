@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fuzz import seeds
 from winning_tickets.analysis.averages import average_runs
 from winning_tickets.analysis.kinds import ANALYSES
@@ -24,7 +26,7 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.data.user_files import load_files
 from winning_tickets.deploy.mask_files import read_masks
 from winning_tickets.deploy.verify import verify
-from winning_tickets.models.loading import PLM
+from winning_tickets.models.loading import PLM, load_plm, outline
 from winning_tickets.models.weights import load_state
 from winning_tickets.pruning.importance import Importance
 from winning_tickets.runs.directory import RunDirectory
@@ -93,6 +95,16 @@ def _ticket(folder: Path) -> Any:
 def _shared(folder: Path) -> Any:
     model = SharedModel.open(folder / "shared")
     return [(model.info(task), model.ticket(task), model.load_task(task)) for task in model.tasks]
+
+
+def _base_model(folder: Path) -> Any:
+    """Open a model as each verb does, for its outline first, and read a text with it."""
+    where = str(folder / "model")
+    size = sum(value.numel() for value in outline(where).model.parameters())
+    plm = load_plm(where, head="mlm")
+    assert size < 10**8
+    batch = plm.tokenizer("the cat sat", truncation=True, max_length=plm.tokenizer.model_max_length)["input_ids"]
+    return len(plm.model(torch.tensor([batch])).logits)
 
 
 def _config(kind: Any) -> Callable[[Path], Any]:
@@ -252,6 +264,19 @@ READERS: dict[str, Reader] = {
     ),
     "shared model": Reader(
         seeds.shared, "shared/shared.json", "json", _shared, _sealed(("shared/shared.json", "", None)), FEW
+    ),
+    **{
+        f"base model, {file}": Reader(seeds.base_model, f"model/{file}", form, _base_model, inputs=FEW)
+        for file, form in (
+            *(("config.json", "json"), ("tokenizer.json", "json"), ("tokenizer_config.json", "json")),
+            *(("model.safetensors", "safetensors"),),
+        )
+    },
+    "base model, shards": Reader(
+        seeds.sharded_model, "model/model.safetensors.index.json", "json", _base_model, inputs=FEW
+    ),
+    "base model, pytorch_model.bin": Reader(
+        seeds.pickled_model, "model/pytorch_model.bin", "pt", _base_model, inputs=FEW
     ),
     "task of a saved model": Reader(seeds.saved_model, "task.json", "json", TaskInfo.read),
     "search configuration": Reader(seeds.search_config, "config.yaml", "yaml", _config(SearchConfig)),

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM
 
 from samples.tiny_models import make_model
 from samples.tiny_shared import make_shared
@@ -42,6 +44,26 @@ def resealed(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 def tiny_plm(folder: Path) -> PLM:
     """A tiny BERT, loaded."""
     return load_plm(str(make_model(folder / "bert", head="none")))
+
+
+def base_model(folder: Path) -> None:
+    """A pre-trained model and its tokenizer."""
+    make_model(folder / "model")
+
+
+def sharded_model(folder: Path) -> None:
+    """The same with its weights in several files."""
+    AutoModelForMaskedLM.from_pretrained(make_model(folder / "model")).save_pretrained(
+        folder / "model", max_shard_size="50KB"
+    )
+    (folder / "model" / "model.safetensors").unlink()
+
+
+def pickled_model(folder: Path) -> None:
+    """The same with weights as older programs stored them."""
+    weights = make_model(folder / "model") / "model.safetensors"
+    torch.save(load_file(weights), folder / "model" / "pytorch_model.bin")
+    weights.unlink()
 
 
 def ticket_of(plm: PLM, gates: bool = False, head: bool = False) -> Ticket:

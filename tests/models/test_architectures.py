@@ -415,11 +415,9 @@ def test_the_students_dropout_reaches_the_attention_of_modernbert(modern, tmp_pa
 
 
 def albert(path, **fields):
-    config = CONFIGS["albert"](80)
+    config = AutoConfig.from_pretrained(make_model(path, "albert", "none"))
     for name, value in fields.items():
         setattr(config, name, value)
-    config.initializer_range = 0.3
-    make_model(path, "albert", "none")
     AutoModel.from_config(config).save_pretrained(path)
     return str(path)
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, CorpusBat
 from winning_tickets.data.corpora import load_corpus, load_text
 from winning_tickets.data.encode import encoded_whole
 from winning_tickets.data.tokenizing import encoded_columns
+from winning_tickets.data.unknown_words import FIRST, check_words
 from winning_tickets.models.heads import ensure_padding
 from winning_tickets.models.loading import (
     FEW_ZEROS,
     PLM,
     base_hash,
     choose_device,
-    count_positions,
     head_without_decoder,
     is_onnx,
     load_mlm_head,
@@ -36,6 +37,7 @@ from winning_tickets.models.loading import (
 )
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
+from winning_tickets.models.tokenizers import count_positions, read_together_
 from winning_tickets.models.twin import make_twin
 from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
@@ -65,6 +67,8 @@ _SCORES = (
 )
 
 _WINDOW = 2048  # tokens per window, as for the perplexity in papers on pruning of decoders
+
+_LONGEST_SENTENCE = 256  # tokens of a text whose states are pooled
 
 _SAME_COSINE = 1e-6
 """Float32 cosines that differ by no more differ only by rounding, so their correlation would be noise."""
@@ -201,6 +205,7 @@ def _dense_of(plm: PLM, origin: Origin, config: EvaluateConfig, zeros: float) ->
     if origin.model is not None:
         dense = _load(Target(config.target, None, origin.model, origin.revision, origin.layers), config)
         _check_same_shape(plm, dense)
+        read_together_(plm.tokenizer, dense.tokenizer)
         return dense
     is_compact = hasattr(plm.model.config, COMPACT)
     if is_compact or zeros > FEW_ZEROS:
@@ -285,6 +290,7 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
     """Return the perplexity of a text per token and per word; per word, the total loss is divided by the words."""
     text = load_text(str(config.corpus), config.split, config.data_dir)
     tokens = torch.from_numpy(encoded_whole(plm.tokenizer, text))
+    check_words(tokens[: 2 * FIRST].tolist(), plm.tokenizer, f"the corpus {config.corpus} ({config.split})")
     longest = count_positions(plm.encoder)
     length = config.max_length or min(longest, _WINDOW)
     stride = config.stride or length
@@ -451,8 +457,9 @@ def scored_pairs(config: EvaluateConfig) -> tuple[tuple[list[str], list[str]], n
 def embed(plm: PLM, texts: list[str], device: torch.device, batch_tokens: int, runtime: Runtime) -> Tensor:
     """Return mean-pooled last hidden states of texts, `(len(texts), hidden)` in float32 on the CPU."""
     ensure_padding(plm)
-    longest = min(256, plm.tokenizer.model_max_length)
+    longest = min(_LONGEST_SENTENCE, plm.tokenizer.model_max_length)
     encoded = encoded_columns(plm.tokenizer, [texts], truncation=True, max_length=longest)["input_ids"]
+    check_words(chain.from_iterable(encoded), plm.tokenizer, f"the texts for {plm.name}")
     order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
     result = torch.empty(len(texts), plm.model.config.hidden_size)
     start = 0

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.config import EvaluateConfig
-from winning_tickets.models.loading import PLM, count_positions
+from winning_tickets.models.loading import PLM
+from winning_tickets.models.tokenizers import count_positions
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
 PACKAGE = "lm_eval"

@@ -16,6 +16,7 @@ from winning_tickets.data.corpora import CorpusText
 from winning_tickets.data.encode import Array, special_tokens
 from winning_tickets.data.segments import Segments, Spans, generator
 from winning_tickets.data.token_cache import TokenStream, tokenize
+from winning_tickets.data.unknown_words import FIRST, check_words
 from winning_tickets.runs.errors import ContentError, UsageError
 
 Batch = dict[str, torch.Tensor]
@@ -108,7 +109,9 @@ class CorpusBatches(Dataset[Batch]):
             if percent:
                 raise UsageError(f"--train-size {size} of {corpus.name} is unknown, as it is a stream; give a number.")
             needed = int(number) * longest
-        batches = cls(tokenize(corpus, tokenizer, needed, end), tokenizer, **settings)
+        stream = tokenize(corpus, tokenizer, needed, end)
+        check_words(stream.tokens[: 2 * FIRST].tolist(), tokenizer, f"the corpus {corpus.name} ({corpus.split})")
+        batches = cls(stream, tokenizer, **settings)
         batches._check_masked(f"{corpus.name} ({corpus.split})")
         return batches
 

@@ -81,7 +81,7 @@ def import_mask(
     if not file.is_file():
         raise UsageError(f"There is no mask file {file}; give the path of a mask.pt.")
     check_own_method(method)
-    plm = load_plm(base, revision=revision)
+    plm = load_plm(base, revision=revision, with_tokenizer=False)
     found = read_masks(file, plm)
     scope = _scope(found.masks, plm)
     names = prunable_names(plm, scope)

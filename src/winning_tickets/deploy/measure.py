@@ -25,12 +25,12 @@ from winning_tickets.models.loading import (
     FEW_ZEROS,
     PLM,
     choose_device,
-    count_positions,
     is_onnx,
     share_of_zeros,
 )
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import OnnxModel, load_onnx
+from winning_tickets.models.tokenizers import count_positions
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import MARKER, is_trusted, remote_code_facts
 from winning_tickets.runs.errors import UsageError

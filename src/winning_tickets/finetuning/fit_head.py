@@ -291,7 +291,7 @@ def _pooler(plm: PLM) -> dict[str, torch.Tensor]:
     """Return the checkpoint's own pooler, which ForMaskedLM lacks, so that a task head that uses it can load it."""
     if plm.architecture.pooler is None:
         return {}
-    plain = load_plm(plm.name, revision=plm.revision, layers=plm.layers)
+    plain = load_plm(plm.name, revision=plm.revision, layers=plm.layers, with_tokenizer=False)
     if not plain.has_pooler:
         return {}
     prefix = plm.model.base_model_prefix

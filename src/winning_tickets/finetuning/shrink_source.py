@@ -22,13 +22,14 @@ from winning_tickets.data.user_files import load_texts
 from winning_tickets.deploy.formats import sentence_modules
 from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task
 from winning_tickets.models.heads import KINDS
-from winning_tickets.models.loading import PLM, load_plm, resolve_model
+from winning_tickets.models.loading import PLM, load_plm, outline, resolve_model
 from winning_tickets.models.vocabulary import tokens_to_keep
 from winning_tickets.pruning.importance import ImportanceModel
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
+from winning_tickets.runs.hub import is_cached
 from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.distillation import HeadKind, HeadProbe
@@ -265,12 +266,10 @@ def _subset(split: EncodedSplit, chosen: Sequence[int]) -> EncodedSplit:
 
 def dense_shape(config: ShrinkConfig) -> Any:
     """Return the configuration of the dense model, without its weights; None if the model is not on this machine."""
-    from transformers import AutoConfig
-
     name = str(open_fine_tuned(config.model).folder) if is_fine_tuned(config.model) else config.model
     try:
-        return AutoConfig.from_pretrained(
-            resolve_model(name), revision=config.revision, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError):
+        where = resolve_model(name)
+        is_here = Path(where).is_dir() or is_cached(where, "model")
+        return outline(name, revision=config.revision).model.config if is_here else None
+    except UsageError:  # the model is not found, or its run says why it is refused
         return None

@@ -12,6 +12,7 @@ from winning_tickets.config import TransferConfig
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TEXT_TASKS
 from winning_tickets.models.loading import PLM, is_onnx
+from winning_tickets.models.tokenizers import read_together_
 from winning_tickets.models.weights import content_hash
 from winning_tickets.runs.directory import missing
 from winning_tickets.runs.errors import UsageError
@@ -52,6 +53,7 @@ class Teacher:
         info = TaskInfo.read(folder)
         plm = load_fine_tuned(folder, info)
         _check(path, info, plm, task, student, with_states)
+        read_together_(student.tokenizer, plm.tokenizer)
         plm.model.eval().requires_grad_(False)
         return cls(plm, content_hash({name: value.detach() for name, value in plm.model.named_parameters()}))
 

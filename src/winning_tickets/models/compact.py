@@ -109,7 +109,7 @@ def load_compact(folder: Path | str, head: Head = "none") -> Any:
     config = read_object(Path(folder) / "config.json", "model configuration")
     if COMPACT not in config and not (Path(folder) / "export.json").is_file():
         raise UsageError(f"{folder} is no compact export; make one with tickets export --format compact.")
-    return load_plm(str(folder), head=head, num_labels=len(config.get("id2label", (0, 1)))).model
+    return load_plm(str(folder), head=head, num_labels=len(config.get("id2label", (0, 1))), with_tokenizer=False).model
 
 
 def indices_of(kept: Tensor) -> Tensor:

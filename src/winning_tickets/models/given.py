@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from winning_tickets.data.token_cache import tokenizer_hash
 from winning_tickets.models.architectures import ARCHITECTURES, split_name
+from winning_tickets.models.checkpoints import files_of
 from winning_tickets.models.encoders import find_encoder, whole
 from winning_tickets.models.layers import check_adapters, check_layer, check_parameter, class_of
-from winning_tickets.models.loading import base_hash, limit_texts_, tensor_hash
+from winning_tickets.models.loading import base_hash, tensor_hash
 from winning_tickets.models.reparametrized import refuse_pruned_heads, refuse_reparametrized
+from winning_tickets.models.tokenizers import fit_tokenizer_, open_tokenizer
 from winning_tickets.runs import memory
-from winning_tickets.runs.errors import UsageError, listed
+from winning_tickets.runs.errors import ContentError, UsageError, listed
 
 _NO_CONTENT = ("_name_or_path", "transformers_version", "dtype")
 
@@ -83,18 +85,15 @@ class GivenModel:
 
     def load_tokenizer(self) -> Any:
         """Return a new tokenizer for each load, as tokenizing changes its settings; a `NoTokenizer` without one."""
-        from transformers import AutoTokenizer
-
         found = copy.deepcopy(self.tokenizer)
         if found is None:
             if not self.origin:
                 return NoTokenizer()
             try:
-                found = AutoTokenizer.from_pretrained(self.origin, trust_remote_code=False)
-            except (OSError, ValueError):
+                found = open_tokenizer(self.origin, files_of(self.origin, None, {}), trusted=False)
+            except ContentError:
                 return NoTokenizer()
-        limit_texts_(found, self.model)
-        return found
+        return fit_tokenizer_(found, self.model, self.origin or f"the {type(self.model).__name__} in memory")
 
     @property
     def name(self) -> str:

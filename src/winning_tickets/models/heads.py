@@ -16,7 +16,7 @@ from winning_tickets.data.metrics import compute_metrics
 from winning_tickets.data.records import Answers, Kind, Split, Task
 from winning_tickets.data.squad import best_answers, encode_windows, squad_metrics
 from winning_tickets.data.token_labels import CUT_OFF, encode_words, word_metrics, word_predictions
-from winning_tickets.models.loading import PLM, Head, count_positions
+from winning_tickets.models.loading import PLM, Head
 from winning_tickets.runs.errors import UsageError
 
 
@@ -194,7 +194,7 @@ def seeded_loader(load: Callable[..., PLM], seed: int) -> Callable[..., PLM]:
 
 def choose_max_length(asked: int | None, task: Task, plm: PLM) -> int:
     """Return the tokens that a text is cut to: the given number, else the task's, but at most the model's maximum."""
-    longest = min(count_positions(plm.encoder), plm.tokenizer.model_max_length)
+    longest = plm.tokenizer.model_max_length
     columns = len(task.text_columns)
     shortest = plm.tokenizer.num_special_tokens_to_add(pair=columns == 2) + columns
     if asked is None:

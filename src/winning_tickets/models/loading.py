@@ -13,19 +13,21 @@ from typing import Any, Literal
 
 import torch
 import xxhash
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from winning_tickets.config import SCOPES
 from winning_tickets.config.builtin_models import BUILTIN, builtin
-from winning_tickets.models import architectures
+from winning_tickets.models import architectures, checkpoints
 from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, present_in
+from winning_tickets.models.checkpoints import cause, reading
 from winning_tickets.models.modeling_compact import COMPACT, compact_class
 from winning_tickets.models.reparametrized import explain_missing, refuse_pruned_heads
+from winning_tickets.models.tokenizers import fit_tokenizer_, open_tokenizer
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import is_trusted, missing, refuse_run
 from winning_tickets.runs.distributed import world_size
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.files import read_object
 from winning_tickets.runs.hub import GATED, hub_is_away, is_cached
 
 ONNX_FILE = "model.onnx"
@@ -76,8 +78,11 @@ class ModelNotFound(UsageError):  # noqa: N818 - named after the event
     """There is no such model in a folder, nor on the hub as far as it can be reached."""
 
 
-def resolve_model(name: str) -> str:
-    """Return the argument of `from_pretrained` for a name: a folder for `builtin:...` and paths, else the hub id."""
+def resolve_model(name: str, onnx: bool = False) -> str:
+    """Return the argument of `from_pretrained` for a name: a folder for `builtin:...` and paths, else the hub id.
+
+    A folder with an ONNX export, which has no weights for PyTorch, is accepted with `onnx` alone.
+    """
     if name.startswith(BUILTIN):
         return str(_builtin_folder(name))
     path = Path(name).expanduser()
@@ -85,7 +90,7 @@ def resolve_model(name: str) -> str:
         if not (path / "config.json").is_file():
             raise ModelNotFound(f"The model folder {path} has no config.json; give a model folder or a hub id.")
         refuse_run(path)
-        if is_onnx(path):
+        if is_onnx(path) and not onnx:
             raise UsageError(
                 f"{path} is an ONNX export, without weights for PyTorch: tickets predict, tickets measure and tickets "
                 "evaluate --objective similarity take it; for all else give what it was made from."
@@ -139,30 +144,39 @@ def load_plm(
     dtype: torch.dtype = torch.float32,
     require_mlm_head: bool = False,  # refuse a checkpoint without a trained language-model head
     attention: str | None = None,  # None takes the fastest kind, `eager` returns attention maps
+    with_tokenizer: bool = True,  # False where weights alone are read, from a folder that may have no tokenizer
 ) -> PLM:
-    """Load a model without a head, with its pre-training head, or with a fresh head of `num_labels` outputs."""
+    """Load a model without a head, with its pre-training head, or with a fresh head of `num_labels` outputs.
+
+    This is the one door for a model and its tokenizer: here, both are compared with each other, and the files with the
+    configuration.
+    """
     import transformers
     from transformers.utils import logging as transformers_logging
 
     # Only errors and results are printed: stdout is for results, and progress has a display of its own.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    given, access = memory.find(name), {}
+    given = memory.find(name)
     if given is None:
-        where, state = resolve_model(name), None
-        access = _access(name, where)
-        config = _read_configuration(name, where, revision, access)
+        opened = _open(resolve_model(name), name, revision, layers)
+        where, state, config, architecture = opened.where, None, opened.config, opened.architecture
     else:
         where, state, config, name = None, given.state(), given.configuration(), given.origin or name
-    architecture = _cut(config, layers, name)
+        architecture = _cut(config, layers, name)
     head = _lm_head_of(architecture, head, name)
     if head not in ("none", "mlm", "clm"):
         config.num_labels = num_labels
-    try:
-        # The class of a compact export comes from this package, not from the code in the export's folder. Only an
-        # automatic class runs a model's own code, and it does not accept tensors in memory.
-        own_code = is_trusted() and given is None and not hasattr(config, COMPACT)
-        kind = getattr(transformers, CLASSES[head]) if own_code else _class_of(head, config)
+    # The class of a compact export comes from this package, not from the code in the export's folder. Only an automatic
+    # class runs a model's own code, and it does not accept tensors in memory.
+    own_code = is_trusted() and given is None and not hasattr(config, COMPACT)
+    kind = getattr(transformers, CLASSES[head]) if own_code else _class_of(head, config)
+    if given is None and not own_code and opened.shapes is not None:
+        checkpoints.check_shapes(kind, config, opened.shapes, name)
+    tokenizer: Any = None
+    if with_tokenizer:
+        tokenizer = opened.load_tokenizer() if given is None else given.load_tokenizer()
+    with reading(f"Could not load {name}"):
         model, report = kind.from_pretrained(
             where,
             state_dict=state,
@@ -172,16 +186,10 @@ def load_plm(
             output_loading_info=True,
             attn_implementation=attention,
             trust_remote_code=is_trusted(),
-            **access,
+            **(opened.access if given is None else {}),
         )
-        tokenizer: Any = None if given is None else given.load_tokenizer()
-        if given is None:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                where, revision=revision, trust_remote_code=is_trusted(), **access
-            )
-            limit_texts_(tokenizer, model)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
+    if given is None and with_tokenizer:
+        fit_tokenizer_(tokenizer, model, name)
     architecture = architecture or _find_architecture(model.base_model, config.model_type)
     # A missing pooler is initialized like a head; a model that lacks any other weight of the encoder is refused.
     prefix = f"{model.base_model_prefix}."
@@ -205,24 +213,68 @@ def load_plm(
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
 
 
-def outline(name: str, head: Head = "none", revision: str | None = None, layers: int | None = None) -> PLM:
+def outline(
+    name: str, head: Head = "none", revision: str | None = None, layers: int | None = None, onnx: bool = False
+) -> PLM:
     """Return a model without data, on the device `meta`, from its configuration alone.
 
     A model with code of its own is refused, because this code would have to run.
     """
-    given = memory.find(name)
+    given, shapes = memory.find(name), None
     if given is None:
-        where = resolve_model(name)
-        config = _read_configuration(name, where, revision, _access(name, where))
+        opened = _open(resolve_model(name, onnx), name, revision, layers, download=False)
+        config, architecture, shapes = opened.config, opened.architecture, opened.shapes
     else:
         config = given.configuration()
-    if config.model_type not in ARCHITECTURES:
+        architecture = _cut(config, layers, name)
+    if architecture is None:
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
-    architecture = _cut(config, layers, name)
-    assert architecture is not None
-    with torch.device("meta"):
-        model = _class_of(_lm_head_of(architecture, head, name), config)(config)
+    kind = _class_of(_lm_head_of(architecture, head, name), config)
+    if shapes is not None:
+        checkpoints.check_shapes(kind, config, shapes, name)
+    with reading(f"The config.json of {name} describes no model that can be built"), torch.device("meta"):
+        model = kind(config)
     return PLM(model, None, architecture, name, revision, layers, has_mlm_head=False)
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A folder or a repository of the hub, with its configuration cut to the layers that are kept."""
+
+    name: str
+    where: str  # argument of `from_pretrained`
+    revision: str | None
+    access: dict[str, Any]  # more arguments of `from_pretrained`
+    find: checkpoints.Find
+    config: Any
+    architecture: Architecture | None  # None for a model with its own code
+    shapes: checkpoints.Shapes | None  # of the stored tensors; None if no file of weights is here
+
+    def load_tokenizer(self) -> Any:
+        return open_tokenizer(self.where, self.find, is_trusted(), revision=self.revision, **self.access)
+
+
+def _open(where: str, name: str, revision: str | None, layers: int | None, download: bool = True) -> _Checkpoint:
+    """Read the configuration of a model, and compare it with the headers of its weights.
+
+    Without `download` the weights of a repository of the hub are compared only if they are on this machine.
+    """
+    access = _access(name, where)
+    find = checkpoints.files_of(where, revision, access)
+    file, shapes = find("config.json"), None
+    content = {} if file is None else read_object(file, "model configuration")
+    checkpoints.check_quantized(content, name)
+    if Path(where).is_dir():  # before the configuration is made, which may have a list with an entry for each layer
+        shapes = checkpoints.read_shapes(find, content)
+        checkpoints.check_layers(content, shapes, name)
+    checkpoints.check_sizes(content, name)
+    config = _read_configuration(name, where, revision, access)
+    architecture = _cut(config, layers, name)
+    if not Path(where).is_dir():
+        here = checkpoints.files_of(where, revision, access | {"local_files_only": True})
+        shapes = checkpoints.read_shapes(find if download else here, content, here)
+        checkpoints.check_layers(content, shapes, name)
+    return _Checkpoint(name, where, revision, access, find, config, architecture, shapes)
 
 
 def _lm_head_of(architecture: Architecture | None, head: Head, name: str) -> Head:
@@ -305,17 +357,19 @@ def _read_configuration(name: str, where: str, revision: str | None, access: dic
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=is_trusted(), **access)
-    except (OSError, ValueError) as error:
-        if "trust_remote_code" in str(error):
-            raise ModelNotFound(
-                f"Could not find the model {name}: it contains custom code. If you trust its author, "
-                "--trust-remote-code runs it."
-            ) from error
+        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=is_trusted(), **access)
+    except Exception as error:  # of transformers, of its checks of fields, of the hub
         if "gated repo" in str(error):
             raise ModelNotFound(f"Could not load the model {name}: the repository is gated; {GATED}") from error
-        which = "" if Path(where).is_dir() else "there is no such folder here, and the hub did not give it: "
-        raise ModelNotFound(f"Could not find the model {name}: {which}{_first_line(error)}") from error
+        if "trust_remote_code" in str(error) or not Path(where).is_dir():
+            which = "" if Path(where).is_dir() else "there is no such folder here, and the hub did not give it: "
+            raise ModelNotFound(f"Could not find the model {name}: {which}{cause(error)}") from error
+        if "Unrecognized model" in str(error):  # a config.json without `model_type` is of something else
+            raise ModelNotFound(f"Could not find the model {name}: its config.json names no model_type.") from error
+        raise ContentError(f"The config.json of {name} cannot be used: {cause(error)}") from error
+    # Outputs are read by their names, and for texts of any length.
+    config.return_dict, config.chunk_size_feed_forward = True, 0
+    return config
 
 
 def _cut(config: Any, layers: int | None, name: str) -> Architecture | None:
@@ -346,25 +400,6 @@ def _find_architecture(encoder: nn.Module, kind: str) -> Architecture:
 
 def _pooler_missing(missing: list[str]) -> set[str]:
     return {key for key in missing if "pooler." in key}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
-
-
-def limit_texts_(tokenizer: Any, model: Any) -> None:
-    """Give a tokenizer that states no maximum that of its model; some models with their own code have none."""
-    limited = getattr(model.config, "max_position_embeddings", None) is not None
-    if limited and getattr(tokenizer, "model_max_length", 0) > 10**9:
-        tokenizer.model_max_length = count_positions(model.base_model)
-
-
-def count_positions(encoder: Any) -> int:
-    """Return the number of tokens that an encoder or decoder reads at most."""
-    # RoBERTa and MPNet start their positions after the padding index of the position embeddings; decoders do not.
-    embeddings = getattr(encoder, "embeddings", None)
-    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
-    return int(encoder.config.max_position_embeddings) - (0 if padding is None else padding + 1)
 
 
 def reads_segments(model: Any) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.models.architectures import ARCHITECTURES
-from winning_tickets.models.loading import ONNX_FILE, PLM
+from winning_tickets.models.checkpoints import files_of
+from winning_tickets.models.loading import ONNX_FILE, PLM, outline
+from winning_tickets.models.tokenizers import fit_tokenizer_, open_tokenizer
 from winning_tickets.runs.errors import ContentError, UsageError
 
 
@@ -58,15 +60,7 @@ class OnnxModel(nn.Module):
 
 def load_onnx(folder: Path | str) -> PLM:
     """Load an export of the format `onnx`, with its tokenizer."""
-    import transformers
-
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ContentError(f"{folder} is an ONNX export without its configuration or tokenizer: {error}") from error
-    if config.model_type not in ARCHITECTURES:
-        raise ContentError(f"{folder} is an ONNX export of an unknown family of models, {config.model_type}.")
-    model = OnnxModel(Path(folder) / ONNX_FILE, config)
-    architecture = ARCHITECTURES[config.model_type]
-    return PLM(model, tokenizer, architecture, str(folder), None, None, has_mlm_head=False)
+    plm = outline(str(folder), onnx=True)
+    tokenizer = open_tokenizer(str(folder), files_of(str(folder), None, {}), trusted=False)
+    fit_tokenizer_(tokenizer, plm.model, str(folder))  # the file itself does not say how many tokens it takes
+    return replace(plm, model=OnnxModel(Path(folder) / ONNX_FILE, plm.model.config), tokenizer=tokenizer)

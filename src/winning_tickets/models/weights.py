@@ -229,7 +229,7 @@ def _encoder_of(folder: Path, plm: PLM) -> dict[str, Tensor]:
     """Load the encoder of a Hugging Face folder, without a pooler that the folder lacks and that would be random."""
     try:
         with torch.random.fork_rng(devices=[]):  # loading initializes parameters that a checkpoint lacks
-            found = load_plm(str(folder), layers=plm.layers)
+            found = load_plm(str(folder), layers=plm.layers, with_tokenizer=False)
     except UsageError as error:
         raise UsageError(
             f"{error} Weights to start from are a state file, or the folder of a model, such as RUN/seed-0/model of a "

@@ -275,7 +275,7 @@ def _load_models(settings: ResolvedSearch) -> tuple[PLM, PLM, BaseModelInfo]:
     # ForMaskedLM classes have no pooler: with a pooler in scope, the matrices are those of the plain encoder.
     encoder = plm
     if predicts and "pooler" in settings.scope:
-        encoder = load_plm(settings.model, revision=settings.revision, layers=settings.layers)
+        encoder = load_plm(settings.model, revision=settings.revision, layers=settings.layers, with_tokenizer=False)
     if settings.weights_dtype == "bfloat16":
         for one in {id(plm): plm, id(encoder): encoder}.values():
             round_weights_(one, torch.bfloat16)

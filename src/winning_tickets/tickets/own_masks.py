@@ -40,7 +40,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def plm_of(model: Any, revision: str | None = None) -> PLM:
     """Load a model by its name, or wrap a given model, which has no tokenizer here and must not be changed."""
     if isinstance(model, str) or not isinstance(model, torch.nn.Module):
-        return load_plm(str(model), revision=revision)
+        return load_plm(str(model), revision=revision, with_tokenizer=False)
     given = GivenModel.of(model)
     kind = given.model.config.model_type
     if kind not in ARCHITECTURES:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,10 +22,11 @@ from winning_tickets.data.examples import is_text
 from winning_tickets.data.readers import read_rows
 from winning_tickets.data.records import Kind, Split, Task
 from winning_tickets.data.rows import rows_of
+from winning_tickets.data.unknown_words import check_words
 from winning_tickets.models import modeling_compact
 from winning_tickets.models.given import GivenModel
 from winning_tickets.models.heads import KINDS, head_of, num_outputs
-from winning_tickets.models.loading import PLM, choose_device, count_positions, is_onnx, load_plm, reads_segments
+from winning_tickets.models.loading import PLM, choose_device, is_onnx, load_plm, reads_segments
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.runs import memory
@@ -182,11 +184,19 @@ def encode_split(
     kind: Kind = "classification",
     doc_stride: int | None = None,
     teacher: PLM | None = None,
+    any_words: bool = False,
 ) -> EncodedSplit:
-    """Tokenize a split, and keep only the columns that the model accepts, or a teacher that has the same tokens."""
+    """Tokenize a split, and keep only the columns that the model accepts, or a teacher that has the same tokens.
+
+    Texts that the tokenizer knows few words of are refused, unless `any_words`.
+    """
     # The tokenizer of a student without segments, such as DistilBERT, does not number those of its teacher.
     reader = teacher if teacher is not None and reads_segments(teacher.model) else plm
+    max_length = min(max_length, reader.tokenizer.model_max_length)
     encoded = KINDS[kind].encode(split, reader.tokenizer, max_length, doc_stride or max_length)
+    if not any_words:
+        ids = chain.from_iterable(encoded.columns.get("input_ids", ()))
+        check_words(ids, reader.tokenizer, f"the texts for {plm.name}")
     columns = dict(encoded.columns)
     # Some checkpoints pair a tokenizer that numbers the segments with a model that has no segments.
     if not reads_segments(reader.model):
@@ -285,7 +295,7 @@ class Predictor:
 
     def __init__(self, folder: Path, info: TaskInfo) -> None:
         self.folder, self.info = folder, info
-        self._bf16 = False
+        self._bf16 = self._knows_words = False
         self._plm: PLM
 
     @classmethod
@@ -322,7 +332,9 @@ class Predictor:
         """Return the prediction for each example; texts are encoded as the dev data of the fine-tuning were."""
         info, kind = self.info, KINDS[self.info.kind]
         split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
-        encoded = encode_split(self._plm, split, info.max_length, info.kind, info.doc_stride)
+        known = self._knows_words  # a large file is not refused for a few rows in the middle
+        encoded = encode_split(self._plm, split, info.max_length, info.kind, info.doc_stride, any_words=known)
+        self._knows_words = True
         return kind.predict(predict_split(self._plm, encoded, self._bf16), encoded, split, info.labels)
 
 
@@ -346,7 +358,7 @@ def _task_of(given: GivenModel) -> TaskInfo:
     elif found == "classification" and config.problem_type == "multi_label_classification":
         found = "multilabel"
     labels = () if found == "regression" else tuple(config.id2label[index] for index in range(config.num_labels))
-    longest = min(given.load_tokenizer().model_max_length, count_positions(given.model.base_model))
+    longest = given.load_tokenizer().model_max_length
     return TaskInfo(name, ("text",), labels, longest, None, 0.0, found, None)
 
 
