@@ -112,7 +112,7 @@ SAMPLES = {
         "mean": {"target": 0.6, "baseline": 0.55, "gain": 0.05, "interval": (0.0, 0.1), "tasks": 1, "tasks_won": 1,
                  "p": 0.04, "levels": {"task": 1, "seed": 3}, "no_interval": None,
                  "n": 2, "wins": 1, "ties": 1, "losses": 0},
-        "dense_share": {"dense": 0.7, "n": 2, "constant": 0.714, "target": 0.857, "target_interval": None,
+        "dense_share": {"dense": 0.7, "n": 2, "no_interval": None, "constant": 0.714, "target": 0.857, "target_interval": None,
                         "baseline": 0.786,
                         "baseline_interval": (0.7, 0.85)},
         "missing": [{"group": "dense", "task": "cola", "seed": 4}],
