@@ -2,9 +2,9 @@
 
     python docs/results/figure.py
 
-Left: scores of tickets at 70 % sparsity of MiniLM-MLM (3,000 steps) after fine-tuning with rate 2e-4, each seed as a share of the
-mean of the dense model with its better rate. Middle: the similarity that tickets of MiniLM keep without fine-tuning.
-Right: the perplexity of a small decoder as a multiple of the dense model's, the mean of all seeds.
+Left: scores of tickets of MiniLM-MLM (3,000 steps) at 70 % sparsity, after fine-tuning with rate 2e-4, each seed as a
+share of the mean of the dense model with its better rate. Middle: the similarity that tickets of MiniLM keep without
+fine-tuning. Right: the perplexity of a small decoder as a multiple of the dense model's, the mean of all seeds.
 """
 
 from __future__ import annotations

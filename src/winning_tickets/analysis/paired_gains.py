@@ -42,14 +42,7 @@ def gain(
         name: index_once(read_runs(paths, score, kind=name), lambda cell: cell.key, f"The {name} runs")
         for name, paths in given.items()
     }
-    # Cells that only the dense model has are not needed.
-    wanted = dict.fromkeys([*groups["target"], *groups["baseline"]])
-    missing = [
-        {"group": name, "task": key[0], "seed": key[1]}
-        for key in wanted
-        for name, group in groups.items()
-        if key not in group
-    ]
+    missing = _missing(groups)
     if missing and not allow_missing:
         named = ", ".join(f"{entry['task']} seed {entry['seed']} (not in {entry['group']})" for entry in missing)
         raise ContentError(
@@ -66,6 +59,7 @@ def gain(
         task for task in tasks if all(groups[name][key].at_chance for key in keys if key[0] == task for name in _PAIR)
     ]
     counted = [key for key in keys if key[0] not in silent] or keys
+    nothing = len(silent) == len(tasks)
     # A fair comparison has no setting that differs between the groups of a cell.
     different = [
         {"task": key[0], "seed": key[1], "setting": setting, "values": values}
@@ -80,8 +74,8 @@ def gain(
         "tasks": [
             _task(task, cells, [key for key in keys if key[0] == task], groups, task in silent) for task in tasks
         ],
-        "mean": _mean(cells, counted, groups, nothing=len(silent) == len(tasks)),
-        "dense_share": _dense_share(counted, groups) if dense else None,
+        "mean": _mean(cells, counted, groups, nothing),
+        "dense_share": _dense_share(counted, groups, nothing) if dense else None,
         "missing": missing,
         "degenerate": [
             {"group": name, "task": key[0], "seed": key[1]}
@@ -96,6 +90,17 @@ def gain(
 
 _PAIR = ("target", "baseline")
 Groups = Mapping[str, Mapping[Key, RunScore]]
+
+
+def _missing(groups: Groups) -> list[dict[str, Any]]:
+    """Return the cells that a group lacks; those that only the dense model has are not needed."""
+    wanted = dict.fromkeys([*groups["target"], *groups["baseline"]])
+    return [
+        {"group": name, "task": key[0], "seed": key[1]}
+        for key in wanted
+        for name, group in groups.items()
+        if key not in group
+    ]
 
 
 def _learned_nothing(cell: RunScore) -> bool:
@@ -199,7 +204,7 @@ def _mean(cells: Sequence[Mapping[str, Any]], keys: Sequence[Key], groups: Group
     }
 
 
-def _dense_share(keys: Sequence[Key], groups: Groups) -> dict[str, Any] | None:
+def _dense_share(keys: Sequence[Key], groups: Groups, nothing: bool) -> dict[str, Any] | None:
     """Return the means of target and baseline as shares of the dense mean, over cells that the dense model has, too.
 
     A share is 1 plus the mean difference from the dense model divided by its mean, and so is its interval.
@@ -215,9 +220,9 @@ def _dense_share(keys: Sequence[Key], groups: Groups) -> dict[str, Any] | None:
     for name in _PAIR:
         found = _difference(keys, groups[name], dense)
         result[name] = 1 + found.mean / mean if mean > 0 else None
-        ends = found.interval if mean > 0 else None
+        ends = found.interval if mean > 0 and not nothing else None
         result[f"{name}_interval"] = None if ends is None else (1 + ends[0] / mean, 1 + ends[1] / mean)
-        result["no_interval"] = found.reason or None
+        result["no_interval"] = (_nothing()["no_interval"] if nothing else found.reason) or None
     return result
 
 
