@@ -74,7 +74,6 @@ APART: dict[str, tuple[str, ...]] = {
         "transfer": ("--seeds", "0", "--steps", "11"),
         "adaptation": ("--steps", "11", "--patience", "1"),
         "fit-head": ("--steps", "11"),
-        "super": ("--seeds", "0", "--selections", "winning", "--steps", "11", "--recover", "11"),
     }.items()
     for how, words in {
         "evaluated every 5 steps": ("--eval-steps", "5", "--checkpoint-steps", "8"),
@@ -82,6 +81,7 @@ APART: dict[str, tuple[str, ...]] = {
         "checkpoints by time": ("--eval-steps", "2", "--checkpoint-seconds", "0.02"),
     }.items()
 }
+APART["super, shorter"] = (*COMMANDS["super"], "--seeds", "0", "--selections", "winning")
 """Longer trainings whose evaluations and checkpoints are apart, in both orders, and by time."""
 
 
