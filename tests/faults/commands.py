@@ -58,8 +58,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
               "--eval-steps", "2", "--recover", "4", "--seeds", "0,1", "--select-on", "0.25",
               "--learning-rate", "1e-3", "--batch-size", "8", *OFTEN),
     "shrink": ("shrink", "{world}/bert", "--speedup", "1.5,1.9", "--by", "flops", "--latency-on", "batch=2,length=8",
-               "--steps", "5", "--eval-steps", "2", "--max-tokens", "256", "--importance-batches", "2", "--repeats", "1",
-               *TEXT, *OFTEN),
+               "--steps", "5", "--eval-steps", "2", "--max-tokens", "256", "--importance-batches", "2",
+               "--repeats", "1", *TEXT, *OFTEN),
     "shrink-gates": ("shrink", "{world}/bert", "--speedup", "1.5", "--by", "flops", "--latency-on", "batch=2,length=8",
                      "--choice", "gates", "--gate-steps", "4", "--steps", "5", "--eval-steps", "2",
                      "--max-tokens", "256", "--importance-batches", "2", "--repeats", "1", *TEXT, *OFTEN),
@@ -74,7 +74,6 @@ APART: dict[str, tuple[str, ...]] = {
         "transfer": ("--seeds", "0", "--steps", "11"),
         "adaptation": ("--steps", "11", "--patience", "1"),
         "fit-head": ("--steps", "11"),
-        "super": ("--seeds", "0", "--selections", "winning", "--steps", "11", "--recover", "11"),
     }.items()
     for how, words in {
         "evaluated every 5 steps": ("--eval-steps", "5", "--checkpoint-steps", "8"),
@@ -82,6 +81,7 @@ APART: dict[str, tuple[str, ...]] = {
         "checkpoints by time": ("--eval-steps", "2", "--checkpoint-seconds", "0.02"),
     }.items()
 }
+APART["super, shorter"] = (*COMMANDS["super"], "--seeds", "0", "--selections", "winning")
 """Longer trainings whose evaluations and checkpoints are apart, in both orders, and by time."""
 
 

@@ -275,7 +275,7 @@ def _recover(
     recover(settings, plm, objective, batches, held_out, run, runtime)
     removed.write_back_(dense, plm.model)  # the teacher has done its work
     info = StateInfo(base_hash=prepared.base, what="recovery of a ticket", step=config.recover, seed=seed)
-    save_state(state, dense.base_model, info=info)
+    save_state(state, dense.base_model, info=info, pooler=plm.has_pooler)
 
 
 def _tickets(

@@ -51,10 +51,19 @@ class State:
 
 
 def save_state(
-    path: Path | str, encoder: nn.Module, *, info: StateInfo, heads: Mapping[str, Tensor] | None = None
+    path: Path | str,
+    encoder: nn.Module,
+    *,
+    info: StateInfo,
+    heads: Mapping[str, Tensor] | None = None,
+    pooler: bool = True,
 ) -> None:
-    """Write the parameters of an encoder, and those of heads, to a safetensors file, atomically."""
-    named = dict(encoder.named_parameters()) | {f"{_HEAD}{name}": value for name, value in (heads or {}).items()}
+    """Write the parameters of an encoder, and those of heads, to a safetensors file, atomically.
+
+    Without `pooler`, that of the encoder is left out: if the checkpoint has none, it is random.
+    """
+    named = {name: value for name, value in encoder.named_parameters() if pooler or not name.startswith("pooler.")}
+    named |= {f"{_HEAD}{name}": value for name, value in (heads or {}).items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in named.items()}
     # One metadata entry: safetensors writes several in no fixed order, and equal states must be equal files.
     metadata = {"format_version": FORMAT_VERSION, "content": content_hash(tensors), **info.model_dump()}
