@@ -1,7 +1,8 @@
 """The state of PyTorch around a call: what a caller has switched on or off never enters a result.
 
 `neutral()` is around every public function that computes. Inside, all switches that change what PyTorch computes are as
-in a new process; after it they are the caller's again, also if the call fails. Only the number of threads stays.
+in a new process; after it they are the caller's again, also if the call fails. Only the number of threads and the choice
+of deterministic algorithms stay: on a GPU these make runs repeatable, and on a CPU they change nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ _NEW_PROCESS_SEED = 67280421310721  # of PyTorch's generators before anybody see
 _FLAGS = {
     "cudnn_enabled": True,
     "cudnn_benchmark": False,
-    "cudnn_deterministic": False,
     "mkldnn_enabled": True,
     "mkldnn_deterministic": False,
     "nnpack_enabled": True,
@@ -211,11 +211,6 @@ def _process_switches() -> Iterator[_Switch]:
     yield _Switch(c._get_sdp_priority_order, c._set_sdp_priority_order, _ATTENTION_ORDER)
     yield from _precision_switches(c)
     yield _Switch(
-        lambda: (c._get_deterministic_algorithms(), c._get_deterministic_algorithms_warn_only()),
-        lambda value: c._set_deterministic_algorithms(value[0], warn_only=value[1]),
-        (False, False),
-    )
-    yield _Switch(
         lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
         lambda value: torch.set_anomaly_enabled(*value),
         (False, True),
@@ -270,7 +265,8 @@ def _compiler_switches() -> Iterator[_Switch]:
     for module in filter(None, map(sys.modules.get, _COMPILER_SETTINGS)):
         for name, entry in vars(module)["_config"].items():
             of_environment = (entry.env_value_default, entry.env_value_force) != (UNSET, UNSET)
-            if entry.alias is None and not of_environment and not module._is_default(name):
+            stays = of_environment or entry.alias is not None or name == "deterministic"  # set with PyTorch's own
+            if not stays and not module._is_default(name):
                 yield _attribute(module, name, copy.deepcopy(entry.default))
 
 
