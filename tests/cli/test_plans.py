@@ -91,7 +91,7 @@ def plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ("share --model bert --tasks rte,mrpc --data-dir glue", (
             "task rte: 48 training examples, batches of 32", "steps: 20 (5 epochs over all tasks)")),
         ("super bert --task rte --data-dir glue --level 50", ("trainings: ", "minutes: about")),
-        ("shrink bert --corpus corpus.txt", ("corpus: corpus.txt", "dense gflops: ")),
+        ("shrink bert --corpus corpus.txt", ("corpus: corpus.txt", "dense_gflops: ")),
     ],
 )  # fmt: skip
 def test_what_will_run_is_a_table(plan: Run, line: str, expected: tuple[str, ...]) -> None:
