@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +168,15 @@ def test_the_plan_for_machines(plan: Run) -> None:
     found = json.loads(plan("search bert --method imp --corpus corpus.txt --sparsity 0.6 --round-steps 6", "--json"))
     assert (found["will_run"]["rounds"], found["will_run"]["total_steps"]) == (1, 6)
     assert found["remarks"][0].startswith("One sparsity level is one round")
+
+
+def test_sentences_about_tickets_say_what_they_mean(world: Path, plan: Run) -> None:
+    line = ["search", "bert", "--method", "magnitude", "--sparsity", "0.5,0.6", "--out", str(world / "two"), "--quiet"]
+    shown = CliRunner().invoke(app, line, catch_exceptions=False).stdout
+    assert shown.endswith("nested: each ticket keeps only weights that the ticket before it keeps\n")
+    shown = CliRunner().invoke(app, ["inspect", str(world / "two" / "sparsity-0.50")], catch_exceptions=False).stdout
+    assert "  each of the 13 matrices: 0.5000\n" in shown
+    shutil.rmtree(world / "two")
 
 
 def test_a_real_run_names_the_right_folder_too(world: Path) -> None:
