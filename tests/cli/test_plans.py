@@ -126,6 +126,7 @@ def test_unread_settings_are_not_listed(plan: Run, line: str) -> None:
         ("search bert --method imp --task rte --data-dir .", 2, "Give --data-dir glue"),
         ("search bert --corpus task:rte --data-dir .", 2, "Give --data-dir glue"),
         ("evaluate bert --objective similarity --task stsb --data-dir .", 2, "Give --data-dir glue"),
+        ("transfer bert --task pydocs --data-dir glue", 2, "built in and reads no folder; leave --data-dir out"),
         ("transfer bert --task rte --data-dir nowhere", 2, "There is no folder nowhere"),
         ("transfer ./nobody --task rte", 2, "There is no model folder ./nobody"),
         ("transfer bert --train-file train.csv --validation-file no.csv", 2, "There is no file no.csv"),
