@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ("share --model bert --tasks rte,mrpc --data-dir glue", (
             "task rte: 48 training examples, batches of 32", "steps: 20 (5 epochs over all tasks)")),
         ("super bert --task rte --data-dir glue --level 50", ("trainings: ", "minutes: about")),
-        ("shrink bert --corpus corpus.txt", ("corpus: corpus.txt", "dense gflops: ")),
+        ("shrink bert --corpus corpus.txt", ("corpus: corpus.txt", "dense_gflops: ")),
     ],
 )  # fmt: skip
 def test_what_will_run_is_a_table(plan: Run, line: str, expected: tuple[str, ...]) -> None:
@@ -125,6 +126,7 @@ def test_unread_settings_are_not_listed(plan: Run, line: str) -> None:
         ("search bert --method imp --task rte --data-dir .", 2, "Give --data-dir glue"),
         ("search bert --corpus task:rte --data-dir .", 2, "Give --data-dir glue"),
         ("evaluate bert --objective similarity --task stsb --data-dir .", 2, "Give --data-dir glue"),
+        ("transfer bert --task pydocs --data-dir glue", 2, "built in and reads no folder; leave --data-dir out"),
         ("transfer bert --task rte --data-dir nowhere", 2, "There is no folder nowhere"),
         ("transfer ./nobody --task rte", 2, "There is no model folder ./nobody"),
         ("transfer bert --train-file train.csv --validation-file no.csv", 2, "There is no file no.csv"),
@@ -167,6 +169,15 @@ def test_the_plan_for_machines(plan: Run) -> None:
     found = json.loads(plan("search bert --method imp --corpus corpus.txt --sparsity 0.6 --round-steps 6", "--json"))
     assert (found["will_run"]["rounds"], found["will_run"]["total_steps"]) == (1, 6)
     assert found["remarks"][0].startswith("One sparsity level is one round")
+
+
+def test_sentences_about_tickets_say_what_they_mean(world: Path, plan: Run) -> None:
+    line = ["search", "bert", "--method", "magnitude", "--sparsity", "0.5,0.6", "--out", str(world / "two"), "--quiet"]
+    shown = CliRunner().invoke(app, line, catch_exceptions=False).stdout
+    assert shown.endswith("nested: each ticket keeps only weights that the ticket before it keeps\n")
+    shown = CliRunner().invoke(app, ["inspect", str(world / "two" / "sparsity-0.50")], catch_exceptions=False).stdout
+    assert "  each of the 13 matrices: 0.5000\n" in shown
+    shutil.rmtree(world / "two")
 
 
 def test_a_real_run_names_the_right_folder_too(world: Path) -> None:

@@ -69,16 +69,16 @@ class Plan:
     def text(self, verb: str) -> str:
         """Return the plan for people: a table, the other settings that are read, and what was not checked."""
         rows = {name.replace("_", " "): value for name, value in self.rows.items()}
-        rows |= {name.replace("_", " "): _written(value) for name, value in self.facts.items() if name not in rows}
-        rows = escaped(rows)  # the line breaks below are our own
-        width = max(map(len, rows), default=0) + 2
+        facts = {name: _written(value) if isinstance(value, dict) else str(value) for name, value in self.facts.items()}
+        rows = escaped(rows | {name: value for name, value in facts.items() if name not in rows})
+        width = max(map(len, rows), default=0)
         lines = [f"Would run tickets {verb}:"]
         for name, value in rows.items():
             lines += textwrap.wrap(
-                f"{f'{name}:':<{width}}{value}",
+                f"{name:>{width}}: {value}",
                 _WIDTH,
                 initial_indent="  ",
-                subsequent_indent=" " * (width + 2),
+                subsequent_indent=" " * (width + 4),
                 break_long_words=False,
                 break_on_hyphens=False,
             )

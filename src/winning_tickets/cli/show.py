@@ -22,7 +22,7 @@ def search(result: dict[str, Any], tickets: list[str]) -> str:
         lines.append(f"{result['steps']} steps" + ("" if apart is None else f"; separate searches would take {apart}"))
     inside = [rung["kept_inside_previous"] for rung in result["rungs"][1:]]
     lines.append(
-        "nested"
+        "nested: each ticket keeps only weights that the ticket before it keeps"
         if result["nested"]
         else f"not nested: at least {min(inside):.1%} of the weights of a sparsity level are kept at the level below"
     )
@@ -225,7 +225,11 @@ def description(result: dict[str, Any]) -> str:
         lines.append("  all layers share these weights: a weight that is pruned is pruned in every layer")
     units = result["units"] or {}
     lines += [f"  {unit}: {count['pruned']:,} of {count['total']:,} pruned" for unit, count in units.items()]
-    lines += [f"  {name}: {value:.4f}" for name, value in result["by_matrix"].items()]
+    by_matrix = {name: f"{value:.4f}" for name, value in result["by_matrix"].items()}
+    if len(by_matrix) > 1 and len(set(by_matrix.values())) == 1:
+        lines.append(f"  each of the {len(by_matrix)} matrices: {next(iter(by_matrix.values()))}")
+    else:
+        lines += [f"  {name}: {value}" for name, value in by_matrix.items()]
     if result["tickets_inside"]:
         lines.append(f"  tickets inside: {', '.join(result['tickets_inside'])}")
     return "\n".join(lines)

@@ -21,8 +21,7 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
     if name == "pydocs":
         from winning_tickets.data.pydocs import pydocs_task
 
-        if data_dir is not None:
-            raise UsageError("The task pydocs is built in and reads no folder; leave --data-dir out.")
+        refuse_folder(name, data_dir)
         return pydocs_task()
     from winning_tickets.data import glue, hub, squad
 
@@ -33,6 +32,12 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
     if (copy := hub.read_copy(task, folder)) is not None:
         return copy
     return squad.read_squad(task, folder) if task.kind == "span" else glue.read_release(task, folder)
+
+
+def refuse_folder(name: str, data_dir: str | Path | None) -> None:
+    """Refuse a folder for a task that is built in."""
+    if name == "pydocs" and data_dir is not None:
+        raise UsageError("The task pydocs is built in and reads no folder; leave --data-dir out.")
 
 
 def check_task_files(name: str, data_dir: str | Path) -> None:

@@ -11,7 +11,7 @@ from winning_tickets.data import glue, hub
 from winning_tickets.data.corpora import SplitName, check_corpus
 from winning_tickets.data.examples import check_columns
 from winning_tickets.data.hub import HubPart
-from winning_tickets.data.loading import find_data
+from winning_tickets.data.loading import find_data, refuse_folder
 from winning_tickets.data.readers import FORMATS
 from winning_tickets.data.records import Kind, Task, TaskData
 from winning_tickets.data.tasks import get_task
@@ -36,7 +36,8 @@ def outlook_of_task(name: str, data_dir: str | None) -> Outlook:
     """Check the files of a known task in a folder, by their first rows; the hub is not asked."""
     task = get_task(name)
     if name == "pydocs":
-        return Outlook(task, *_PYDOCS)
+        refuse_folder(name, data_dir)
+        return Outlook(task)
     if data_dir is None:
         repository = str(task.hub[0]) if task.hub else ""
         where = "the local cache of the hub" if is_cached(repository, "dataset") else "the hub"
@@ -53,9 +54,6 @@ def outlook_of_task(name: str, data_dir: str | None) -> Outlook:
     else:
         return Outlook(task)
     return Outlook(task, counts.pop("train"), sum(counts.values()))
-
-
-_PYDOCS = (2_309, 297)
 
 
 def _count_parquet(path: str) -> int:

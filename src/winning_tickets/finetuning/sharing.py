@@ -23,7 +23,7 @@ from winning_tickets.pruning.search import search
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError
-from winning_tickets.runs.progress import progress
+from winning_tickets.runs.progress import progress, tell
 from winning_tickets.tickets.cards import model_facts, results_of, write_card
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.predict import MODEL_FOLDER
@@ -75,6 +75,9 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
     with RunDirectory.claim(Path(out), "share", identity, config.model_dump(mode="json"), force=force) as run:
         if run.status == "done":
             return run.result()
+        for name, task in prepared.tasks.items():
+            for remark in task.data.remarks:
+                tell(f"Warning: {name}: {remark}", runtime.quiet)
         # With `auto`, the tickets come from runs of their own, so they are found once for all seeds.
         if prepared.tickets is None:
             prepared = dataclasses.replace(prepared, tickets=_find_tickets(prepared, run.path, runtime))

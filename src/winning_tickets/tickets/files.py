@@ -128,7 +128,9 @@ def read_info(directory: Path) -> dict[str, Any]:
     for file, expected in body["files"].items():
         path = directory / file
         if not path.is_file():
-            raise ContentError(f"The ticket {directory} lacks {file}; copy the whole folder again.")
+            raise ContentError(
+                f"The ticket {directory} lacks {file}; copy the whole folder again, or search again with --force."
+            )
         if sha256(path) != expected:
             raise ContentError(
                 f"{path} does not match its checksum in {INFO_FILE}: the file was cut off or edited. "
