@@ -29,11 +29,10 @@ _FURTHER_PATHS = {"gain": ("baseline", "dense"), "winning": ("dense",)}
 """Further arguments of analyses, after the paths."""
 
 
-class Stopped(BaseException):  # not an Exception, so that no handler of errors catches it
+class Stopped(signals.Repeated, BaseException):  # not an Exception, so that no handler of errors catches it
     """The worker was asked to end."""
 
-    def __del__(self) -> None:
-        signals.repeat(signal.SIGTERM)
+    number = signal.SIGTERM
 
 
 class _Line:
