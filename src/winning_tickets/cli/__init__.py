@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
+
+from winning_tickets.runs import signals
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSALS = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -30,7 +31,7 @@ def __getattr__(name: str) -> Any:
 def main() -> NoReturn:
     """Run the command line; expected errors become one message and an exit code, without a traceback."""
     try:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        signals.stop_on_signals()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         code = _run()
     except KeyboardInterrupt:
@@ -46,6 +47,8 @@ def main() -> NoReturn:
         advice = "Free some space, or choose another place" if error.errno in _FULL else "Give another path"
         _tell(f"Error: {what}: {error.strerror}. {advice}.")
         code = 1
+    finally:
+        signals.leave()
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
 
 from winning_tickets.config import Runtime, Settings
+from winning_tickets.runs import signals
 from winning_tickets.runs.directory import MARKER, RunDirectory, stored_run, trusting
 from winning_tickets.runs.errors import Interrupted, TicketsError
 from winning_tickets.runs.locks import ClaimedError
@@ -28,8 +29,10 @@ _FURTHER_PATHS = {"gain": ("baseline", "dense"), "winning": ("dense",)}
 """Further arguments of analyses, after the paths."""
 
 
-class Stopped(BaseException):  # not an Exception, so that no handler of errors catches it
+class Stopped(signals.Repeated, BaseException):  # not an Exception, so that no handler of errors catches it
     """The worker was asked to end."""
+
+    number = signal.SIGTERM
 
 
 class _Line:
@@ -190,6 +193,7 @@ def main() -> int:
             if outcome.kind == "stopped":
                 return EXIT_STOPPED
     except (Stopped, BrokenPipeError):
+        signals.leave()
         return EXIT_STOPPED
     return 0
 
@@ -201,6 +205,7 @@ def perform_or_stop(job: Job) -> JobOutcome:
     except Interrupted as error:
         return JobOutcome(job.run, "stopped", str(error))
     except (Stopped, KeyboardInterrupt):
+        signals.leave()
         return JobOutcome(job.run, "stopped", "Stopped between two checkpoints; it resumes from the last one.")
 
 
