@@ -147,7 +147,7 @@ def written(name, content):
     return lambda model: (model / name).write_bytes(content)
 
 
-_UNREAD, _UNKNOWN = "pytorch_model.bin cannot be read: ", "Could not load the tokenizer of "
+_UNREAD, _UNKNOWN = "Could not load .*/pytorch_model.bin: ", "Could not load the tokenizer of "
 DAMAGE = {
     "code": (pickled(_Code), f"{_UNREAD}.* none of these was run"),
     "code in a dict": (pickled(lambda ran: {"a": _Code(ran)}), f"{_UNREAD}.* with weights in safetensors"),
@@ -155,7 +155,7 @@ DAMAGE = {
     "random bytes": (pickled(lambda _: bytes(range(7, 256)) * 9, raw), _UNREAD),
     "no bytes": (pickled(lambda _: b"", raw), _UNREAD),
     "a list": (pickled(lambda _: [1], torch.save), _UNREAD),
-    "cut off": (cut_off, "model.safetensors cannot be read"),
+    "cut off": (cut_off, "Could not load .*/model.safetensors: "),
     "integers": (as_integers, "query.weight as I8, and tickets need float weights"),
     "no weights": (lambda model: (model / "model.safetensors").unlink(), "no file named model.safetensors"),
     "no object": (written("config.json", b"[]"), r"holds \[\], expected an object"),

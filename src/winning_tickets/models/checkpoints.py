@@ -157,13 +157,13 @@ def read_shapes(find: Find, content: Mapping[str, Any], shard: Find | None = Non
 def _shapes_in(path: Path) -> Shapes:
     """Return the shapes of the tensors in a file of weights; their values are not read."""
     if path.suffix != ".safetensors":
-        with reading(f"{path} cannot be read"):
+        with reading(f"Could not load {path}"):
             found = torch.load(path, map_location="meta", weights_only=True)
             return {str(name): tuple(value.shape) for name, value in found.items() if isinstance(value, torch.Tensor)}
     from safetensors import safe_open
 
     shapes: Shapes = {}
-    with reading(f"{path} cannot be read"), safe_open(path, "pt") as file:
+    with reading(f"Could not load {path}"), safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118 - it is not a dict
             part = file.get_slice(name)
             shapes[name] = tuple(part.get_shape())

@@ -203,14 +203,19 @@ def load_plm(
         raise ContentError(f"The checkpoint {name} lacks encoder weights, for example {lost[0]}; it cannot be used.")
     has_mlm_head = head in ("mlm", "clm") and not missing
     if require_mlm_head and not has_mlm_head:
-        kind, advice = "MLM", ", or give the checkpoint a head first: tickets fit-head"
-        if architecture.causal:
-            kind, advice = "language-model", ""
-        raise UsageError(
-            f"{name} has no trained {kind} head (missing: {', '.join(missing[:3])}), so no {head.upper()} loss can be "
-            f"computed. Use --objective kd{advice}."
-        )
+        raise _untrained(name, head, architecture, missing)
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
+
+
+def _untrained(name: str, head: Head, architecture: Architecture, missing: list[str]) -> UsageError:
+    """Return the error for a checkpoint without a trained language-model head."""
+    kind, advice = "MLM", ", or give the checkpoint a head first: tickets fit-head"
+    if architecture.causal:
+        kind, advice = "language-model", ""
+    return UsageError(
+        f"{name} has no trained {kind} head (missing: {', '.join(missing[:3])}), so no {head.upper()} loss can be "
+        f"computed. Use --objective kd{advice}."
+    )
 
 
 def outline(

@@ -51,8 +51,8 @@ def open_tokenizer(where: str, find: Find, trusted: bool, **options: Any) -> Any
 
 def _missing(where: str) -> ContentError:
     return ContentError(
-        f"The model {where} has no tokenizer files with words (such as tokenizer.json or vocab.txt); save the tokenizer "
-        f"that it was trained with there: tokenizer.save_pretrained({where!r})."
+        f"The model {where} has no tokenizer files with words (such as tokenizer.json or vocab.txt); save the "
+        f"tokenizer that it was trained with there: tokenizer.save_pretrained({where!r})."
     )
 
 
