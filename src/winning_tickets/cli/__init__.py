@@ -66,14 +66,14 @@ def _run() -> Any:
     # Imported here, so that Ctrl-C is heard while the commands are imported too.
     from typer.exceptions import Abort, TyperException
 
-    from winning_tickets.cli.application import app
+    from winning_tickets import cli
     from winning_tickets.runs.distributed import is_main
     from winning_tickets.runs.errors import TicketsError
 
     if not is_main():
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until this process ends
     try:
-        return app(standalone_mode=False)
+        return cli.app(standalone_mode=False)
     except TicketsError as error:
         _tell(f"Error: {error}", by_any=error.told_by_any)
         return error.exit_code
