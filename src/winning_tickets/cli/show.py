@@ -78,7 +78,7 @@ def transfer(result: dict[str, Any]) -> str:
         lines.append(f"  started from: {result['start_from']}")
     if result.get("head") is not None:
         lines.append(f"  fine-tuned before on {result['from_task']}; head: {result['head']}")
-    unlabelled = result.get("unlabelled_examples", {})  # runs stored by earlier versions do not say
+    unlabelled = result["unlabelled_examples"]
     if any(unlabelled.values()):
         counts = ", ".join(f"{count} of {split}" for split, count in unlabelled.items())
         lines.append(f"  rows without a label, left out: {counts}")
@@ -120,7 +120,7 @@ def super_ticket(result: dict[str, Any]) -> str:
     test = best["against"]["full"]["rest"]
     sure = "" if test["p"] is None else f", p = {test['p']:.3f} (paired, {test['n']} seeds)"
     gain = f"{100 * test['mean']:+.1f} over the full model{sure}"
-    if result["full"].get("degenerate") or best.get("degenerate"):  # runs stored by earlier versions do not say
+    if result["full"]["degenerate"] or best["degenerate"]:
         gain = "its gain over the full model means nothing"
     lines.append(f"super ticket: level {best['level']:g} %, in {best['folder']}; {gain}")
     lines += [f"Warning: {warning}" for warning in result.get("warnings", ())]

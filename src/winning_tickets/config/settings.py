@@ -147,11 +147,6 @@ class Settings(BaseModel):
         """Return the first option of a field, for messages."""
         return cls.options_of(field, inner).split()[0].partition("/")[0]
 
-    @property
-    def rule_versions(self) -> dict[str, int]:
-        """Versions of the rules that give a value where a field is None; they are part of the id of a run."""
-        return {}
-
     def changed(self, *fields: str) -> list[str]:
         """Return those of the fields that differ from their defaults."""
         return [field for field in fields if getattr(self, field) != type(self).model_fields[field].default]

@@ -268,9 +268,6 @@ class Index:
         # On a read-only store or a full disk everything was read, but is not cached.
         with suppress(TrainingError):
             write_text(self._cache, json.dumps({"version": _CACHE_VERSION, "runs": self._known}))
-        for old in self._layout.cache.glob("[0-9][0-9].json"):  # caches of earlier versions
-            with suppress(OSError):
-                old.unlink()
 
 
 def record_of(run_id: str, body: Body, status: Status) -> Record:
