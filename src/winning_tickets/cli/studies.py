@@ -315,7 +315,7 @@ def runs(
     Example: tickets runs my-experiments --csv
     """
     from winning_tickets.runs.store import query
-    from winning_tickets.runs.store.folders import find_records
+    from winning_tickets.runs.store.folders import find_records, list_runs
     from winning_tickets.runs.store.store import Store
 
     if as_csv and as_json:
@@ -323,9 +323,12 @@ def runs(
     if folder is None and not Store(store).exists():
         raise UsageError(f"There is no store at {store}; give one with --store, or a FOLDER with runs.")
     place = folder or store
+    if not (as_csv or as_json or where):
+        emit({}, False, query.as_text(list_runs(place, status), str(place)))
+        return
     records = find_records(place, where or (), status)
     text = query.as_csv(records) if as_csv else query.as_text(records, str(place))
-    emit(query.as_json(records, str(place)), as_json, text)
+    emit(query.as_json(records, str(place)) if as_json else {}, as_json, text)
 
 
 cache_app = typer.Typer(help="Tokenized corpora on disk.", no_args_is_help=True, rich_markup_mode=None)
