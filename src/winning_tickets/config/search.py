@@ -233,13 +233,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
     score_dtype: Literal["float32", "bfloat16"] = _memory(
         "float32", "Type of the scores. In bfloat16 they are rounded up or down at random, so that no update is lost."
     )
-    moment_dtype: Literal["float32", "bfloat16", "float8"] = _memory(
-        "float32", "Type of AdamW's two moments of each score: 4 bytes each, 2 (bfloat16) or 1 (float8)."
-    )
-    train_matrices: tuple[str, ...] = _memory(
-        (),
-        "Names of the matrices whose masks are trained, such as layers.0.*,layers.1.mlp.*, where * matches "
-        "any text. The others keep their initial mask. By default all are trained.",
+    moment_dtype: Literal["float32", "bfloat16"] = _memory(
+        "float32", "Type of AdamW's two moments of each score: 4 bytes each, or 2 in bfloat16."
     )
     block_wise: bool = _memory(
         False,
