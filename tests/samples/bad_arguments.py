@@ -203,8 +203,7 @@ ROWS: dict[str, str] = {
         --kd-layers 2 --block-wise --corpus corpus.txt | 2 | --block-wise contradicts --kd-layers
         --weights-dtype int8 | 2 | 'float32' or 'bfloat16'
         --score-dtype float8 | 2 | 'float32' or 'bfloat16'
-        --moment-dtype int8 | 2 | 'float8'
-        --train-matrices nowhere.* | 2 | --train-matrices nowhere.*
+        --moment-dtype float8 | 2 | 'bfloat16'
         --short-sequence-probability 2 | 2 | short-sequence-probability
         --head-learning-rate 0 | 2 | head-learning-rate
         --schedule-steps x | 2 | schedule-steps

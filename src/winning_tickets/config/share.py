@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from winning_tickets.config.profiles import TUNED_BATCHES, Profile, tuned_rate, tuned_rules
+from winning_tickets.config.profiles import Profile, tuned_rate
 from winning_tickets.config.settings import GROUPING_MEANING, Count, Share, Size, as_percent, setting
 from winning_tickets.config.structured import StructuredSettings, Unit, WithLevels
 from winning_tickets.config.transfer import (
@@ -219,12 +219,6 @@ class ShareConfig(WithLevels):
                 values[field] = by_task(cls.option_of(field), values[field], tasks, what, one_for_all)
         return values
 
-    @property
-    def rule_versions(self) -> dict[str, int]:
-        """Versions of the rules of `tuned` for the learning rate, dropout and batches, where these are not given."""
-        rules = tuned_rules(self.profile, self.learning_rate, self.dropout)
-        return rules | (TUNED_BATCHES if self.profile == "tuned" and self.group_by_length is None else {})
-
     def resolved(self) -> ResolvedShare:
         """Return this configuration with the values of its profile where a choice is None."""
         return self.filled(ResolvedShare, _VALUES[self.profile])
@@ -374,12 +368,6 @@ class SuperConfig(WithLevels):
     @classmethod
     def _in_one_order(cls, value: tuple[Selection, ...]) -> tuple[Selection, ...]:
         return tuple(selection for selection in SELECTIONS if selection in value)
-
-    @property
-    def rule_versions(self) -> dict[str, int]:
-        """Versions of the rules of the fine-tuning, without that of the learning rate if rates are given."""
-        one = self.fine_tuning
-        return tuned_rules(one.profile, self.learning_rates or one.learning_rate, one.dropout)
 
     def resolved(self) -> SuperConfig:
         """Return this configuration with the values of its profile where a choice is None."""

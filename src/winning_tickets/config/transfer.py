@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from winning_tickets.config.profiles import TUNED_RATE_OF_TICKETS, Profile, tuned_rules
+from winning_tickets.config.profiles import Profile
 from winning_tickets.config.settings import (
     CORPORA,
     GROUPING_MEANING,
@@ -252,12 +252,6 @@ class TransferConfig(Settings):
     allow_other_weights: bool = _model(
         False, "Use the ticket on weights it was not made for, or start from a state of another model."
     )
-
-    @property
-    def rule_versions(self) -> dict[str, int]:
-        """Versions of the rules of `tuned` for the learning rate and dropout, where these are not given."""
-        rules = tuned_rules(self.profile, self.learning_rate, self.dropout)
-        return rules | (TUNED_RATE_OF_TICKETS if "tuned_rate" in rules else {})
 
     def resolved(self) -> ResolvedTransfer:
         """Return this configuration with the values of its profile where a choice is None."""

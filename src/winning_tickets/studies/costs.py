@@ -34,7 +34,7 @@ from winning_tickets.data.glue import LAYOUTS, count_rows
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.runs.errors import TicketsError, UsageError
-from winning_tickets.runs.store.index import Record
+from winning_tickets.runs.store.records import Record
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.verbs import VERBS
 

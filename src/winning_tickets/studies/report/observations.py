@@ -16,7 +16,7 @@ from winning_tickets.runs.directory import METRICS, read_log
 from winning_tickets.runs.errors import ContentError, shown
 from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import LARGEST, MATRIX_AXES, is_at_chance
-from winning_tickets.runs.store.index import Record
+from winning_tickets.runs.store.records import Record
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.plan import Plan
@@ -306,7 +306,7 @@ def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
 
 def gather_runs(plan: Plan, store: Store) -> list[StudyRun]:
     """Return the runs at all places of a plan's grid, in its order, read from small files of the store."""
-    known = {record.id: record for record in store.records() if record.id in plan.runs} if store.exists() else {}
+    known = {record.id: record for record in store.records(only=plan.runs.keys())} if store.exists() else {}
     return [_run(plan.runs[point.run], point, known.get(point.run), store) for point in plan.points]
 
 
