@@ -22,7 +22,7 @@ Choose = Callable[[Array], Array]
 """A function of the lengths of all segments, including special tokens, that returns the sorted indices to use."""
 Spans = Array  # token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`
 
-_BLOCK = 1 << 22  # tokens that are looked at at a time
+_BLOCK = 1 << 20  # tokens that are looked at at a time
 _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
 
 
