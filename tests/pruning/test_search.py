@@ -78,7 +78,7 @@ def test_text_of_unknown_words_alone_is_refused(tmp_path, bert, method):
     size = {"level": (50,)} if method == "importance" else {"sparsity": 0.5}
     length = {"round_steps": 2} if method == "imp" else {"steps": 2}
     config = SearchConfig.of(model=bert, method=method, objective="mlm", **size, **length, **settings)
-    with pytest.raises(ContentError, match="can be masked: the tokenizer knows none of the words"):
+    with pytest.raises(ContentError, match="are unknown: the tokenizer knows none of the words"):
         search(config, tmp_path / "out", QUIET)
     with pytest.raises(ContentError, match="can be masked"):
         evaluate(EvaluateConfig(target=bert, objectives=("mlm",), **settings), QUIET)
