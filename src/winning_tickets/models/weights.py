@@ -62,7 +62,9 @@ def save_state(
 
     Without `pooler`, that of the encoder is left out: if the checkpoint has none, it is random.
     """
-    named = {name: value for name, value in encoder.named_parameters() if pooler or not name.startswith("pooler.")}
+    named: dict[str, Tensor] = {
+        name: value for name, value in encoder.named_parameters() if pooler or not name.startswith("pooler.")
+    }
     named |= {f"{_HEAD}{name}": value for name, value in (heads or {}).items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in named.items()}
     # One metadata entry: safetensors writes several in no fixed order, and equal states must be equal files.
