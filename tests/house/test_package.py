@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import winning_tickets
-from winning_tickets.cli import DOCS
+from winning_tickets.cli.application import DOCS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
