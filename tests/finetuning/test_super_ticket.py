@@ -14,6 +14,7 @@ from samples.tiny_tasks import task_data, tasks_fixture
 from winning_tickets import (
     Runtime,
     SearchConfig,
+    ShareConfig,
     SuperConfig,
     Ticket,
     TransferConfig,
@@ -29,6 +30,7 @@ from winning_tickets.models.weights import load_state
 from winning_tickets.pruning.search import search_all
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import Interrupted, UsageError
+from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.statistics import paired
 
 QUIET = Runtime(quiet=True)
@@ -179,7 +181,7 @@ def test_the_profile_of_the_paper_brings_its_grid_and_optimiser():
         f"lr-{rate}_batch-{size}" for rate in ("5e-05", "0.0001", "0.0002") for size in (8, 16, 32)
     ]
     fine_tuning = bare.fine_tuning
-    assert (fine_tuning.optimizer, fine_tuning.warmup_ratio, fine_tuning.patience) == ("adamax-mtdnn", 0.1, 1)
+    assert (fine_tuning.optimizer, fine_tuning.warmup_ratio) == ("adamax-mtdnn", 0.1)
     assert (fine_tuning.head_dropout, fine_tuning.max_length, fine_tuning.epochs) == (0.05, 512, 6)
     own = SuperConfig(
         fine_tuning=TransferConfig(target="m", task="rte", steps=5, optimizer="adamw"),
@@ -190,6 +192,25 @@ def test_the_profile_of_the_paper_brings_its_grid_and_optimiser():
     assert (own.fine_tuning.head_dropout, own.fine_tuning.select_on) == (0.1, 0.1)
     tuned = SuperConfig(fine_tuning=TransferConfig(target="m", task="rte")).resolved()
     assert (tuned.fine_tuning.optimizer, len(list(tuned.grid()))) == ("adamw", 1)
+
+
+@pytest.mark.parametrize("profile", ["paper", "code"])
+def test_a_profile_reaches_every_training(profile):
+    """Six epochs, each evaluated; random batches, dropout, the metric and the padding of the paper."""
+    found = SuperConfig(fine_tuning=TransferConfig(target="m", task="mnli"), profile=profile).resolved()
+    shared = ShareConfig(tasks=("mnli", "rte"), model="m", profile=profile).resolved()
+    for fine_tuning in (*(one for _, one in found.grid()), shared.alone("m", "mnli", 0.3)):
+        one = fine_tuning.resolved()
+        assert (one.profile, one.epochs, one.eval_steps, one.patience) == (profile, 6, "epoch", None)
+        assert (one.group_by_length, one.dropout, one.padding, one.mnli_dev) == (False, "model", "longest", "matched")
+        assert (one.best_includes_final, one.best_above_zero, one.best_by) == (True, False, "primary")
+    assert shared.patience is None
+    assert ShareConfig(tasks=("rte",), model="m", early_stopping=True).resolved().patience == 2
+    # Values of `tuned` did not move, those of the others have a version of their own in the ids.
+    alone = ShareConfig(tasks=("rte",), model="m").resolved().alone("m", "rte", None)
+    assert (alone.profile, alone.epochs, alone.eval_steps) == ("tuned", None, None)
+    tuned = run_id(SuperConfig(fine_tuning=TransferConfig(target="m")), "super")
+    assert (tuned, found.profile_version) == ("super-005aace221e2", 2)
 
 
 @pytest.mark.parametrize(

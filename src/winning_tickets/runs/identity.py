@@ -19,6 +19,9 @@ DEFAULTS_VERSION = 1
 class Identified(Protocol):
     """Settings from which a run id can be made."""
 
+    @property
+    def profile_version(self) -> int: ...
+
     def model_dump(self, *, mode: str, exclude_defaults: bool) -> dict[str, Any]: ...
 
 
@@ -39,6 +42,8 @@ def run_id(config: Identified, slug: str, **content: str | None) -> str:
     """
     fields = config.model_dump(mode="json", exclude_defaults=True)
     body = {"config": fields, "content": content, "defaults_version": DEFAULTS_VERSION}
+    if config.profile_version > 1:
+        body["profile_version"] = config.profile_version
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", slug).strip("-").lower()
     return f"{readable}-{digest(body)}"
 

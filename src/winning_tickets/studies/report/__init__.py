@@ -14,6 +14,8 @@ from winning_tickets.runs.errors import UsageError, foreign, unknown
 from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.contract import Held
+from winning_tickets.studies.miniature import MINIATURE, MINIATURE_NOTE
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.report.charts import draw_plot
 from winning_tickets.studies.report.claims import Finding, Verdict, judge_claim
@@ -109,7 +111,7 @@ def report_study(
 def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the files of a report by their names, and its result."""
     runs = gather_runs(plan, store)
-    study, whole = plan.study, not plan.part
+    study, whole, held = plan.study, not plan.part, Held(plan)
     grids = [grid for name in study.tables if (grid := table_grid(study, name, runs)).cells or whole]
     plots = [plot_of(study, name, runs) for name, figure in study.figures.items() if drawn_runs(figure, runs) or whole]
     plotted = [plot_grid(plot, study.published) for plot in plots]
@@ -128,15 +130,15 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
     if "csv" in formats:
         files[LONG] = long_form(runs).encode()
     if "html" in formats:
-        page = render_page(plan, runs, grids, list(zip(plots, plotted, svgs, strict=True)), verdicts, problems)
+        page = render_page(plan, held, runs, grids, list(zip(plots, plotted, svgs, strict=True)), verdicts, problems)
         files[PAGE] = page.encode()
     result = {
         "verb": "study-report",
         "study": study.name,
         "scale": plan.scale,
         "part": list(plan.part),
-        "differences": plan.differences,
-        "deviations": dict(study.deviations),
+        "differences": [MINIATURE_NOTE] * (plan.scale == MINIATURE) + [row.text for row in held.rows if row.differs],
+        "deviations": held.notes,
         "runs": count_states({run.id: run for run in runs}.values()),
         "tables": [grid.name for grid in grids],
         "figures": [plot.name for plot in plots],

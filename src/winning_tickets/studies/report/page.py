@@ -9,6 +9,8 @@ from typing import Any
 
 from winning_tickets.analysis.report.figures import page_svg
 from winning_tickets.analysis.report.page import fill_template
+from winning_tickets.studies.contract import Held
+from winning_tickets.studies.miniature import MINIATURE, MINIATURE_NOTE
 from winning_tickets.studies.plan import Plan, shown_setting
 from winning_tickets.studies.report.claims import Verdict
 from winning_tickets.studies.report.grids import Cell, Form, Grid, form_of, label, slug
@@ -26,6 +28,7 @@ PAPERS = {
 
 def render_page(
     plan: Plan,
+    held: Held,
     runs: Sequence[StudyRun],
     grids: Sequence[Grid],
     plots: Sequence[tuple[Plot, Grid, str]],
@@ -41,8 +44,9 @@ def render_page(
         "parameters": {name: shown_setting(value) for name, value in plan.parameters.items() if value is not None},
         "paper": PAPERS.get(study.paper or ""),
         "part": plan.part,
-        "differences": plan.differences,
-        "deviations": list(study.deviations.values()),
+        "rows": held.rows,
+        "miniature": MINIATURE_NOTE if plan.scale == MINIATURE else "",
+        "deviations": list(held.notes.values()),
         "counts": count_states(unique),
         "total": len(unique),
         "problems": problems,
