@@ -157,7 +157,7 @@ def test_settings_are_smaller_and_rates_higher():
     pruned = miniature_settings(SearchConfig(model="m", method="imp", tasks=("squad", "rte"), profile="paper"))
     assert (pruned.batch_size, pruned.ranking, pruned.batch_tokens) == (4, "global", None)
     share = miniature_settings(ShareConfig(tasks=("rte", "cola"), profile="paper"))
-    assert (share.max_length, share.batch_size, share.resolved().patience) == (128, 8, 1)
+    assert (share.max_length, share.batch_size, share.resolved().best_by) == (128, 8, "average")
     loss = miniature_settings(EvaluateConfig(target="m", segments="packed:512"))
     assert (loss.segments, loss.max_tokens) == ("packed:128", 2_000)
 
