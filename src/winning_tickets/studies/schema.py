@@ -22,6 +22,7 @@ VerbName = Literal[
 LOG = "log."  # start of the path of a value in the records of a run's log
 SETTINGS = "settings."  # start of the path of a setting of a run, with the values of its profile
 HOURS = "log.hours"  # path of the training time until a record of the log
+TRAIN_SECONDS = "run.train_seconds"  # path of the time of all optimizer steps of a run, from its log
 MATRIX_AXES = ("row", "column")  # axes of the entries of a matrix, for a path such as `jaccard.IMP*.OMP`
 Condition = dict[str, Any]
 """Axis -> a value, a list of values, or `{not: ..}`, `{above: ..}`, `{below: ..}`, `{same: AXIS}`; all must hold."""

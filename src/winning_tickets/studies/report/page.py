@@ -10,6 +10,7 @@ from typing import Any
 from winning_tickets.analysis.report.figures import page_svg
 from winning_tickets.analysis.report.page import fill_template
 from winning_tickets.studies.contract import Held
+from winning_tickets.studies.expressions import without_axes
 from winning_tickets.studies.miniature import MINIATURE, MINIATURE_NOTE
 from winning_tickets.studies.plan import Plan, shown_setting
 from winning_tickets.studies.report.claims import Verdict
@@ -175,7 +176,7 @@ _KINDS = {"line": "Line chart", "bar": "Bar chart", "scatter": "Scatter plot", "
 def describe_plot(plot: Plot, grid: Grid) -> str:
     """Describe a figure in words: its kind, its axes, and the first and the last value of each line."""
     form = plot.form
-    words = f"{plot.path.replace('_', ' ')} over {plot.x_name.replace('_', ' ')}"
+    words = f"{without_axes(plot.path)} over {plot.x_name}".replace("_", " ")
     if plot.figure.kind == "pies":
         words = "Each head and FFN has a pie: its size is the importance, its slices are the shares of the tasks"
     parts = [f"{_KINDS[plot.figure.kind]}: {grid.title}. {words}."]
