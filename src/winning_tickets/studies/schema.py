@@ -170,7 +170,8 @@ TESTS = (*COMPARISONS, "lies", "correlates")
 class StudyClaim(Settings):
     """A finding of the paper; exactly one of `TESTS` judges it."""
 
-    text: str
+    text: str  # the sentence of the paper that is judged, in words of our own
+    section: str = ""  # where the paper says so
     stage: str | tuple[str, ...] | None = None
     value: str = "score"
     better: Comparison | None = None  # the first is higher

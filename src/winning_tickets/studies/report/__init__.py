@@ -23,6 +23,8 @@ from winning_tickets.studies.report.grids import Grid, table_grid
 from winning_tickets.studies.report.observations import StudyRun, count_states, gather_runs
 from winning_tickets.studies.report.page import render_page
 from winning_tickets.studies.report.plots import Plot, drawn_runs, plot_grid, plot_of
+from winning_tickets.studies.report.published_claims import judge_published
+from winning_tickets.studies.schema import Study
 
 
 def report_text(result: Mapping[str, Any]) -> str:
@@ -142,7 +144,7 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
         "runs": count_states({run.id: run for run in runs}.values()),
         "tables": [grid.name for grid in grids],
         "figures": [plot.name for plot in plots],
-        "claims": {verdict.name: _record(verdict) for verdict in verdicts},
+        "claims": {verdict.name: _record(verdict) | _of_the_paper(study, verdict.name) for verdict in verdicts},
         "problems": problems,
         "left_out": list(study.left_out),
         "shows": bool(study.tables or study.figures or study.claims),
@@ -183,6 +185,13 @@ def _record(verdict: Verdict) -> dict[str, Any]:
     runs = sorted({run_id for cell in verdict.cells.values() for run_id in cell.run_ids})
     each = {title: _finding(part) for title, part in verdict.parts.items()}
     return {"text": verdict.text, "test": verdict.test, **_finding(verdict.finding), "each": each, "runs": runs}
+
+
+def _of_the_paper(study: Study, claim: str) -> dict[str, Any]:
+    """Return where the paper makes a claim, and what its own numbers say on it."""
+    found = judge_published(study, claim)
+    published = None if found is None else {"estimate": found.mean, "n": found.n, "contradicted": list(found.fails)}
+    return {"section": study.claims[claim].section, "published": published}
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from winning_tickets.studies.report.claims import Verdict
 from winning_tickets.studies.report.grids import Cell, Form, Grid, form_of, label, slug
 from winning_tickets.studies.report.observations import StudyRun, count_states
 from winning_tickets.studies.report.plots import Plot
+from winning_tickets.studies.report.published_claims import judge_published
+from winning_tickets.studies.schema import Study
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAPERS = {
@@ -51,7 +53,7 @@ def render_page(
         "counts": count_states(unique),
         "total": len(unique),
         "problems": problems,
-        "claims": [_claim(study.claims[verdict.name].value, verdict) for verdict in verdicts],
+        "claims": [_claim(study, verdict) for verdict in verdicts],
         "tables": [_table(grid) for grid in grids],
         "figures": [
             {"svg": page_svg(svg), "alt": describe_plot(plot, grid), "table": _table(grid)} for plot, grid, svg in plots
@@ -62,13 +64,15 @@ def render_page(
     return fill_template("study.html.j2", values, TEMPLATES)
 
 
-def _claim(value: str, verdict: Verdict) -> dict[str, Any]:
-    form = form_of(value)
+def _claim(study: Study, verdict: Verdict) -> dict[str, Any]:
+    claim, published = study.claims[verdict.name], judge_published(study, verdict.name)
+    form = form_of(claim.value)
     evidence = [
         _evidence(f"claim-{slug(verdict.name)}-{index}", title, cell, form)
         for index, (title, cell) in enumerate(verdict.cells.items())
     ]
-    return {"verdict": verdict, "evidence": evidence}
+    said = "" if published is None else published.text
+    return {"verdict": verdict, "evidence": evidence, "section": claim.section, "published": said}
 
 
 def _table(grid: Grid) -> dict[str, Any]:
