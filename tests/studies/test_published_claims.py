@@ -12,13 +12,13 @@ from winning_tickets.studies.report.published_claims import judge_published
     ("name", "claim", "points", "n", "fails"),
     [
         # 88.5 against 90.0, and 65.1 against 66.0: the gaps of two more tasks are larger than half a point.
-        ("bert-tickets-table-7", "no-other-gaps", -0.05, 8, ("qqp", "rte")),
+        ("bert-tickets-table-7", "no-other-gaps", -0.0625, 8, ("qqp", "rte")),
         ("bert-tickets-table-7", "larger-gaps", -1.85, 2, ()),
         ("bert-tickets-table-6", "stsb", 10.0, 1, ()),
         ("bert-tickets-table-6", "both-metrics", 0.0, 2, ()),
-        ("super-tickets-table-1", "better", 0.91, 16, ()),
+        ("super-tickets-table-1", "better", 0.884, 16, ()),
         ("super-tickets-table-7", "large-models", 7.75, 8, ()),
-        ("super-tickets-table-4", "sharing", 1.05, 8, ()),
+        ("super-tickets-table-4", "sharing", 1.1125, 8, ()),
     ],
 )
 def test_a_claim_is_judged_on_the_published_numbers(name, claim, points, n, fails):

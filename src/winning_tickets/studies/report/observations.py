@@ -88,8 +88,8 @@ def observe(runs: Sequence[StudyRun], path: str, steps: Container[Any] | None = 
     `*` takes every key and makes it the axis `metric`; `score` and `score.best` are the scores of the primary metric;
     `name=value` takes the entry of a list with that value; `settings.learning_rate` is a setting of a finished run,
     with the values of its profile. `log.kd` takes `kd` of each record of the log, and makes the axis `step`;
-    `log.hours` is the training time up to each record, and `run.train_seconds` that of the whole run. Of a log, only the
-    steps in `steps` are taken, if given, and for a run with an axis `step` only that step. `jaccard.IMP*.OMP` takes
+    `log.hours` is the training time up to each record, and `run.train_seconds` that of the whole run. Of a log, only
+    the steps in `steps` are taken, if given, and for a run with an axis `step` only that step. `jaccard.IMP*.OMP` takes
     entries of a matrix by the names of its rows and columns, which become axes. A record of several seeds
     (`{"values": [...]}`) gives one number per seed.
     """
