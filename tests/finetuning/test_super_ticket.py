@@ -22,6 +22,7 @@ from winning_tickets import (
     measure,
     predict,
     super_ticket,
+    transfer,
 )
 from winning_tickets.cli import app, show
 from winning_tickets.finetuning.super_ticket import count_trainings
@@ -172,6 +173,19 @@ def test_importances_of_a_run_that_is_there(whole, config, tmp_path):
     assert Ticket.from_pretrained(tmp_path / "run" / "super-ticket").gates.keys() == first.gates.keys()
     assert result["super_ticket"]["level"] == 50.0
     assert result["trainings"] == 2 * 2 * 2
+
+
+def test_the_best_settings_of_a_search_are_those_of_a_transfer(whole, config, tmp_path):
+    """They are part of its id, the folder is not: the search's own fine-tuning is repeated to the bit."""
+    found, out = whole
+    best, seeds = found["super_ticket"], tuple(found["seeds"])
+    plain = config.fine_tuning.model_copy(
+        update={"target": str(out / "super-ticket"), "base": config.fine_tuning.target}
+    )
+    result = transfer(plain.model_copy(update={"settings_from": str(out), "seeds": seeds}), tmp_path / "again", QUIET)
+    assert (result["learning_rate"], result["batch_size"]) == (best["learning_rate"], best["batch_size"])
+    assert result["metrics"][found["metric"]]["best"]["values"] == best["whole"]["values"]
+    assert (found["stopped_early"], result["stopped_early"]) == (0, 0)
 
 
 def test_the_profile_of_the_paper_brings_its_grid_and_optimiser():
