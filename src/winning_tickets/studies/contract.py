@@ -355,8 +355,15 @@ def _here(setting: str, rule: Rule, own: Sequence[Place]) -> str:
     for here, places in _values(setting, rule, own):
         found[f"{here} different ones" if rule.form == "count" else shown(here)] += places
     first, *others = sorted(found, key=lambda value: -len(found[value]))
-    names = [*rule.by] or ["task"]
-    exceptions = [
-        (value, {shown(place.facts.get(name)) for place in found[value] for name in names}) for value in others
-    ]
-    return "; ".join([first, *(f"{value} for {', '.join(sorted(which))}" for value, which in exceptions)])
+    exceptions = [f"{value} for {which}" if (which := _told_apart(rule, found, value)) else value for value in others]
+    return "; ".join([first, *exceptions])
+
+
+def _told_apart(rule: Rule, found: Mapping[str, Sequence[Place]], value: str) -> str:
+    """Return the values of a setting by which the runs with one value differ from all others, if there is one."""
+    for name in (*rule.by, "task", "train_size", "sparsity", "objective"):
+        own = {shown(place.facts.get(name)) for place in found[value]}
+        rest = {shown(place.facts.get(name)) for other, places in found.items() if other != value for place in places}
+        if not own & rest:
+            return ", ".join(sorted(own))
+    return ""
