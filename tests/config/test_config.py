@@ -100,9 +100,16 @@ def test_ids_are_frozen():
     profiles = [
         profile_values(p, m, o) for p in ("tuned", "paper", "code") for m in METHOD_NAMES for o in OBJECTIVE_NAMES
     ]
+    profile_names = ("tuned", "paper", "code")
     assert DEFAULTS_VERSION == 1
     transfers = [transfer_profile(profile, task) for profile in ("tuned", "paper", "code") for task in (None, "squad")]
-    assert digest([defaults, profiles, transfers]) == "0c3b6c560730"
+    assert digest([defaults, profiles, transfers]) == "6a1fc43c7909"
+    shares = [ShareConfig(tasks=("cola", "mnli"), model="m", profile=one).resolved() for one in profile_names]
+    supers = [SuperConfig(fine_tuning=TransferConfig(target="m", task="mnli"), profile=one) for one in profile_names]
+    values = [one.model_dump(mode="json", exclude_defaults=True) for one in shares]
+    values += [one.alone("m", "mnli", None).model_dump(mode="json", exclude_defaults=True) for one in shares]
+    values += [one.resolved().model_dump(mode="json", exclude_defaults=True) for one in supers]
+    assert digest(values) == "e62d9808fb5b"
 
 
 def test_the_tuned_rate_falls_with_width_and_steps():

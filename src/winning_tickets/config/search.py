@@ -250,10 +250,12 @@ class SearchConfig(TaskSettings, StructuredSettings):
         (*TRAINED, "imp"),
         ge=1,
     )
-    schedule_passes: int | None = _train(
+    schedule_passes: int | None = setting(
         None,
         "Passes over the corpus after which the learning rate is zero, or after --steps if these take longer. With 0 "
-        "it is zero after --steps.",
+        "it is zero after --steps. For imp by default as --rate-horizon says.",
+        TRAINING,
+        (*TRAINED, "imp"),
         ge=0,
     )
     warmup_steps: int | None = _weights(None, "Steps of linear warm-up.", ge=0)

@@ -40,7 +40,9 @@ def open_tokenizer(where: str, find: Find, own_code: bool = False, **options: An
 
     try:
         with reading(f"Could not load the tokenizer of {where}"):
-            tokenizer: Any = AutoTokenizer.from_pretrained(where, trust_remote_code=own_code and is_trusted(), **options)
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                where, trust_remote_code=own_code and is_trusted(), **options
+            )
     except ContentError as error:
         raise error if any(map(find, _VOCABULARIES)) else _missing(where) from error
     # Without files of a vocabulary, transformers makes a tokenizer that knows its special tokens and no word.

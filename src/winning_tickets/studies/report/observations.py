@@ -21,7 +21,7 @@ from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Point, Run
-from winning_tickets.studies.schema import HOURS, LOG, SETTINGS
+from winning_tickets.studies.schema import HOURS, LOG, SETTINGS, TRAIN_SECONDS
 
 State = Literal["done", "failed", "missing"]
 """State of a run or of one number; `missing` is not there yet, for whatever reason."""
@@ -88,9 +88,10 @@ def observe(runs: Sequence[StudyRun], path: str, steps: Container[Any] | None = 
     `*` takes every key and makes it the axis `metric`; `score` and `score.best` are the scores of the primary metric;
     `name=value` takes the entry of a list with that value; `settings.learning_rate` is a setting of a finished run,
     with the values of its profile. `log.kd` takes `kd` of each record of the log, and makes the axis `step`;
-    `log.hours` is the training time up to each record. Of a log, only the steps in `steps` are taken, if given, and for
-    a run with an axis `step` only that step. `jaccard.IMP*.OMP` takes entries of a matrix by the names of its rows and
-    columns, which become axes. A record of several seeds (`{"values": [...]}`) gives one number per seed.
+    `log.hours` is the training time up to each record, and `run.train_seconds` that of the whole run. Of a log, only
+    the steps in `steps` are taken, if given, and for a run with an axis `step` only that step. `jaccard.IMP*.OMP` takes
+    entries of a matrix by the names of its rows and columns, which become axes. A record of several seeds
+    (`{"values": [...]}`) gives one number per seed.
     """
     return [one for run in runs for one in _observe(run, path, steps)]
 
@@ -228,6 +229,9 @@ def _nodes(run: StudyRun, path: str) -> list[_Node]:
     result = {**(run.result or {}), "run": run.facts}
     if path.startswith(SETTINGS):
         result["settings"] = _resolved(run.settings)
+    if path == TRAIN_SECONDS:
+        hours = [one.value or 0.0 for one in _logged(run, HOURS, None)]
+        result["run"] = {**run.facts, "train_seconds": 3600 * max(hours, default=0.0)}
     found = [_Node(result)]
     names = (run.result or {}).get("labels")
     for key in _keys(path, run.axes):
