@@ -157,7 +157,7 @@ DAMAGE = {
     "a list": (pickled(lambda _: [1], torch.save), _UNREAD),
     "cut off": (cut_off, "Could not load .*/model.safetensors: "),
     "integers": (as_integers, "query.weight as I8, and tickets need float weights"),
-    "no weights": (lambda model: (model / "model.safetensors").unlink(), "no file named model.safetensors"),
+    "no weights": (lambda model: (model / "model.safetensors").unlink(), "has no weights \\(model.safetensors or pytorch_model.bin"),
     "no object": (written("config.json", b"[]"), r"holds \[\], expected an object"),
     "no JSON": (written("config.json", b"{"), "is not valid JSON"),
     "bytes in a tokenizer": (written("tokenizer.json", b"\x80" * 99), _UNKNOWN),
