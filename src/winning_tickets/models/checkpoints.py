@@ -60,8 +60,8 @@ def cause(error: BaseException) -> str:
     """Return what a library says went wrong in one line, without advice to load unsafely."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else ""
-    if first.endswith("(") and len(lines) > 1:  # a printed module, with what is wrong with it behind
-        first = f"{type(error).__name__} {lines[-1]}"
+    if first.endswith("(") and len(lines) > 1:  # a printed module, with what is wrong with it at the end
+        first = f"{first}...{lines[-1]}"
     if first.endswith(":") and len(lines) > 1:  # a validation error: the second line says what is wrong with the field
         first = lines[1].removeprefix("TypeError: ").removeprefix("ValueError: ")
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
@@ -153,6 +153,8 @@ def read_shapes(find: Find, content: Mapping[str, Any], shard: Find | None = Non
         for one in sorted(set(names.values())):
             if (part := (shard or find)(one)) is not None:
                 shapes |= _shapes_in(part)
+            elif shard is None:
+                raise ContentError(f"{path} names the file {shown(one)}, which is not there; copy all files again.")
         return shapes
     return None
 
