@@ -300,6 +300,21 @@ BENCHMARKS = (
         (Row("what the store adds to a run of a minute", share="share_of_a_minute", ours="total_seconds", asked=0.01),),
     ),
     Benchmark(
+        "store_listing",
+        "store_listing",
+        (),
+        ("--runs", "20", "--rounds", "1"),
+        (
+            Row(
+                "listing 20,000 runs: from the index, beside reading them",
+                share="share_of_reading",
+                ours="median.listed",
+                beside="median.without_index",
+                asked=0.1,
+            ),
+        ),
+    ),
+    Benchmark(
         "workers",
         "workers",
         (),

@@ -23,6 +23,7 @@ from winning_tickets.runs import ambient
 from winning_tickets.runs.errors import UsageError
 
 LABELED = [{"text": text, "label": ("animal", "home")["cat" in text]} for text in TEXT]
+TRAINED = dict(corpus=TEXT, steps=2, batch_tokens=64, segments="packed:16", quiet=True)
 KD = dict(objective="kd", sparsity=0.5, steps=2, batch_tokens=64, segments="packed:16", quiet=True)
 DATA = dict(train=LABELED, validation=LABELED[:20], steps=2, batch_size=8, max_length=16, seeds=(0,), quiet=True)
 
@@ -32,6 +33,7 @@ class World:
 
     def __init__(self, folder):
         self.model = str(make_model(folder / "bert", head="mlm+pooler"))
+        self.headless = str(make_model(folder / "headless", head="none"))
         self.ticket = wt.search(self.model, folder / "ticket", method="magnitude", sparsity=0.5)
         self.other = wt.search(self.model, method="random", sparsity=0.5)
         wt.transfer(self.ticket, folder / "run", save_model=True, **DATA)
@@ -66,9 +68,7 @@ def trained_with_hold(folder, around):
 
 
 def shrunk(w, out):
-    wt.shrink(
-        w.model, out, speedup=1.2, corpus=TEXT, steps=2, batch_tokens=64, importance_batches=2, repeats=1, quiet=True
-    )
+    wt.shrink(w.model, out, by="flops", speedup=1.2, importance_batches=2, repeats=1, **TRAINED)
     return files(out)
 
 
@@ -99,9 +99,7 @@ VERBS = {
 SLOW_VERBS = {
     "shrink": shrunk,
     "onnx": lambda w, out: (wt.export(w.run, "onnx", out), files(out))[1],
-    "fit_head": lambda w, out: wt.fit_head(
-        w.model, out, corpus=TEXT, steps=2, batch_tokens=64, segments="packed:16", quiet=True
-    )["final"],
+    "fit_head": lambda w, out: wt.fit_head(w.headless, out, **TRAINED)["final"],
 }
 EVERY_VERB = VERBS | SLOW_VERBS
 
@@ -210,6 +208,26 @@ def test_transforms_are_refused(world):
         torch.jit.trace(call, torch.ones(2))
 
 
+@pytest.mark.slow  # the import of the compiler takes seconds
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
+def test_compiled_functions_are_refused_and_settings_of_the_compiler_are_put_back(world):
+    import torch._dynamo as dynamo
+
+    def call(value):
+        wt.search(world.model, method="magnitude", sparsity=0.5)
+        return value + 1
+
+    with pytest.raises(UsageError, match=r"inside a function that torch\.compile has compiled, which would change"):
+        torch.compile(call, backend="eager")(torch.ones(2))
+    with dynamo.config.patch(disable=True, suppress_errors=True), torch.compiler.set_stance("force_eager"):
+        with ambient.neutral():
+            assert not dynamo.config.disable
+            assert not dynamo.config.suppress_errors
+            assert dynamo.eval_frame._stance.stance == "default"
+        assert dynamo.config.disable
+        assert dynamo.eval_frame._stance.stance == "force_eager"
+
+
 def test_every_public_function_is_protected():
     elsewhere = {"hold", "held"}  # in the class that they return
     elsewhere |= {"glue_submission"}  # as analyses
@@ -222,10 +240,9 @@ def test_every_public_function_is_protected():
 @pytest.mark.slow
 def test_the_usual_values_are_those_of_a_new_process():
     code = """if True:
-        from winning_tickets.runs.ambient import _KEPT, _NEW_PROCESS_SEED, _process_switches, _thread_switches
+        from winning_tickets.runs.ambient import _KEPT, _process_switches, _thread_switches
         import torch, torch._dynamo
         for switch in (*_process_switches(), *_thread_switches()):
             assert switch.usual is _KEPT or switch.get() == switch.usual, (switch, switch.get())
-        assert torch.initial_seed() == _NEW_PROCESS_SEED
     """
     subprocess.run([sys.executable, "-c", code], check=True)

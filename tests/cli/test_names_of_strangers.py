@@ -112,6 +112,33 @@ def test_verbs_of_runs(tickets, world, tmp_path):
     assert tickets("transfer", world[1], *files, "--label-column", "absent", "--out", tmp_path / "t")[0] in (1, 2)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 621. GiB"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes.\nmore"
+        ),
+    ],
+)
+def test_too_little_memory_gets_a_sentence(error, capsys, monkeypatch):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    for number, handler in before:
+        signal.signal(number, handler)
+    assert ended.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith(
+        f"Error: There is not enough memory ({str(error).splitlines()[0].rstrip('.')}). Use smaller"
+    )
+    assert message.count("\n") == 1
+
+
 def test_a_deleted_working_directory_gets_a_sentence(tmp_path):
     """Torch would end the process with a message of its own, in the shell and in Python."""
     program = (

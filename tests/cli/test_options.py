@@ -72,30 +72,6 @@ def test_every_field_is_explained_in_whole_sentences():
             assert set(extra["methods"]) <= {*METHOD_NAMES, "gates"}, name
 
 
-GONE = {"tickets analyse gain": {"--seed"}, "tickets analyse predictors": {"--seed"}}
-"""Options of earlier versions that have no meaning any more: intervals are computed, and no longer drawn."""
-
-
-def test_options_of_earlier_versions_are_still_there():
-    stored = json.loads((ROOT / "tests/golden/c445b3d.json").read_text(encoding="utf-8"))
-    checked = 0
-
-    def walk(words: str, command: Any) -> None:
-        nonlocal checked
-        for key in stored:
-            options = re.fullmatch(rf"cli {re.escape(words)} (--.*)", key)
-            if options:
-                checked += 1
-                assert set(options[1].split()) - GONE.get(words, set()) <= names_of(command), key
-        for word, inner in getattr(command, "commands", {}).items():
-            walk(f"{words} {word}", inner)
-
-    walk("tickets", typer.main.get_command(cli.app))
-    assert checked > 400
-    before = stored["cli tickets verbs"]
-    assert [verb for verb in COMMANDS if verb in before] == before
-
-
 LINES = [
     ("search m --sparsities 0.5,0.7 --heads 1,2 --task rte,cola --keep-optimizer --prune-first --level 30%,10",
      {"sparsity": (0.5, 0.7), "prune_heads": (1, 2), "tasks": ("cola", "rte"), "reset_optimizer": False,

@@ -87,22 +87,29 @@ def test_the_released_mlm_program_differs_from_the_kd_one():
 def test_ids_are_frozen():
     """A default that moves without a new DEFAULTS_VERSION would make old results look like new ones."""
     search = SearchConfig(model="builtin:minilm", corpus="pydocs", sparsity=0.7)
-    assert run_id(search, "mask training 0.7", base="b", corpus="c") == "mask-training-0.7-e1a5ca825f32"
+    assert run_id(search, "mask training 0.7", base="b", corpus="c") == "mask-training-0.7-01740a36b8d6"
     transfer = TransferConfig(target="builtin:minilm", task="rte", seeds=(0, 1))
-    assert run_id(transfer, "rte", base="b") == "rte-f6359cda4d77"
+    assert run_id(transfer, "rte", base="b") == "rte-07923ecdd5ed"
     defaults = {
         n: repr(f.default) for c in (SearchConfig, EvaluateConfig, TransferConfig) for n, f in c.model_fields.items()
     }
     from winning_tickets.config import profile_values
     from winning_tickets.config.transfer import transfer_profile
-    from winning_tickets.runs.identity import DEFAULTS_VERSION, PROFILE_VERSIONS, digest
+    from winning_tickets.runs.identity import DEFAULTS_VERSION, digest
 
     profiles = [
         profile_values(p, m, o) for p in ("tuned", "paper", "code") for m in METHOD_NAMES for o in OBJECTIVE_NAMES
     ]
-    assert (DEFAULTS_VERSION, PROFILE_VERSIONS) == (2, {"paper": 4, "code": 3})
+    profile_names = ("tuned", "paper", "code")
+    assert DEFAULTS_VERSION == 1
     transfers = [transfer_profile(profile, task) for profile in ("tuned", "paper", "code") for task in (None, "squad")]
-    assert digest([defaults, profiles, transfers]) == "0c3b6c560730"
+    assert digest([defaults, profiles, transfers]) == "6a1fc43c7909"
+    shares = [ShareConfig(tasks=("cola", "mnli"), model="m", profile=one).resolved() for one in profile_names]
+    supers = [SuperConfig(fine_tuning=TransferConfig(target="m", task="mnli"), profile=one) for one in profile_names]
+    values = [one.model_dump(mode="json", exclude_defaults=True) for one in shares]
+    values += [one.alone("m", "mnli", None).model_dump(mode="json", exclude_defaults=True) for one in shares]
+    values += [one.resolved().model_dump(mode="json", exclude_defaults=True) for one in supers]
+    assert digest(values) == "e62d9808fb5b"
 
 
 def test_the_tuned_rate_falls_with_width_and_steps():
@@ -130,47 +137,24 @@ def test_a_shared_training_takes_the_tuned_rate_and_never_less_than_that_of_the_
 
 def test_long_mask_trainings_of_tuned_have_a_lower_rate():
     def rate(steps, **fields):
-        config = SearchConfig(model="m", corpus="c", steps=steps, **fields)
-        return config.resolved().learning_rate, config.rule_versions
+        return SearchConfig(model="m", corpus="c", steps=steps, **fields).resolved().learning_rate
 
-    lowered = {"tuned_scores_rate": 1}
-    assert [rate(steps) for steps in (1, 240, 300)] == [(2e-4, {})] * 3
-    assert [rate(steps)[0] for steps in (301, 1200, 30_000)] == pytest.approx([1.9967e-4, 1e-4, 2e-5], rel=1e-4)
-    assert rate(1200, sparsity=[0.5, 0.6], rung_steps=60)[0] == pytest.approx(1e-4), "the first level is the longest"
-    assert rate(1200)[1] == lowered
-    assert rate(1200, ranking="global")[1] == {"tuned_global": 1} | lowered
-    assert rate(1200, learning_rate=2e-4) == (2e-4, {})
-    assert rate(1200, block_wise=True) == (2e-4, {}), "each layer has a part of the steps"
+    assert [rate(steps) for steps in (1, 240, 300)] == [2e-4] * 3
+    assert [rate(steps) for steps in (301, 1200, 30_000)] == pytest.approx([1.9967e-4, 1e-4, 2e-5], rel=1e-4)
+    assert rate(1200, sparsity=[0.5, 0.6], rung_steps=60) == pytest.approx(1e-4), "the first level is the longest"
+    assert rate(1200, ranking="global") == pytest.approx(1e-4)
+    assert rate(1200, learning_rate=2e-4) == 2e-4
+    assert rate(1200, block_wise=True) == 2e-4, "each layer has a part of the steps"
     gates = {"units": ["heads"], "level": ["50%"]}
     assert rate(1200, **gates) == rate(60, **gates)
-    assert rate(1200, profile="paper", objective="mlm") == (5e-5, {})
-    assert rate(1200, method="wanda") == (2e-4, {})
+    assert rate(1200, profile="paper", objective="mlm") == 5e-5
+    assert rate(1200, method="wanda") == 2e-4
 
 
-def test_a_rule_that_changes_gives_other_ids_where_it_is_used():
-    """Values that are given, and the profiles of the papers, do not depend on the rules."""
-    open_, rate, dropout = TransferConfig(target="m", task="rte"), {"tuned_rate": 1}, {"tuned_dropout": 1}
-    assert open_.rule_versions == {"tuned_rate": 2} | dropout  # the rate of a ticket
-    assert TransferConfig(target="m", task="rte", learning_rate=2e-5).rule_versions == dropout
-    assert TransferConfig(target="m", task="rte", dropout="model").rule_versions == {"tuned_rate": 2}
-    assert TransferConfig(target="m", task="rte", profile="paper").rule_versions == {}
-    batches = {"tuned_batches": 1}
-    assert ShareConfig(model="m", tasks=("rte", "mrpc")).rule_versions == rate | dropout | batches
-    given = ShareConfig(model="m", tasks=("rte", "mrpc"), learning_rate=5e-5, dropout=0.1, group_by_length=False)
-    assert given.rule_versions == {}
-    assert SearchConfig(model="m", method="imp", tasks=("rte",)).rule_versions == rate | batches
-    assert SearchConfig(model="m", method="imp", tasks=("rte",), group_by_length=True).rule_versions == rate
-    assert SearchConfig(model="m", method="imp", objective="mlm+task", tasks=("rte",)).rule_versions == batches
-    assert SearchConfig(model="m", method="imp", objective="mlm").rule_versions == {}
-    assert SearchConfig(model="m", method="imp", tasks=("rte",), profile="paper").rule_versions == {}
-    assert SearchConfig(model="m", method="snip", tasks=("rte",)).rule_versions == batches
-    ranked = {"ranking": "global", "corpus": "c"}
-    assert SearchConfig(model="m", **ranked).rule_versions == {"tuned_global": 1}
+def test_only_mask_training_with_global_ranking_starts_from_ranks():
+    assert SearchConfig(model="m", corpus="c", ranking="global").resolved().score_init == "rank"
     assert SearchConfig(model="m", method="magnitude", ranking="global").resolved().score_init == "activation"
-    for given in ({"score_init": "rank"}, {"ranking": "row"}, {"method": "wanda"}, {"profile": "paper"}):
-        assert SearchConfig(model="m", **(ranked | given)).rule_versions == {}
-    assert SuperConfig(fine_tuning=open_).rule_versions == rate | dropout
-    assert SuperConfig(fine_tuning=open_, learning_rates=(1e-4,)).rule_versions == dropout
+    assert SearchConfig(model="m", corpus="c", ranking="row").resolved().score_init == "activation"
 
 
 def test_a_default_spelled_out_changes_nothing_and_another_value_does():

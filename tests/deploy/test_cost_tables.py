@@ -106,4 +106,4 @@ def test_sizes_of_an_ffn_are_multiples_of_32_where_there_are_enough():
 @pytest.mark.parametrize("content", [b'{"counted": ', b"\xff", b"[]"])
 def test_a_damaged_table_is_measured_again(tmp_path, content):
     (tmp_path / "table.json").write_bytes(content)
-    assert costs._cached(tmp_path / "table.json") is None
+    assert costs.stored_costs(tmp_path / "table.json") is None

@@ -104,7 +104,8 @@ def test_training_is_the_same_whatever_is_chosen_on(config, tmp_path):
 @pytest.mark.parametrize(
     ("scores", "patience", "expected"),
     [
-        ([0.5, 0.6, 0.6], 1, True),
+        ([0.5, 0.6, 0.6], 1, False),
+        ([0.5, 0.6, 0.5], 1, True),
         ([0.5, 0.6, 0.6], 2, False),
         ([0.5, 0.6, 0.5, 0.4], 2, True),
         ([0.5], 1, False),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 from pathlib import Path
 
@@ -170,13 +172,34 @@ def test_a_plan_without_an_evaluation_that_counts():
     plan("rte", "code", steps=5).check(["validation"])
 
 
-def test_a_training_does_not_stop_during_its_warm_up():
-    """Evaluations after steps 4, 8 ... of 40 are all equal; the first ten steps are warm-up."""
+def test_a_training_does_not_stop_during_its_warm_up_or_at_equal_scores():
+    """Evaluations after steps 4, 8 ... of 40 are worse and worse, or equal; the first ten steps are warm-up."""
     made = plan("rte", steps=40, every=4, epoch=4, patience=1, warmup_ratio=0.25)
-    same = [{"step": step, "evaluation": {"accuracy": 0.5}} for step in range(4, 41, 4)]
-    assert [len(same[:n]) * 4 for n in range(1, 6) if made.exhausted(same[:n])] == [16, 20]
+    worse = [{"step": step, "evaluation": {"accuracy": 0.9 - step / 100}} for step in range(4, 41, 4)]
+    same = [record | {"evaluation": {"accuracy": 0.5}} for record in worse]
+    assert [4 * n for n in range(1, 6) if made.exhausted(worse[:n])] == [16, 20]
+    assert not any(made.exhausted(same[:n]) for n in range(1, 11))
     without = plan("rte", steps=40, every=4, epoch=4, patience=1)
-    assert without.exhausted(same[:2])
+    assert without.exhausted(worse[:2])
+    assert plan("rte", early_stopping=True).config.patience == 2
+
+
+def test_a_degenerate_evaluation_is_the_best_only_if_all_are():
+    """27 examples of RTE: one answer for all scores 0.667 on them, and the epochs that learn something score less."""
+    scores = [(0.667, True), (0.63, False), (0.62, False)]
+    found = [
+        {"step": step, "evaluation": {"accuracy": 0.5}, "selection": {"accuracy": score}, "degenerate": degenerate}
+        for step, (score, degenerate) in zip((4, 8, 12), scores, strict=True)
+    ]
+    made = plan("rte", every=4, patience=2, select_on=0.1)
+    assert made.best(found)["step"] == 8
+    assert not made.exhausted(found)
+    assert made.best([record | {"degenerate": True} for record in found])["step"] == 4
+    shared = [
+        record | {"average": 0.9 - record["step"] / 100, "degenerate": {"rte": record["degenerate"]}}
+        for record in found
+    ]
+    assert made.best(shared)["step"] == 8
 
 
 @pytest.fixture
@@ -239,17 +262,44 @@ def test_refusals(tmp_path, bert):
         TransferConfig.of(target=bert, profile="best")
 
 
+@pytest.fixture
+def worse_and_worse(monkeypatch):
+    """Evaluations of which each is worse than the one before."""
+    module, scores = importlib.import_module("winning_tickets.finetuning.transfer"), itertools.count()
+    real = module.evaluate_dev_splits
+
+    def falling(prepared, plm, bf16=False):
+        return real(prepared, plm, bf16) | {"evaluation": {"accuracy": 0.9 - next(scores) / 100}}
+
+    monkeypatch.setattr(module, "evaluate_dev_splits", falling)
+
+
+def test_every_epoch_is_evaluated(tmp_path, bert):
+    config = TransferConfig(target=bert, task="rte", epochs=3, batch_size=9, eval_steps="epoch", profile="paper")
+    result = transfer(config, tmp_path / "run", QUIET)
+    assert [record["step"] for record in read_log(tmp_path / "run" / "seed-0") if "evaluation" in record] == [4, 8, 12]
+    assert (result["eval_steps"], result["stopped_early"]) == (4, 0)
+    for wrong in (0, 1.5, True):
+        with pytest.raises(
+            UsageError, match=rf"^--eval-steps {wrong} is impossible; it must be at least 1, or epoch.$"
+        ):
+            TransferConfig.of(target=bert, eval_steps=wrong)
+
+
 @pytest.mark.parametrize("profile", ["paper", "tuned"])
+@pytest.mark.usefixtures("worse_and_worse")
 def test_patience_counts_epochs_and_waits_for_the_end_of_the_warm_up(tmp_path, bert, profile):
-    """A model that learns nothing: the warm-up ends at step 8, so the epochs that end at 8 and 12 are compared."""
+    """The warm-up ends at step 8, so the epochs that end at 8 and 12 are compared; scores fall."""
     config = TransferConfig(target=bert, task="rte", profile=profile, epochs=6, batch_size=9, learning_rate=1e-12)
     config = config.model_copy(update={"patience": 1, "warmup_ratio": 0.3})
     result = transfer(config, tmp_path / "run", QUIET)
     seed = json.loads((tmp_path / "run" / "seed-0" / "result.json").read_text())
     assert (result["steps"], result["eval_steps"], seed["stopped_step"]) == (24, 4, 12)
+    assert (result["stopped_early"], seed["stopped_early"]) == (1, True)
     assert [record["step"] for record in read_log(tmp_path / "run" / "seed-0") if "evaluation" in record] == [4, 8, 12]
 
 
+@pytest.mark.usefixtures("worse_and_worse")
 def test_evaluations_by_steps_are_counted_where_they_are_asked_for(tmp_path, bert):
     config = TransferConfig(target=bert, task="rte", epochs=6, batch_size=9, learning_rate=1e-12, profile="paper")
     config = config.model_copy(update={"patience": 2, "eval_steps": 2, "warmup_ratio": 0.25})

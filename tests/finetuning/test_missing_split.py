@@ -13,7 +13,7 @@ from winning_tickets.data.metrics import averages, combine_splits
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.runs.store.index import shape_problem
+from winning_tickets.runs.store.records import shape_problem
 from winning_tickets.studies.report.observations import StudyRun, observe
 
 QUIET = Runtime(quiet=True)

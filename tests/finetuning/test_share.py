@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from winning_tickets.data.metrics import averages, compute_metrics
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.tasks import TASKS
-from winning_tickets.finetuning.sharing_setup import check_sharing, prepare_sharing, single
+from winning_tickets.finetuning.sharing_setup import check_sharing, prepare_sharing
 from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, make_sharing_trainer
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
@@ -638,7 +639,7 @@ def test_an_impossible_rate_of_single_tasks_is_refused(value):
 @pytest.mark.parametrize("grouped", [True, False])
 def test_single_task_trainings_order_their_batches_as_the_shared_one(grouped):
     config = ShareConfig.of(model="m", tasks=("rte", "mrpc"), group_by_length=grouped).resolved()
-    assert single(config, "m", "rte", None).resolved().group_by_length is grouped
+    assert config.alone("m", "rte", None).resolved().group_by_length is grouped
 
 
 def test_the_dropout_of_a_shared_model_may_be_0():
@@ -688,13 +689,23 @@ def test_a_sharing_takes_tickets_of_other_weights_where_they_are_allowed(tmp_pat
     assert Sharing(prepare_sharing(config, QUIET), 0, QUIET).tickets.selections["mrpc"]
 
 
-def test_one_model_stops_early_and_is_reported_at_one_step(config, tmp_path):
-    """Profile `paper`: models that learn nothing stop after the second epoch, when no average was better."""
-    still = config.model_copy(update={"profile": "paper", "epochs": 5.0, "learning_rate": 1e-12, "seeds": (3,)})
-    result = share(still, tmp_path / "run", QUIET)
+@pytest.mark.parametrize(("fields", "epochs"), [({}, 3), ({"patience": 1}, 2), ({"early_stopping": True}, 3)])
+def test_one_model_is_reported_at_one_step_and_may_stop_early(config, tmp_path, monkeypatch, fields, epochs):
+    """Every epoch is worse than the one before; the profile `paper` trains all of them."""
+    module, scores = importlib.import_module("winning_tickets.finetuning.sharing_trainer"), itertools.count()
+    real = module.evaluate_dev_splits
+
+    def falling(prepared, plm, bf16=False):
+        found, place = real(prepared, plm, bf16), next(scores)
+        return found | {"evaluation": dict.fromkeys(found["evaluation"], 0.9 - place / 100), "degenerate": False}
+
+    monkeypatch.setattr(module, "evaluate_dev_splits", falling)
+    paper = {"profile": "paper", "epochs": 3.0, "learning_rate": 1e-12, "seeds": (3,), "save_model": False}
+    result = share(config.model_copy(update=paper | fields), tmp_path / "run", QUIET)
     assert result["best_by"] == "average"
     log = [record for record in read_log(tmp_path / "run" / "seed-3") if "evaluation" in record]
-    assert [record["step"] for record in log] == [result["steps_per_epoch"], 2 * result["steps_per_epoch"]]
+    assert [record["step"] // result["steps_per_epoch"] for record in log] == [*range(1, epochs + 1)]
+    assert result["stopped_early"] == (epochs < 3)
     for record in log:
         primary = [record["evaluation"][task][result["tasks"][task]["primary_metric"]] for task in NAMES]
         assert record["average"] == pytest.approx(statistics.fmean(primary))

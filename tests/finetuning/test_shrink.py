@@ -22,6 +22,7 @@ from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError
 
 QUIET = Runtime(quiet=True, device="cpu")
 MODULE = import_module("winning_tickets.finetuning.shrink")
+RESULTS = import_module("winning_tickets.finetuning.shrink_results")
 RECOVERY = import_module("winning_tickets.finetuning.recovery")
 LITTLE = {"by": "flops", "steps": 4, "eval_steps": 2, "batch_tokens": 64, "max_tokens": 128, "segments": "mixed:4-16",
           "importance_batches": 2, "removal_batches": 1, "repeats": 2, "latency_on": "batch=2,length=8"}  # fmt: skip
@@ -312,9 +313,9 @@ def test_a_format_that_fails_takes_nothing_else_with_it(world, capsys, monkeypat
         def forward(self, **inputs):
             return self.inner(**inputs)
 
-    monkeypatch.setattr(MODULE, "write_onnx", write("onnx"))
-    monkeypatch.setattr(MODULE, "write_int8", write("int8"))
-    monkeypatch.setattr(MODULE, "OnnxModel", FromFile)
+    monkeypatch.setattr(RESULTS, "write_onnx", write("onnx"))
+    monkeypatch.setattr(RESULTS, "write_int8", write("int8"))
+    monkeypatch.setattr(RESULTS, "OnnxModel", FromFile)
     monkeypatch.setattr(MODULE, "recover", lambda *args: trained.append(1) or recover(*args))
     recover = RECOVERY.recover
     words = [f"--{name.replace('_', '-')}={value}" for name, value in LITTLE.items()]

@@ -14,6 +14,7 @@ from samples.tiny_tasks import task_data, tasks_fixture
 from winning_tickets import (
     Runtime,
     SearchConfig,
+    ShareConfig,
     SuperConfig,
     Ticket,
     TransferConfig,
@@ -21,6 +22,7 @@ from winning_tickets import (
     measure,
     predict,
     super_ticket,
+    transfer,
 )
 from winning_tickets.cli import app, show
 from winning_tickets.finetuning.super_ticket import count_trainings
@@ -173,6 +175,19 @@ def test_importances_of_a_run_that_is_there(whole, config, tmp_path):
     assert result["trainings"] == 2 * 2 * 2
 
 
+def test_the_best_settings_of_a_search_are_those_of_a_transfer(whole, config, tmp_path):
+    """They are part of its id, the folder is not: the search's own fine-tuning is repeated to the bit."""
+    found, out = whole
+    best, seeds = found["super_ticket"], tuple(found["seeds"])
+    plain = config.fine_tuning.model_copy(
+        update={"target": str(out / "super-ticket"), "base": config.fine_tuning.target}
+    )
+    result = transfer(plain.model_copy(update={"settings_from": str(out), "seeds": seeds}), tmp_path / "again", QUIET)
+    assert (result["learning_rate"], result["batch_size"]) == (best["learning_rate"], best["batch_size"])
+    assert result["metrics"][found["metric"]]["best"]["values"] == best["whole"]["values"]
+    assert (found["stopped_early"], result["stopped_early"]) == (0, 0)
+
+
 def test_the_profile_of_the_paper_brings_its_grid_and_optimiser():
     bare = SuperConfig(fine_tuning=TransferConfig(target="m", task="cola"), profile="paper").resolved()
     assert bare.level == (10, 20, 30, 40, 50, 60, 70, 80)
@@ -180,7 +195,7 @@ def test_the_profile_of_the_paper_brings_its_grid_and_optimiser():
         f"lr-{rate}_batch-{size}" for rate in ("5e-05", "0.0001", "0.0002") for size in (8, 16, 32)
     ]
     fine_tuning = bare.fine_tuning
-    assert (fine_tuning.optimizer, fine_tuning.warmup_ratio, fine_tuning.patience) == ("adamax-mtdnn", 0.1, 1)
+    assert (fine_tuning.optimizer, fine_tuning.warmup_ratio) == ("adamax-mtdnn", 0.1)
     assert (fine_tuning.head_dropout, fine_tuning.max_length, fine_tuning.epochs) == (0.05, 512, 6)
     own = SuperConfig(
         fine_tuning=TransferConfig(target="m", task="rte", steps=5, optimizer="adamw"),
@@ -191,6 +206,22 @@ def test_the_profile_of_the_paper_brings_its_grid_and_optimiser():
     assert (own.fine_tuning.head_dropout, own.fine_tuning.select_on) == (0.1, 0.1)
     tuned = SuperConfig(fine_tuning=TransferConfig(target="m", task="rte")).resolved()
     assert (tuned.fine_tuning.optimizer, len(list(tuned.grid()))) == ("adamw", 1)
+
+
+@pytest.mark.parametrize("profile", ["paper", "code"])
+def test_a_profile_reaches_every_training(profile):
+    """Six epochs, each evaluated; random batches, dropout, the metric and the padding of the paper."""
+    found = SuperConfig(fine_tuning=TransferConfig(target="m", task="mnli"), profile=profile).resolved()
+    shared = ShareConfig(tasks=("mnli", "rte"), model="m", profile=profile).resolved()
+    for fine_tuning in (*(one for _, one in found.grid()), shared.alone("m", "mnli", 0.3)):
+        one = fine_tuning.resolved()
+        assert (one.profile, one.epochs, one.eval_steps, one.patience) == (profile, 6, "epoch", None)
+        assert (one.group_by_length, one.dropout, one.padding, one.mnli_dev) == (False, "model", "longest", "matched")
+        assert (one.best_includes_final, one.best_above_zero, one.best_by) == (True, False, "primary")
+    assert shared.patience is None
+    assert ShareConfig(tasks=("rte",), model="m", early_stopping=True).resolved().patience == 2
+    alone = ShareConfig(tasks=("rte",), model="m").resolved().alone("m", "rte", None)
+    assert (alone.profile, alone.epochs, alone.eval_steps) == ("tuned", None, None)
 
 
 @pytest.mark.parametrize(

@@ -317,7 +317,7 @@ READERS: dict[str, Reader] = {
     "stored result on a page": Reader(seeds.store, "store/runs/done/result.json", "json", _page, inputs=1000),
     "stored provenance on a page": Reader(seeds.store, "store/about/done/provenance.json", "json", _page, inputs=1000),
     "cached index of a store": Reader(
-        seeds.store, "store/cache/runs.json", "json", _store, inputs=FEW, copied_from="runs/done/"
+        seeds.store, "store/cache/index.sqlite", "text", _store, inputs=FEW, copied_from="runs/done/"
     ),
     "claim": Reader(
         seeds.store,

@@ -20,7 +20,7 @@ from winning_tickets.pruning.importance import Importance
 from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.store import query
-from winning_tickets.runs.store.index import shape_problem
+from winning_tickets.runs.store.records import shape_problem
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import plan_study

@@ -1,12 +1,15 @@
 # ruff: noqa: E501, SIM905, T201
-"""Collect everything that a move of files must leave unchanged, as one sorted JSON file, and compare two of them.
+"""Collect the values that a change of structure must leave equal, as one sorted JSON file, and compare two of them.
 
-    python tests/golden/collect.py OUT.json                 two minutes on one free core
+    python tests/golden/collect.py OUT.json                 one minute on one free core
+    python tests/golden/collect.py OUT.json --tree FOLDER   the values of another checkout, such as that of a release
     python tests/golden/collect.py --compare A.json B.json  prints every key that differs; exit code 1 if any does
 
+Before and after a change of structure, compare the values of both checkouts on the same machine:
+
+    git worktree add ../before v0.1.0 && python tests/golden/collect.py before.json --tree ../before
+
 Collected:
-    api       public names, parameters of functions, fields of configurations, members of classes
-    cli       every verb with all names of its options, their types and defaults
     plans     every run id, configuration and point of every recipe at every scale
     json      the JSON of every verb: each key with its value, or with its type where a clock or a machine decides it
     tensors   hashes of the tensors of every ticket, model, state and export that these verbs write
@@ -15,11 +18,10 @@ Collected:
     errors    exit codes of command lines with mistakes
 
 The verbs run through the command line in this process on the models and data of `tiny:`; studies start their own
-worker processes. Hashes of tensors and measured numbers depend on the type of the CPU and on the version of torch:
-compare two collections of one machine only. `c445b3d.json` was made at the commit of that name, before the move. Run
-ids depend on the place of a model, so every collection uses the same temporary folder and waits for another one. Files
-that hold times or hashes of them are left out. Not run, because too slow or because they need a network or a GPU:
-`demo` (its options are collected), ONNX export, PNG pictures (their names are collected), Ray, several processes.
+worker processes. Hashes of tensors and measured numbers depend on the type of the CPU and on the version of torch, so
+no collection is stored. Run ids depend on the place of a model, so every collection uses the same temporary folder and
+waits for another one. Files that hold times or hashes of them are left out. Not run, because too slow or because they
+need a network or a GPU: `demo`, ONNX export, PNG pictures (their names are collected), Ray, several processes.
 """
 
 from __future__ import annotations
@@ -33,16 +35,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
-from inspect import Parameter, isclass, isfunction, signature
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,13 +62,8 @@ FEW = "--data-dir glue --steps 3 --batch-size 8"
 
 def planning() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Functions that load and plan a study; the only names of this script that are not public."""
-    for package in ("winning_tickets.studies", "winning_tickets.study"):
-        try:
-            return import_module(f"{package}.load").load_study, import_module(f"{package}.plan").plan_study
-        except ModuleNotFoundError as error:
-            if error.name is None or not error.name.startswith(package):
-                raise
-    raise SystemExit("collect.py finds no module that plans studies.")
+    package = "winning_tickets.studies"
+    return import_module(f"{package}.load").load_study, import_module(f"{package}.plan").plan_study
 
 
 SEARCHES = {
@@ -211,7 +205,7 @@ class Collection:
 
     def plain(self, text: str) -> str:
         """The text without the place of the working folder, of the repository and of the Python environment."""
-        for place, word in ((self._work, "WORK"), (ROOT, "ROOT"), (Path(sys.prefix), "PREFIX")):
+        for place, word in ((self._work, "WORK"), (Path(sys.prefix), "PREFIX")):
             text = text.replace(str(place), word)
         return text
 
@@ -228,7 +222,7 @@ class Collection:
 
     def folder(self, name: str, folder: Path) -> None:
         """Names, tensors and contents of the files of a folder."""
-        # Model cards came after the first collection; their tests are in tests/deploy/test_publish.py.
+        # Model cards have tests of their own, in tests/deploy/test_publish.py.
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
         names = [path.relative_to(folder).as_posix() for path in files]
         self.values[f"files {name}"] = names
@@ -328,72 +322,6 @@ def perform(found: Collection, name: str, words: list[str]) -> Any:
     value = json.loads(out or "null")
     found.data(f"json {name}", value)
     return value
-
-
-def collect_api(found: Collection) -> None:
-    """The public names, and that neither importing them nor `--help` loads torch."""
-    import winning_tickets
-
-    found.values["api __all__"] = list(winning_tickets.__all__)
-    for name in winning_tickets.__all__:
-        found.values[f"api {name}"] = described(getattr(winning_tickets, name))
-    for label, code in (
-        ("import", "import winning_tickets"),
-        ("--help", "import runpy; sys.argv[1:] = ['search', '--help']; runpy.run_module('winning_tickets')"),
-    ):
-        script = (
-            f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\nprint('torch' in sys.modules, file=sys.stderr)"
-        )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-        found.values[f"api {label} loads torch"] = done.stderr.strip()
-
-
-def described(value: Any) -> Any:
-    """Parameters of a function, fields of a configuration, members of another class."""
-    if isclass(value):
-        fields = getattr(value, "model_fields", None)
-        if fields is not None:
-            return {name: repr(field.get_default(call_default_factory=True)) for name, field in fields.items()}
-        own = [one for one in value.__mro__ if one.__module__.startswith("winning_tickets")]
-        return sorted({name for one in own for name in vars(one) if not name.startswith("_")})
-    if isfunction(value):
-        empty = Parameter.empty
-        return [
-            f"{one.kind.name} {one.name}" + ("" if one.default is empty else f" = {one.default!r}")
-            for one in signature(value).parameters.values()
-        ]
-    return value if isinstance(value, str) else type(value).__name__
-
-
-def collect_options(found: Collection) -> None:
-    """Every verb with its options."""
-    import typer
-
-    app = import_module("winning_tickets.cli").app
-    app = app.app if isinstance(app, ModuleType) else app
-
-    def walk(name: str, command: Any) -> None:
-        found.values[f"cli {name} hidden"] = bool(command.hidden)
-        for one in command.params:
-            names = " ".join(sorted([*one.opts, *one.secondary_opts]))
-            found.values[f"cli {name} {names}"] = {
-                "name": one.name,
-                "kind": one.param_type_name,
-                "type": str(one.type_descriptor.annotation if hasattr(one, "type_descriptor") else one.type),
-                "range": [str(getattr(one, "min", None)), str(getattr(one, "max", None))],
-                "default": str(one.default),
-                "required": one.required,
-                "multiple": bool(getattr(one, "multiple", False)),
-                "nargs": one.nargs,
-                "environment": one.envvar,
-            }
-        commands = getattr(command, "commands", {})
-        if commands:
-            found.values[f"cli {name} verbs"] = list(commands)
-        for word, inner in commands.items():
-            walk(f"{name} {word}", inner)
-
-    walk("tickets", typer.main.get_command(app))
 
 
 def collect_plans(found: Collection) -> None:
@@ -507,9 +435,9 @@ def collect_mistakes(found: Collection) -> None:
         found.values[f"errors {name}"] = {"exit code": code, "stdout": out if name != "nothing" else bool(out)}
 
 
-def collect(target: Path) -> None:
-    """Write the collection to a file."""
-    source = str(ROOT / "src")
+def collect(target: Path, tree: Path) -> None:
+    """Write the collection of a checkout to a file."""
+    source = str(tree.resolve() / "src")
     sys.path.insert(0, source)
     os.environ.update(
         PYTHONPATH=source, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", PYTHONHASHSEED="0"
@@ -525,8 +453,6 @@ def collect(target: Path) -> None:
     os.chdir(work)
     try:
         found = Collection(work)
-        collect_api(found)
-        collect_options(found)
         collect_plans(found)
         import torch
 
@@ -557,6 +483,7 @@ def compare(first: Path, second: Path, ignore: str | None) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", nargs="?", type=Path, help="the JSON file to write")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout to collect from, by default this one")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two files to compare")
     parser.add_argument("--ignore", metavar="REGEX", help="with --compare: keys to leave out")
     given = parser.parse_args()
@@ -564,7 +491,7 @@ def main() -> None:
         sys.exit(compare(*given.compare, given.ignore))
     if given.out is None:
         parser.error("give the file to write, or --compare")
-    collect(given.out)
+    collect(given.out, given.tree)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import winning_tickets
-from winning_tickets.cli import DOCS
+from winning_tickets.cli.application import DOCS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -23,7 +23,10 @@ HOME = PROJECT["urls"]["Homepage"]
 def test_versions_and_addresses_agree() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    assert PROJECT["version"] == citation["version"] == winning_tickets.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## \[(\d+\.\d+\.\d+)\]", changelog, re.MULTILINE)[1] == winning_tickets.__version__
+    assert "version" not in PROJECT, "__init__.py has it"
+    assert "version" not in citation, "__init__.py has it"
     assert citation["repository-code"] == HOME
     assert f"repo_url: {HOME}\n" in site
     assert all(url.startswith(HOME) for url in (*PROJECT["urls"].values(), DOCS))

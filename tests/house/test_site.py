@@ -18,8 +18,8 @@ import typer.main
 
 import winning_tickets
 from winning_tickets import analysis
-from winning_tickets.cli import DOCS as DOCS_ADDRESS
 from winning_tickets.cli import app
+from winning_tickets.cli.application import DOCS as DOCS_ADDRESS
 from winning_tickets.cli.commands import Verb
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,11 +14,11 @@ FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__", "breakpoint", "input
 FORBIDDEN_MODULES = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle", "runpy", "code"}
 SUBPROCESS = {"runs/provenance.py", "studies/engines.py"}
 """Files that start processes: git, and the workers of a study; always from a list of words."""
-PICKLE = {"deploy/mask_files.py": {"UnpicklingError"}}
+PICKLE = {name: {"UnpicklingError"} for name in ("deploy/mask_files.py", "models/checkpoints.py")}
 """The errors of torch's own restricted reader are those of pickle."""
 FLAG = ("api/arguments.py", "api/deploy_verbs.py", "cli/studies.py", "cli/tickets.py", "models/given.py")
 """Files with a function that is told whether the user trusts the code of models, and passes it on."""
-LOADS = ("deploy/measure.py", "models/loading.py")
+LOADS = ("deploy/measure.py", "models/loading.py", "models/tokenizers.py")
 """Files that make models, with their own code only if `is_trusted()`."""
 OWN = ("Ticket.",)
 """Classes of ours with a `from_pretrained`; without `trust_remote_code=False` those of transformers ask on stdin."""
@@ -67,7 +67,7 @@ def problems(text: str, name: str) -> list[str]:
 def _asked_for(node: ast.keyword, name: str) -> bool:
     """Models run code of their own after --trust-remote-code only."""
     value = ast.unparse(node.value)
-    loads = name in LOADS and value == "is_trusted()"
+    loads = name in LOADS and value in ("is_trusted()", "own_code and is_trusted()")
     passes = name in FLAG and value in ("trust_remote_code", "runtime.trust_remote_code")
     return node.arg == "trust_remote_code" and (loads or passes)
 

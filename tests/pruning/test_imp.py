@@ -361,6 +361,17 @@ def test_a_decay_may_be_longer_than_the_search(whole, horizon, step, factor):
     assert rate(step) == pytest.approx(factor)
 
 
+def test_a_decay_follows_the_corpus(tmp_path, bert):
+    """As that of mask training: over so many passes of the corpus at hand, and never shorter than the search."""
+    rates = {}
+    for passes in (0, 40, 80):
+        config = learning(bert, "imp", corpus_of(tmp_path), schedule_passes=passes, rate_horizon="total")
+        search_all(config, tmp_path / f"out-{passes}", QUIET)
+        rates[passes] = [one["learning_rate"] for one in read_log(tmp_path / f"out-{passes}") if "learning_rate" in one]
+    falls = {passes: own[0] - own[1] for passes, own in rates.items()}
+    assert falls[0] > falls[40] == pytest.approx(2 * falls[80], rel=1e-6)
+
+
 def test_a_decay_that_is_shorter_than_a_round_is_refused(tmp_path, bert):
     config = learning(bert, "imp", corpus_of(tmp_path), schedule_steps=2)
     with pytest.raises(UsageError, match="--schedule-steps 2 would leave training steps without a learning rate"):

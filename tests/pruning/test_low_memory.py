@@ -16,7 +16,7 @@ from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import Interrupted, UsageError
 
 QUIET = Runtime(quiet=True)
-SHORT = {"score_dtype": "bfloat16", "moment_dtype": "float8"}
+SHORT = {"score_dtype": "bfloat16", "moment_dtype": "bfloat16"}
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +34,15 @@ def configured(folder, kind="llama", **settings):
     return SearchConfig(model=str(folder / kind), **fixed | settings)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
-def test_random_rounding_keeps_the_mean(dtype):
+def test_random_rounding_keeps_the_mean():
     generator = torch.Generator().manual_seed(0)
     value = 1.01
-    rounded = round_at_random(torch.full((100_000,), value), dtype, generator).float()
+    rounded = round_at_random(torch.full((100_000,), value), torch.bfloat16, generator).float()
     assert len(rounded.unique()) == 2
     assert rounded.mean() == pytest.approx(value, rel=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_short_moments_take_the_steps_of_adamw(dtype):
     """Exactly in float32, else nearly, also where gradients differ by orders of magnitude."""
     torch.manual_seed(0)
@@ -57,7 +56,7 @@ def test_short_moments_take_the_steps_of_adamw(dtype):
         reference.step()
         ours.step()
     error = (short - exact).abs() / exact.abs().mean()
-    assert error.mean() < {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float8_e4m3fn: 0.1}[dtype]
+    assert error.mean() < {torch.float32: 1e-5, torch.bfloat16: 0.01}[dtype]
     assert short.abs().max() < 1.5 * exact.abs().max()
 
 
@@ -107,15 +106,6 @@ def test_an_interrupted_search_gives_the_same_ticket(folder, tmp_path, settings,
     assert again.id == whole.id
 
 
-def test_only_some_matrices_are_trained(folder, tmp_path):
-    pruned = search(configured(folder, method="magnitude"), tmp_path / "magnitude", QUIET)
-    some = search(
-        configured(folder, train_matrices=("layers.1.*", "*q_proj*"), learning_rate=0.01), tmp_path / "some", QUIET
-    )
-    changed = {name for name, mask in some.masks.items() if not torch.equal(mask, pruned.masks[name])}
-    assert changed == {name for name in some.masks if name.startswith("layers.1.") or "q_proj" in name}
-
-
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_layers_take_turns(folder, tmp_path, kind):
     """Each is nearer to the dense layer at its end, only one has gradients, and the log says which one is trained."""
@@ -154,7 +144,6 @@ REFUSED = {
     "global": ({"block_wise": True, "ranking": "global"}, "--block-wise contradicts --ranking global"),
     "few steps": ({"block_wise": True, "steps": 1}, "divides --steps 1 among 2 layers"),
     "another optimizer": ({"optimizer": "bertadam", **SHORT}, "--score-dtype bfloat16 needs --optimizer adamw"),
-    "no such matrix": ({"train_matrices": ("layer.*",)}, "--train-matrices layer.* is none of the matrices"),
 }
 
 
@@ -248,7 +237,7 @@ def test_a_plan_of_a_large_model_loads_nothing(tmp_path):
 def test_the_table_of_the_docs_is_the_plan(folder):
     page = Path(__file__).resolve().parents[2] / "docs" / "how_to" / "prune_a_decoder.md"
     (row,) = (line for line in page.read_text().splitlines() if line.startswith("| bytes per weight"))
-    columns = ({}, {"weights_dtype": "bfloat16"}, {"score_dtype": "bfloat16"}, {"moment_dtype": "float8"})
+    columns = ({}, {"weights_dtype": "bfloat16"}, {"score_dtype": "bfloat16"}, {"moment_dtype": "bfloat16"})
     settings, found = {}, []
     for column in columns:
         settings |= column

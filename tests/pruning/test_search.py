@@ -70,20 +70,6 @@ def test_mask_training_lowers_its_own_loss_on_every_architecture(tmp_path, corpu
         assert mask.numel() - int(mask.sum()) == pruned_count(mask.numel(), 0.5)
 
 
-@pytest.mark.parametrize("method", ["mask-training", "snip", "imp", "movement", "importance"])
-def test_text_of_unknown_words_alone_is_refused(tmp_path, bert, method):
-    path = tmp_path / "greek.txt"
-    path.write_text("\u03b1\u03b2\u03b3 \u03b4\u03b5\u03b6 \n" * 80)
-    settings = {"corpus": str(path), "segments": "packed:16"}
-    size = {"level": (50,)} if method == "importance" else {"sparsity": 0.5}
-    length = {"round_steps": 2} if method == "imp" else {"steps": 2}
-    config = SearchConfig.of(model=bert, method=method, objective="mlm", **size, **length, **settings)
-    with pytest.raises(ContentError, match="can be masked: the tokenizer knows none of the words"):
-        search(config, tmp_path / "out", QUIET)
-    with pytest.raises(ContentError, match="can be masked"):
-        evaluate(EvaluateConfig(target=bert, objectives=("mlm",), **settings), QUIET)
-
-
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_masked_model_equals_zeroed_weights(tmp_path, kind):
     path = make_model(tmp_path / "model", kind)

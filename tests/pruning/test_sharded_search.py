@@ -168,7 +168,7 @@ def test_a_run_may_be_begun_and_finished_by_two_processes_or_by_one(folder, tmp_
         {"objective": "clm", "pattern": "2:4"},
         {"objective": "logits", "scope": "encoder+embeddings", "train_embeddings": True, "clip": "tensor"},
         {"objective": "kd", "profile": "paper", "segments": "packed:16", "student_dropout": 0.0},
-        {"objective": "clm+kd", "score_init": "random", "train_matrices": ("layers.1.*",)},
+        {"objective": "clm+kd", "score_init": "random"},
     ],
     ids=lambda fields: "-".join(str(value) for value in fields.values()),
 )
@@ -208,7 +208,7 @@ REFUSED = {
     "gates": ({"level": (40,), "scope": "encoder"}, {}, 2, "this search with --level or counts trains gates"),
     "layer by layer": ({"block_wise": True}, {}, 2, "in float32, and --block-wise saves memory in another way"),
     "short weights": ({"weights_dtype": "bfloat16"}, {}, 2, "--weights-dtype bfloat16 saves memory in another way"),
-    "short moments": ({"moment_dtype": "float8"}, {}, 2, "--moment-dtype float8 saves"),
+    "short moments": ({"moment_dtype": "bfloat16"}, {}, 2, "--moment-dtype bfloat16 saves"),
     "compiled": ({}, {"torch_compile": True}, 2, "--compile is for models that are whole in each process"),
     "bfloat16": ({}, {"bf16": True}, 2, "--bf16 with --shard needs --gradient-checkpointing"),
     "few segments": ({"segments": "packed:512"}, {}, 8, "may hold 4 of packed:512; raise it to at least 4096"),

@@ -4,15 +4,20 @@ import json
 import os
 import re
 import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import asdict
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import write_json
-from winning_tickets.runs.store import index
-from winning_tickets.runs.store.index import Record
+from winning_tickets.runs.store import index, query
 from winning_tickets.runs.store.query import STATUSES
+from winning_tickets.runs.store.records import ListedRun, Record
 from winning_tickets.runs.store.store import Store
 
 RESULT = {"metrics": {"accuracy": {"final": {"mean": 0.75, "std": None, "values": [0.75]}}}, "base_hash": "abc"}
@@ -256,22 +261,80 @@ def test_records_see_changes_through_the_cache(store):
     ]  # fmt: skip
 
 
-def test_the_cache_is_used_and_disposable(store, monkeypatch):
+def refuse_to_read(monkeypatch):
+    def refuse(paths):
+        raise AssertionError(f"{paths} were read again")
+
+    monkeypatch.setattr(index, "read_body", refuse)
+
+
+def test_the_index_is_used_and_disposable(store, monkeypatch):
     do(store, "run-1")
     before = list(store.records())
-
-    def refuse(path):
-        raise AssertionError(f"{path} was read again")
-
     with monkeypatch.context() as patch:
-        patch.setattr(index, "_parsed", refuse)
+        refuse_to_read(patch)
         assert list(Store(store.path).records()) == before
-    for path in (store.path / "cache").iterdir():
-        path.write_text('{"version": 1, "runs": [')
-    assert list(Store(store.path).records()) == before
-    for path in (store.path / "cache").iterdir():
-        path.write_text('{"version": 0, "runs": {"run-1": 3}}')
-    assert list(Store(store.path).records()) == before
+        assert Store(store.path).listed() == [
+            ListedRun("run-1", before[0].verb, "done", before[0].headline),
+        ]
+    file = store.path / "cache" / index.FILE
+    good = file.read_bytes()
+    for damaged in (b"", b"no database", good[:3000], good.replace(b"CREATE TABLE runs", b"CREATE TABLE rums")):
+        file.write_bytes(damaged)
+        assert list(Store(store.path).records()) == before
+        with monkeypatch.context() as patch:
+            refuse_to_read(patch)
+            assert list(Store(store.path).records()) == before, "the index was made again"
+
+
+def test_a_row_that_was_changed_is_read_again(store):
+    do(store, "run-1", {"kd_loss": 0.1})
+    before = store.listed()
+    with closing(sqlite3.connect(store.path / "cache" / index.FILE)) as database, database:
+        database.execute("UPDATE runs SET state = 'failed', headline = 'forged'")
+    assert Store(store.path).listed() == before
+    with closing(sqlite3.connect(store.path / "cache" / index.FILE)) as database, database:
+        database.execute("UPDATE runs SET content = replace(content, '0.1', '0.9')")
+    assert next(Store(store.path).records()).result == {"kd_loss": 0.1}
+
+
+def test_an_index_that_another_process_writes_is_not_waited_for_long(store, monkeypatch):
+    do(store, "run-1")
+    before = list(store.records())
+    do(store, "run-2")
+    monkeypatch.setattr(index, "_SECONDS", 0.1)
+    with closing(sqlite3.connect(store.path / "cache" / index.FILE, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert [record.id for record in store.records()] == ["run-1", "run-2"]
+        other.execute("ROLLBACK")
+    assert next(store.records()) == before[0]
+
+
+@given(
+    config=st.dictionaries(
+        st.text("ab.0", min_size=1, max_size=4),
+        st.recursive(
+            st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, 1e-4, 2**70, "rte", "1", "a b"]),
+            lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab0"), inner, max_size=2),
+            max_leaves=4,
+        ),
+        max_size=3,
+    ),
+    key=st.sampled_from(["a", "b", "a.b", "a.0", "0", "a.b.0", "config.a", "config.a.b", "labels.a", "verb", "id"]),
+    sign=st.sampled_from(["=", "!=", "<", ">="]),
+    text=st.sampled_from(["1", "0.5", "1e-4", "rte", "true", "null", '"1"', str(2**70), "a b", "[1]"]),
+)
+@settings(max_examples=150, deadline=None)
+def test_sql_leaves_out_no_run_that_fulfills_a_condition(config, key, sign, text):
+    condition = query.Condition(key, sign, text)
+    record = Record("run", "search", config=config)
+    content = json.dumps({name: value for name, value in asdict(record).items() if name != "status"})
+    where, values = index._where([condition])
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute("CREATE TABLE runs (content TEXT)")
+        database.execute("INSERT INTO runs VALUES (?)", [content])
+        found = database.execute(f"SELECT count(*) FROM runs {where}", values).fetchone()[0]
+    assert found or not condition.holds(record)
 
 
 def test_a_result_that_changes_within_one_tick_of_the_clock_is_seen(store):
@@ -285,25 +348,29 @@ def test_a_result_that_changes_within_one_tick_of_the_clock_is_seen(store):
     assert store.result("run-1") == {"kd_loss": 0.2}
 
 
-def test_runs_that_were_deleted_leave_the_cache(store):
+def test_runs_that_were_deleted_leave_the_index(store):
     do(store, "run-1")
     do(store, "run-2")
     list(store.records())
     for folder in ("runs", "about"):
         shutil.rmtree(store.path / folder / "run-1")
     assert [record.id for record in Store(store.path).records()] == ["run-2"]
-    kept = [list(json.loads(path.read_text())["runs"]) for path in (store.path / "cache").iterdir()]
-    assert kept == [["run-2"]]
+    with closing(sqlite3.connect(store.path / "cache" / index.FILE)) as database:
+        assert database.execute("SELECT id FROM runs").fetchall() == [("run-2",)]
 
 
 def test_a_store_that_may_not_be_written_is_still_read(store, monkeypatch):
     do(store, "run-1")
+    list(store.records())
+    do(store, "run-2")
+    begin = index._open_file
 
-    def refuse(path, text):
-        raise TrainingError("Could not write")
+    def read_only(path):
+        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
 
-    monkeypatch.setattr(index, "write_text", refuse)
-    assert [record.id for record in store.records()] == ["run-1"]
+    monkeypatch.setattr(index, "_open_file", read_only)
+    assert [record.id for record in store.records()] == ["run-1", "run-2"]
+    monkeypatch.setattr(index, "_open_file", begin)
 
 
 def test_statuses_can_be_filtered_and_unknown_ones_are_answered(store):

@@ -348,17 +348,6 @@ def test_a_claim_that_can_never_be_read_is_told(store, monkeypatch):
     assert files(store) == []
 
 
-def test_claims_of_earlier_versions_are_no_claims_and_are_removed(store):
-    store.describe("run", "search", {})
-    folder = marker(store).parent
-    folder.mkdir()
-    (folder / "000001.json").write_text('{"host": "elsewhere"}')
-    (folder / "000002.released").touch()
-    assert store.status("run") == "unfinished"
-    with store.claim("run"):
-        assert files(store) == ["lease"]
-
-
 def test_a_folder_that_may_not_be_written_is_told(tmp_path):
     (tmp_path / "claims").write_text("")
     with pytest.raises(TrainingError, match="Could not write"):

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.runs.store.index import Record
 from winning_tickets.runs.store.query import Condition, check_known
+from winning_tickets.runs.store.records import Record
 
 RECORD = Record(
     id="transfer-rte-1",

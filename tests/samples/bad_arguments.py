@@ -203,8 +203,7 @@ ROWS: dict[str, str] = {
         --kd-layers 2 --block-wise --corpus corpus.txt | 2 | --block-wise contradicts --kd-layers
         --weights-dtype int8 | 2 | 'float32' or 'bfloat16'
         --score-dtype float8 | 2 | 'float32' or 'bfloat16'
-        --moment-dtype int8 | 2 | 'float8'
-        --train-matrices nowhere.* | 2 | --train-matrices nowhere.*
+        --moment-dtype float8 | 2 | 'bfloat16'
         --short-sequence-probability 2 | 2 | short-sequence-probability
         --head-learning-rate 0 | 2 | head-learning-rate
         --schedule-steps x | 2 | schedule-steps
@@ -304,6 +303,9 @@ ROWS: dict[str, str] = {
         --metric acuracy | 2 | Did you mean 'accuracy'
         --head-dropout 1 | 2 | head-dropout
         --doc-stride 0 | 2 | doc-stride
+        --settings-from nowhere | 2 | is not a finished search by tickets super
+        --settings-from bert --learning-rate 1e-4 | 2 | leave yours out
+        --eval-steps often | 2 | --eval-steps 'often' is impossible; it must be at least 1, or epoch
         --eval-steps 0 | 2 | eval-steps
         --select-on 1 | 2 | select-on
         --patience 0 | 2 | patience

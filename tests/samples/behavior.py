@@ -59,11 +59,11 @@ def _score(record, result):
 
 
 def _stop(scores, warmup, patience, planned):
-    """The step where a training ends: where none of the last evaluations after the warm-up is the first best one."""
+    """The step where a training ends: where each of the last evaluations after the warm-up is worse than the best."""
     for count in range(1, len(scores) + 1):
-        best = max(scores[:count], key=lambda score: score[1])[0]
-        late = [step for step, _ in scores[:count] if step >= warmup]
-        if patience is not None and len(late) > patience and best not in late[-patience:]:
+        best = max(score for _, score in scores[:count])
+        late = [score for step, score in scores[:count] if step >= warmup]
+        if patience is not None and len(late) > patience and all(score < best for score in late[-patience:]):
             return scores[count - 1][0]
     return planned
 

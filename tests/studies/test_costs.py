@@ -14,7 +14,7 @@ from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, Sm
 from winning_tickets.config.objective import TEACHER_NAMES, TERM_NAMES
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.runs.store.index import Record
+from winning_tickets.runs.store.records import Record
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.costs import Estimator, _counted, cost_of, size_of
 from winning_tickets.studies.load import load_study

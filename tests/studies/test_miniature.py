@@ -26,7 +26,7 @@ from winning_tickets.studies.load import load_study, recipe_names
 from winning_tickets.studies.miniature import miniature_parameters, miniature_settings
 from winning_tickets.studies.needs import list_problems
 from winning_tickets.studies.plan import plan_study
-from winning_tickets.studies.report import report_study
+from winning_tickets.studies.report import report_files, report_study
 from winning_tickets.studies.run import absolute_paths, run_study
 from winning_tickets.studies.tiny import MORE_SIZES, tiny_folder
 
@@ -103,9 +103,11 @@ def test_every_handful_is_a_part_of_its_recipes(handful):
 
 
 def test_one_line_of_each_page_says_how_small_it_is():
-    lines = plan_study(load_study("tamt-figure-3"), "miniature").differences
+    _, report = report_files(plan_study(load_study("tamt-table-2"), "miniature"), Store("no-store"), [])
+    lines = report["differences"]
     assert lines[0].startswith("searches have 1/200 of the paper's steps")
-    assert "model is tiny:bert-pretrained (paper: google-bert/bert-base-uncased)" in lines
+    model = "Mask training (TAMT), model: tiny:bert-pretrained (paper: google-bert/bert-base-uncased)"
+    assert model in lines
 
 
 def test_a_study_with_the_scale_of_a_paper_has_a_miniature():
@@ -149,13 +151,13 @@ def test_settings_are_smaller_and_rates_higher():
     found = miniature_settings(SuperConfig(fine_tuning=TransferConfig(target="m", task="rte"), profile="paper"))
     assert found.learning_rates == pytest.approx((2e-3, 8e-3))
     resolved = found.resolved().fine_tuning
-    assert (found.batch_sizes, resolved.max_length, resolved.patience, resolved.epochs) == ((4, 8), 128, 1, 6)
+    assert (found.batch_sizes, resolved.max_length, resolved.eval_steps, resolved.epochs) == ((4, 8), 128, "epoch", 6)
     trained = miniature_settings(SearchConfig(model="m", corpus="c", objective="kd", profile="code"))
     assert (trained.batch_tokens, trained.segments, trained.reselect_steps) == (512, "sections:128", 1)
     pruned = miniature_settings(SearchConfig(model="m", method="imp", tasks=("squad", "rte"), profile="paper"))
     assert (pruned.batch_size, pruned.ranking, pruned.batch_tokens) == (4, "global", None)
     share = miniature_settings(ShareConfig(tasks=("rte", "cola"), profile="paper"))
-    assert (share.max_length, share.batch_size, share.resolved().patience) == (128, 8, 1)
+    assert (share.max_length, share.batch_size, share.resolved().best_by) == (128, 8, "average")
     loss = miniature_settings(EvaluateConfig(target="m", segments="packed:512"))
     assert (loss.segments, loss.max_tokens) == ("packed:128", 2_000)
 

@@ -19,7 +19,7 @@ from winning_tickets.deploy.verify import verify
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.identity import run_id
-from winning_tickets.runs.store.index import check_id
+from winning_tickets.runs.store.records import check_id
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.report import report_study

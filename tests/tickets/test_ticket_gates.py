@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 
 import pytest
 import torch
@@ -236,7 +235,7 @@ def test_transfer_predict_export_and_measure(plm, structured, tmp_path, monkeypa
     assert sizes["encoder"] - sizes["non_zero"] >= Ticket.from_pretrained(structured).pruned
 
 
-def test_fine_tuning_without_the_closed_units_is_that_with_zeros(plm, structured, tmp_path, monkeypatch, capsys):
+def test_fine_tuning_without_the_closed_units_is_that_with_zeros(plm, structured, tmp_path, monkeypatch):
     transfers_read(monkeypatch)
     config = TransferConfig(
         target=str(structured), task="rte", steps=6, batch_size=8, eval_steps=3, save_model=True, weight_decay=0.1
@@ -257,19 +256,13 @@ def test_fine_tuning_without_the_closed_units_is_that_with_zeros(plm, structured
     with monkeypatch.context() as patch:
         patch.setattr(Ticket, "prunes_only_units", False)
         transfer(config, tmp_path / "zeros", runtime)
-        # The checkpoint is of a model of another shape, as one of an earlier version is: the training begins anew.
-        shutil.copytree(tmp_path / "stopped", tmp_path / "other")
-        transfer(config, tmp_path / "other", runtime)
-        assert "do not fit this training" in capsys.readouterr().err
     transfer(config, tmp_path / "stopped", runtime)
-    small, again, zeros, other = (
-        load_file(tmp_path / name / "seed-0" / "model" / "model.safetensors")
-        for name in ("small", "stopped", "zeros", "other")
+    small, again, zeros = (
+        load_file(tmp_path / name / "seed-0" / "model" / "model.safetensors") for name in ("small", "stopped", "zeros")
     )
-    assert small.keys() == again.keys() == zeros.keys() == other.keys()
+    assert small.keys() == again.keys() == zeros.keys()
     for name, weights in small.items():
         assert torch.equal(weights, again[name]), name
-        assert torch.equal(zeros[name], other[name]), name
         if "key.bias" not in name:  # attention does not depend on it: its gradients are rounding errors
             torch.testing.assert_close(weights, zeros[name], atol=1e-5, rtol=1e-4, msg=name)
     # Dropped units are +0.0 in the saved model too.

@@ -29,7 +29,7 @@ _ORIGIN = ("method", "search", "search_seed", "asked", "start_from")
 
 @dataclass(frozen=True)
 class RunScore:
-    """The score of one fine-tuning run; files of earlier versions lack `method` and the fields after it."""
+    """The score of one fine-tuning run; the committed results of docs/results may lack `method` and what follows."""
 
     task: str
     seed: int  # seed of the fine-tuning
@@ -221,7 +221,7 @@ def _majority(content: dict[str, Any], metric: str) -> float | None:
 
 
 UNKNOWN = "tickets"
-"""Name for the method of tickets whose runs, from earlier versions, do not state the method."""
+"""Name for the method of tickets whose runs do not state it."""
 COMPARED = (*SETTINGS, "start_from")
 """Settings that should be the same in runs that are compared or averaged."""
 

@@ -57,7 +57,7 @@ _SETTINGS = ("segments", "split", "kd_distance", "kd_padding", "kd_masked_tokens
 """Settings in which two measurements on the same text may differ, in the order in which they are shown."""
 
 _DEFAULTS = {"kd_distance": "cosine", "kd_padding": "ignored", "kd_masked_tokens": "0"}
-"""Values of settings that are missing in files of older versions."""
+"""Values of settings that committed results of docs/results may lack."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def method_of(content: Mapping[str, Any]) -> str | None:
         return None
     if content.get("method") is not None:
         return method_name(content["method"], content.get("search_objective"))
-    # Evaluations of older versions lack the method; the ticket has it, if it is still in its folder.
+    # Committed evaluations of docs/results may lack the method; the ticket has it, if it is still in its folder.
     file, body = Path(str(content["target"])) / INFO_FILE, {}
     with suppress(OSError):  # the target is not a valid path
         body = read_object(file, "ticket description") if file.is_file() else {}

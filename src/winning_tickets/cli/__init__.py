@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,8 @@ from winning_tickets.runs import signals
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSALS = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
 """Errors of the file system that are reported even without the name of a file."""
+_NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
+"""What torch says where an allocation fails."""
 
 
 def __getattr__(name: str) -> Any:
@@ -47,6 +50,12 @@ def main() -> NoReturn:
         advice = "Free some space, or choose another place" if error.errno in _FULL else "Give another path"
         _tell(f"Error: {what}: {error.strerror}. {advice}.")
         code = 1
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and _NO_MEMORY.search(str(error)) is None:
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".") or "an allocation failed"
+        _tell(f"Error: There is not enough memory ({reason}). Use smaller batches, shorter texts or a smaller model.")
+        code = 1
     finally:
         signals.leave()
     sys.exit(code if isinstance(code, int) else 0)
@@ -57,14 +66,14 @@ def _run() -> Any:
     # Imported here, so that Ctrl-C is heard while the commands are imported too.
     from typer.exceptions import Abort, TyperException
 
-    from winning_tickets.cli.application import app
+    from winning_tickets import cli
     from winning_tickets.runs.distributed import is_main
     from winning_tickets.runs.errors import TicketsError
 
     if not is_main():
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until this process ends
     try:
-        return app(standalone_mode=False)
+        return cli.app(standalone_mode=False)
     except TicketsError as error:
         _tell(f"Error: {error}", by_any=error.told_by_any)
         return error.exit_code

@@ -569,7 +569,7 @@ def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Prin
     "winning_tickets.finetuning.super_ticket:check_super_ticket",
     meaning="Hub id, local folder or builtin:minilm.",
     inline="fine_tuning",
-    without=("learning_rate", "batch_size"),
+    without=("learning_rate", "batch_size", "settings_from"),
     defaults={"fine_tuning": {"seeds": (0, 1, 2), "select_on": SELECT_ON}},
     plan=plans.plan_super,
 )

@@ -484,7 +484,6 @@ def plan_fit_head(config: FitHeadConfig, runtime: Runtime) -> Plan:
 
 def plan_share(config: ShareConfig, runtime: Runtime) -> Plan:
     """Plan a sharing: check the data of each task."""
-    from winning_tickets.finetuning.sharing_setup import single
     from winning_tickets.training.task_data import inspect_data
 
     settings = config.resolved()
@@ -496,7 +495,7 @@ def plan_share(config: ShareConfig, runtime: Runtime) -> Plan:
         size = model.size
     per_epoch, counted = 0, True
     for name in config.tasks:
-        outlook = inspect_data(single(settings, config.model or "", name, None))
+        outlook = inspect_data(settings.alone(config.model or "", name, None))
         plan.unchecked += outlook.unchecked
         plan.remarks += outlook.remarks
         task = outlook.task or Task(name, (), (), ())

@@ -79,7 +79,7 @@ def transfer(result: dict[str, Any]) -> str:
         lines.append(f"  started from: {result['start_from']}")
     if result.get("head") is not None:
         lines.append(f"  fine-tuned before on {result['from_task']}; head: {result['head']}")
-    unlabelled = result.get("unlabelled_examples", {})  # runs stored by earlier versions do not say
+    unlabelled = result["unlabelled_examples"]
     if any(unlabelled.values()):
         counts = ", ".join(f"{count} of {split}" for split, count in unlabelled.items())
         lines.append(f"  rows without a label, left out: {counts}")
@@ -121,11 +121,9 @@ def super_ticket(result: dict[str, Any]) -> str:
             left = f"{100 * facts['weight_remaining']:.1f} % of the weights"
             lines.append(f"  {selection} {level} %, {left}: {_mean_and_std(facts['rest'])}")
     best = result["super_ticket"]
-    # Runs stored by earlier versions do not say all of it.
-    unsaid = {"levels": {}, "no_interval": "one seed", "degenerate": [], "learning_rates": {}}
-    test = unsaid | best["against"]["full"]["rest"]
+    test = best["against"]["full"]["rest"]
     gain = f"against the full model {describe_effect(test['mean'], test, signed_percent)}"
-    if result["full"].get("degenerate") or best.get("degenerate"):
+    if result["full"]["degenerate"] or best["degenerate"]:
         gain = "its gain over the full model means nothing"
     elif len(set(test["learning_rates"].values())) > 1:
         rates = {"full model" if name == "other" else name: [rate] for name, rate in test["learning_rates"].items()}

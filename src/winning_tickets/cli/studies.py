@@ -316,7 +316,7 @@ def runs(
     Example: tickets runs my-experiments --csv
     """
     from winning_tickets.runs.store import query
-    from winning_tickets.runs.store.folders import find_records
+    from winning_tickets.runs.store.folders import find_records, list_runs
     from winning_tickets.runs.store.store import Store
 
     if as_csv and as_json:
@@ -324,9 +324,12 @@ def runs(
     if folder is None and not Store(store).exists():
         raise UsageError(f"There is no store at {store}; give one with --store, or a FOLDER with runs.")
     place = folder or store
+    if not (as_csv or as_json or where):
+        emit({}, False, lambda _: query.as_text(list_runs(place, status), str(place)))
+        return
     records = find_records(place, where or (), status)
     emit(
-        query.as_json(records, str(place)),
+        query.as_json(records, str(place)) if as_json else {},
         as_json,
         lambda _: query.as_csv(records) if as_csv else query.as_text(records, str(place)),
     )

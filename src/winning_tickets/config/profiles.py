@@ -23,13 +23,6 @@ _SPARSE, _RATE_OF_SPARSE = 0.6, 2.0
 # Learning rate of the scores of mask training, for a sparsity level of up to `_LONG` steps. In a longer one it moves
 # scores across the threshold and back, and the loss falls no further (docs/results/better_tickets).
 _SCORES_RATE, _LONG = 2e-4, 300
-# Versions of rules of `tuned`, increased whenever one changes, so that old and new runs never share an id.
-TUNED_RATE = {"tuned_rate": 1}
-TUNED_RATE_OF_TICKETS = {"tuned_rate": 2}  # of transfers, whose target may be a ticket
-TUNED_BATCHES = {"tuned_batches": 1}
-_TUNED_DROPOUT = {"tuned_dropout": 1}
-TUNED_GLOBAL = {"tuned_global": 1}
-TUNED_SCORES_RATE = {"tuned_scores_rate": 1}
 
 _TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",
@@ -136,13 +129,6 @@ def tuned_rate(width: int, steps: int, sparsity: float = 0.0) -> float:
     return min(_HIGHEST_RATE, dense * (1 + (_RATE_OF_SPARSE - 1) * min(1.0, sparsity / _SPARSE)))
 
 
-def tuned_rules(profile: Profile, learning_rate: object, dropout: object) -> dict[str, int]:
-    """Return the versions of the rules of `tuned` that give a fine-tuning its learning rate and dropout where None."""
-    if profile != "tuned":
-        return {}
-    return (TUNED_RATE if learning_rate is None else {}) | (_TUNED_DROPOUT if dropout is None else {})
-
-
 def learned_values(profile: Profile, terms: Iterable[str]) -> dict[str, Any]:
     """Return the values of fields that are None, for imp, snip and movement with an objective of these terms."""
     if profile == "code":
@@ -176,23 +162,13 @@ def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
     return _STRUCTURED | {"importance": "released", "min_heads_per_layer": 0 if selection == "random" else 1}
 
 
-def starts_from_ranks(method: str, ranking: str) -> bool:
-    """Return whether `tuned` initializes scores from the ranks of absolute weights."""
-    return method == "mask-training" and ranking == "global"
-
-
-def lowers_scores_rate(method: str, steps: int) -> bool:
-    """Return whether `tuned` lowers the learning rate of scores for a first sparsity level of so many steps."""
-    return method == "mask-training" and steps > _LONG
-
-
 def profile_values(
     profile: Profile, method: str, objective: str, ranking: str = "matrix", steps: int = 0
 ) -> dict[str, Any]:
     """Return the values of fields of a `SearchConfig` that are None; `steps` are those of the first sparsity level."""
     if profile == "tuned":
-        values = _TUNED_GLOBAL if starts_from_ranks(method, ranking) else _TUNED
-        if lowers_scores_rate(method, steps):
+        values = _TUNED_GLOBAL if method == "mask-training" and ranking == "global" else _TUNED
+        if method == "mask-training" and steps > _LONG:
             values = values | {"learning_rate": _SCORES_RATE * math.sqrt(_LONG / steps)}
         return values
     objective = paper_objective(objective)

@@ -10,15 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from winning_tickets.config import objective as objectives
 from winning_tickets.config import profiles
-from winning_tickets.config.profiles import (
-    METHOD_NEEDS,
-    TUNED_BATCHES,
-    TUNED_GLOBAL,
-    TUNED_RATE,
-    TUNED_SCORES_RATE,
-    MethodNeeds,
-    Profile,
-)
+from winning_tickets.config.profiles import METHOD_NEEDS, MethodNeeds, Profile
 from winning_tickets.config.settings import (
     CORPORA,
     GROUPING_MEANING,
@@ -241,13 +233,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
     score_dtype: Literal["float32", "bfloat16"] = _memory(
         "float32", "Type of the scores. In bfloat16 they are rounded up or down at random, so that no update is lost."
     )
-    moment_dtype: Literal["float32", "bfloat16", "float8"] = _memory(
-        "float32", "Type of AdamW's two moments of each score: 4 bytes each, 2 (bfloat16) or 1 (float8)."
-    )
-    train_matrices: tuple[str, ...] = _memory(
-        (),
-        "Names of the matrices whose masks are trained, such as layers.0.*,layers.1.mlp.*, where * matches "
-        "any text. The others keep their initial mask. By default all are trained.",
+    moment_dtype: Literal["float32", "bfloat16"] = _memory(
+        "float32", "Type of AdamW's two moments of each score: 4 bytes each, or 2 in bfloat16."
     )
     block_wise: bool = _memory(
         False,
@@ -263,10 +250,12 @@ class SearchConfig(TaskSettings, StructuredSettings):
         (*TRAINED, "imp"),
         ge=1,
     )
-    schedule_passes: int | None = _train(
+    schedule_passes: int | None = setting(
         None,
         "Passes over the corpus after which the learning rate is zero, or after --steps if these take longer. With 0 "
-        "it is zero after --steps.",
+        "it is zero after --steps. For imp by default as --rate-horizon says.",
+        TRAINING,
+        (*TRAINED, "imp"),
         ge=0,
     )
     warmup_steps: int | None = _weights(None, "Steps of linear warm-up.", ge=0)
@@ -469,19 +458,6 @@ class SearchConfig(TaskSettings, StructuredSettings):
     def text_term(self) -> str | None:
         """The term that is a loss of pre-training itself: mlm or clm."""
         return next((name for name in objectives.TEXT_NAMES if name in self.terms), None)
-
-    @property
-    def rule_versions(self) -> dict[str, int]:
-        """Versions of the rules of `tuned` for initial scores, learning rates and, with tasks, batches."""
-        if self.profile != "tuned":
-            return {}
-        if not self.needs.sources:
-            ranked = self.score_init is None and profiles.starts_from_ranks(self.method, self.ranking)
-            lowered = self.learning_rate is None and profiles.lowers_scores_rate(self.method, self._steps_of_all_scores)
-            return (TUNED_GLOBAL if ranked else {}) | (TUNED_SCORES_RATE if lowered else {})
-        trained = self.text_term is None and self.method != "snip"
-        rules = TUNED_RATE if trained and self.learning_rate is None else {}
-        return rules | (TUNED_BATCHES if "task" in self.terms and self.group_by_length is None else {})
 
     @property
     def reads_corpus(self) -> bool:

@@ -153,11 +153,6 @@ class Settings(BaseModel):
         """Return the first option of a field, for messages."""
         return cls.options_of(field, inner).split()[0].partition("/")[0]
 
-    @property
-    def rule_versions(self) -> dict[str, int]:
-        """Versions of the rules that give a value where a field is None; they are part of the id of a run."""
-        return {}
-
     def identity(self, exclude_defaults: bool = False) -> dict[str, Any]:
         """Return the fields that are part of a run's identity: all but those that choose optional outputs."""
         extra: dict[str, Any] = {name: field.json_schema_extra for name, field in type(self).model_fields.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from winning_tickets.config.profiles import TUNED_BATCHES, Profile, tuned_rate, tuned_rules
+from winning_tickets.config.profiles import Profile, tuned_rate
 from winning_tickets.config.settings import GROUPING_MEANING, Count, Share, Size, as_percent, setting
 from winning_tickets.config.structured import StructuredSettings, Unit, WithLevels
 from winning_tickets.config.transfer import (
@@ -18,9 +18,11 @@ from winning_tickets.config.transfer import (
     MODEL,
     RATE_MEANING,
     SMART,
+    USUAL_PATIENCE,
     Dropout,
     Smart,
     TransferConfig,
+    transfer_profile,
 )
 from winning_tickets.runs.errors import UsageError, unknown
 
@@ -39,13 +41,13 @@ _TUNED: dict[str, Any] = {
     "dropout": 0.0,
     "group_by_length": True,
 }
-# Super Tickets, appendix A.2.1: early stopping of the single model, and 512 tokens; the patience is not stated.
+# Super Tickets, appendix A.2.1: 512 tokens. It stops early with a patience that is not stated, so all epochs are
+# trained, as in the released code, and the best one is reported.
 _PAPER = _TUNED | {
     "learning_rate": _PAPER_RATE,
     "optimizer": "adamax-mtdnn",
     "max_length": 512,
     "best_by": "average",
-    "patience": 1,
     "dropout": "model",
     "group_by_length": False,
 }
@@ -64,6 +66,20 @@ _DROPOUT: dict[Profile, dict[str, float]] = {
     "code": {"mnli": 0.2, "cola": 0.05},
 }
 _USUAL_DROPOUT = 0.1
+# A fine-tuning on one task alone: Super Tickets, section 5.2 and appendix A.1.2. The released code evaluates as the
+# paper does, not as that of TAMT, which the profile `code` of a transfer follows.
+_ALONE_PAPER: dict[str, Any] = {"epochs": 6.0, "eval_steps": "epoch"}
+_LIKE_THE_PAPER = ("best_includes_final", "best_above_zero", "best_by", "padding")
+
+
+def _alone(profile: Profile, task: str | None) -> dict[str, Any]:
+    """Return the values of a profile for a fine-tuning on one task alone."""
+    if profile == "tuned":
+        return {}
+    values, paper = {"profile": profile} | _ALONE_PAPER, transfer_profile("paper", task)
+    if profile == "code":
+        values |= {name: paper[name] for name in (*_LIKE_THE_PAPER, *(["mnli_dev"] if task == "mnli" else []))}
+    return values
 
 
 SINGLE_TASK_FIELDS = (
@@ -155,9 +171,13 @@ class ShareConfig(WithLevels):
     max_length: int | None = _tune(
         None, "Maximum tokens of an example. By default that of the profile (paper and code: 512) or of the task.", ge=1
     )
+    early_stopping: bool = _tune(
+        False, f"Stop early, with a --patience of {USUAL_PATIENCE} if none is given.", option="--early-stopping"
+    )
     patience: int | None = _tune(
         None,
-        "Stop after this many epochs without a better average of the tasks' primary metrics; never during the warm-up.",
+        "Stop after this many epochs in a row whose average of the tasks' primary metrics is worse than the best one. "
+        "An equal average is not worse, and a training never stops during the warm-up.",
         ge=1,
     )
     best_by: Literal["task", "average"] | None = _tune(
@@ -172,7 +192,8 @@ class ShareConfig(WithLevels):
     )
     single_epochs: float | None = _tickets(
         None,
-        "Epochs of the single-task fine-tuning of --tickets auto and --fine-tune. By default the task's own.",
+        "Epochs of the single-task fine-tuning of --tickets auto and --fine-tune. By default 6 (paper and code) or the "
+        "task's own.",
         gt=0,
     )
     single_learning_rate: float | None = _tickets(
@@ -219,15 +240,10 @@ class ShareConfig(WithLevels):
                 values[field] = by_task(cls.option_of(field), values[field], tasks, what, one_for_all)
         return values
 
-    @property
-    def rule_versions(self) -> dict[str, int]:
-        """Versions of the rules of `tuned` for the learning rate, dropout and batches, where these are not given."""
-        rules = tuned_rules(self.profile, self.learning_rate, self.dropout)
-        return rules | (TUNED_BATCHES if self.profile == "tuned" and self.group_by_length is None else {})
-
     def resolved(self) -> ResolvedShare:
         """Return this configuration with the values of its profile where a choice is None."""
-        return self.filled(ResolvedShare, _VALUES[self.profile])
+        stopping = {"patience": USUAL_PATIENCE} if self.early_stopping else {}
+        return self.filled(ResolvedShare, _VALUES[self.profile] | stopping)
 
     def peak_rate(self, width: int, steps: int) -> float:
         """Return the peak learning rate for an encoder with this hidden size, trained for so many steps."""
@@ -258,6 +274,24 @@ class ResolvedShare(ShareConfig):
         best_by: Literal["task", "average"]
         dropout: float | Literal["model"]
         group_by_length: bool
+
+    def alone(self, target: str, task: str, head_dropout: float | None) -> TransferConfig:
+        """Return the settings of fine-tuning on one task alone, from the base model or the shared model."""
+        if task in (self.train_file or {}):
+            data: dict[str, Any] = {field: (getattr(self, field) or {}).get(task) for field in OWN_FILES}
+            data |= {"task_name": task, "text_columns": self.text_columns, "drop_unlabelled": self.drop_unlabelled}
+            data |= {"label_column": data["label_column"] or "label"}
+        else:
+            data = {"task": task, "task_file": self.task_file, "data_dir": self.data_dir}
+        own = {"epochs": self.single_epochs, "learning_rate": self.single_learning_rate or self.learning_rate}
+        own["head_dropout"] = head_dropout
+        return TransferConfig(
+            target=target,
+            save_model=True,
+            **data,
+            **{field: getattr(self, field) for field in SINGLE_TASK_FIELDS},
+            **_alone(self.profile, task) | {field: value for field, value in own.items() if value is not None},
+        )
 
 
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:
@@ -308,12 +342,9 @@ _SUPER_PAPER: dict[str, Any] = {
     "learning_rates": (5e-5, 1e-4, 2e-4),
     "batch_sizes": (8, 16, 32),
     "optimizer": "adamax-mtdnn",
-    "epochs": 6.0,
-    "patience": 1,
     "warmup_ratio": 0.1,
     "weight_decay": 0.01,
     "max_length": 512,
-    "dropout": "model",
 }
 SELECT_ON = 0.1
 _SUPER_TUNED: dict[str, Any] = {"learning_rates": (), "batch_sizes": ()}
@@ -375,16 +406,11 @@ class SuperConfig(WithLevels):
     def _in_one_order(cls, value: tuple[Selection, ...]) -> tuple[Selection, ...]:
         return tuple(selection for selection in SELECTIONS if selection in value)
 
-    @property
-    def rule_versions(self) -> dict[str, int]:
-        """Versions of the rules of the fine-tuning, without that of the learning rate if rates are given."""
-        one = self.fine_tuning
-        return tuned_rules(one.profile, self.learning_rates or one.learning_rate, one.dropout)
-
     def resolved(self) -> SuperConfig:
         """Return this configuration with the values of its profile where a choice is None."""
         values = dict(_SUPER_PAPER if self.profile in ("paper", "code") else _SUPER_TUNED)
         if self.profile in ("paper", "code"):
+            values |= _alone(self.profile, self.fine_tuning.task)
             values["head_dropout"] = _DROPOUT[self.profile].get(str(self.fine_tuning.task), _USUAL_DROPOUT)
         own = {name: values.pop(name) for name in ("learning_rates", "batch_sizes") if name in values}
         own = {name: value for name, value in own.items() if getattr(self, name) is None}

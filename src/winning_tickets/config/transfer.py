@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from winning_tickets.config.profiles import TUNED_RATE_OF_TICKETS, Profile, tuned_rules
+from winning_tickets.config.profiles import Profile
 from winning_tickets.config.settings import (
     CORPORA,
     GROUPING_MEANING,
@@ -52,6 +52,22 @@ def _dropout(value: Any) -> Any:
     return number
 
 
+def _eval_steps(value: Any) -> Any:
+    """Return a number of steps, also from text; return `epoch` and None unchanged."""
+    if value is None or value == "epoch":
+        return value
+    try:
+        number = 0.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not number.is_integer() or number < 1:
+        raise impossible(f"--eval-steps {shown(value)} is impossible; it must be at least 1, or epoch.")
+    return int(number)
+
+
+EvalSteps = Annotated[Literal["epoch"] | int | None, BeforeValidator(_eval_steps)]
+"""Steps between evaluations, or `epoch` for those of an epoch."""
+USUAL_PATIENCE = 2  # of `early_stopping`
 Dropout = Annotated[Literal["model"] | float | None, BeforeValidator(_dropout)]
 """A dropout, or `model` for the value in the model's configuration."""
 RATE_MEANING = (
@@ -181,6 +197,9 @@ class TransferConfig(Settings):
     learning_rate: float | None = _tune(
         None, f"{RATE_MEANING} For a ticket of single weights it is up to twice as high (tuned).", gt=0
     )
+    settings_from: str | None = _tune(
+        None, "A search by tickets super, whose best learning rate and batch size for its super ticket are used."
+    )
     warmup_ratio: Share = _tune(0.0, "Fraction of the steps with linear warm-up.", ge=0, le=1)
     weight_decay: float = _tune(0.0, "Weight decay of matrices. Biases and norms never decay.", ge=0)
     optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] = _tune(
@@ -194,8 +213,10 @@ class TransferConfig(Settings):
         None, "Maximum tokens of an example, or of a window over a long text; tokens of a segment of text.", ge=1
     )
     doc_stride: int | None = _tune(None, "Tokens between the starts of two windows over a long text (squad).", ge=1)
-    eval_steps: int | None = _evaluate(
-        None, "Steps between evaluations. By default those of the task; with --patience, those of an epoch.", ge=1
+    eval_steps: EvalSteps = _evaluate(
+        None,
+        "Steps between evaluations, or epoch for one after each epoch. By default those of the task; with --patience "
+        "or --early-stopping, epoch.",
     )
     evaluate_each_epoch: bool | None = _evaluate(None, "Evaluate at the end of each epoch too.")
     eval_offset_steps: int | None = _evaluate(
@@ -230,10 +251,14 @@ class TransferConfig(Settings):
         lt=1,
     )
     select_on_seed: Seed = _evaluate(0, "Seed of the fraction of --select-on.")
+    early_stopping: bool = _evaluate(
+        False, f"Stop early, with a --patience of {USUAL_PATIENCE} if none is given.", option="--early-stopping"
+    )
     patience: int | None = _evaluate(
         None,
-        "Stop after this many epochs without a better score, with one evaluation after each epoch; with --eval-steps, "
-        "after this many evaluations. A training never stops during the warm-up.",
+        "Stop after this many epochs in a row that are worse than the best one, with one evaluation after each epoch; "
+        "with --eval-steps, after this many evaluations. An equal score is not worse, and a training never stops "
+        "during the warm-up.",
         ge=1,
     )
     teacher: str | None = _teach(
@@ -253,15 +278,10 @@ class TransferConfig(Settings):
         False, "Use the ticket on weights it was not made for, or start from a state of another model."
     )
 
-    @property
-    def rule_versions(self) -> dict[str, int]:
-        """Versions of the rules of `tuned` for the learning rate and dropout, where these are not given."""
-        rules = tuned_rules(self.profile, self.learning_rate, self.dropout)
-        return rules | (TUNED_RATE_OF_TICKETS if "tuned_rate" in rules else {})
-
     def resolved(self) -> ResolvedTransfer:
         """Return this configuration with the values of its profile where a choice is None."""
-        return self.filled(ResolvedTransfer, transfer_profile(self.profile, self.task))
+        stopping = {"patience": USUAL_PATIENCE} if self.early_stopping else {}
+        return self.filled(ResolvedTransfer, transfer_profile(self.profile, self.task) | stopping)
 
 
 class ResolvedTransfer(TransferConfig):

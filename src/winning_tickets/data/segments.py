@@ -22,7 +22,7 @@ Choose = Callable[[Array], Array]
 """A function of the lengths of all segments, including special tokens, that returns the sorted indices to use."""
 Spans = Array  # token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`
 
-_BLOCK = 1 << 22  # tokens that are looked at at a time
+_BLOCK = 1 << 20  # tokens that are looked at at a time
 _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
 
 
@@ -186,7 +186,8 @@ class Mixed:
         self._segments, self._special, self._batch_tokens, self._seed = segments, special, batch_tokens, seed
         self._n_tokens = stream.n_tokens
         starts = _sentence_starts(stream, sentence_ends)
-        falling_room = starts - stream.offsets[np.searchsorted(stream.offsets, starts, side="right")]
+        line_ends = stream.offsets[np.searchsorted(stream.offsets, starts, side="right")]
+        falling_room = (starts - line_ends).astype(starts.dtype)
         order = np.argsort(falling_room, kind="stable")
         self._starts, self._falling_room = starts[order], falling_room[order]
 
@@ -206,14 +207,15 @@ class Mixed:
         else:
             chosen = self._starts[random.integers(0, len(self._starts), rows)]
             starts = np.minimum(chosen, self._n_tokens - content)
-        return np.stack([starts, starts + content], axis=1)
+        return np.stack([starts, starts + content], axis=1).astype(np.int64)
 
 
 def _sentence_starts(stream: TokenStream, sentence_ends: list[int]) -> Array:
     """Return the positions at which a line starts, or that follow a token that ends a sentence."""
     after = [np.flatnonzero(np.isin(block, sentence_ends)) + at + 1 for at, block in stream.blocks(_BLOCK)]
-    starts = np.union1d(np.concatenate(after), stream.offsets[:-1]).astype(np.int64)
-    return starts[starts < stream.n_tokens]
+    starts = np.union1d(np.concatenate(after), stream.offsets[:-1])
+    # A large text has millions of sentences.
+    return starts[starts < stream.n_tokens].astype(np.int32 if stream.n_tokens < 2**31 else np.int64)
 
 
 LEAST_OF_FIRST_PARAGRAPH = 20  # a section whose first paragraph has fewer tokens is left out

@@ -12,7 +12,7 @@ from winning_tickets.runs.errors import ContentError
 
 LONGEST_TEXT = 1 << 19
 """Characters of one text in a call, and of one line of a corpus; longer lines are cut into several."""
-CHARACTERS_A_CALL = 1 << 20
+CHARACTERS_A_CALL = 1 << 19
 """Characters of all texts of a call, unless one row alone has more."""
 TEXTS_A_CALL = 1000
 LONGEST_WHOLE = 1 << 21

@@ -11,7 +11,7 @@ from winning_tickets.runs.directory import SCRATCH
 from winning_tickets.runs.errors import TicketsError, UsageError
 from winning_tickets.runs.files import is_temporary, read_json
 from winning_tickets.runs.store.checksums import Finding, find_leftovers
-from winning_tickets.runs.store.index import is_store
+from winning_tickets.runs.store.records import is_store
 from winning_tickets.runs.store.store import Store
 
 _SIGNS = ("config.json", "ticket.json", "export.json", "result.json", "importance.json", "analysis.json")

@@ -97,27 +97,36 @@ class EvaluationPlan:
         return self.score(record.get("selection", record["evaluation"]))
 
     def best(self, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        """Return the first record of the highest rank among those that count."""
+        """Return the first record of the highest rank among those that count; a degenerate one only if all are."""
         # If only scores above 0 count and there is none, `step` is None and all metrics are 0.
         records = list(records)
         measured = records[0]["evaluation"] if records else dict.fromkeys(metric_names(self.task), 0.0)
         zeros = {name: None if value is None else 0.0 for name, value in measured.items()}
         best: dict[str, Any] = {"step": None, "evaluation": zeros}
         highest = 0.0 if self.config.best_above_zero else float("-inf")
-        for record in records:
-            score = self.rank(record)
-            if self.counts(record["step"]) and score > highest:
+        counted = [record for record in records if self.counts(record["step"])]
+        # On a small part of the dev set a model with one answer for all examples can have the highest score.
+        for record in [record for record in counted if not _is_degenerate(record)] or counted:
+            if (score := self.rank(record)) > highest:
                 best, highest = record, score
         return best
 
     def exhausted(self, records: list[dict[str, Any]]) -> bool:
-        """Return True if none of the last `patience` evaluations that count, after the warm-up, was the best."""
+        """Return True if each of the last `patience` evaluations that count, after the warm-up, is below the best."""
         patience = self.config.patience
         counted = [record for record in records if self.counts(record["step"])]
-        late = [record["step"] for record in counted if record["step"] >= self.warmup_steps]
+        late = [record for record in counted if record["step"] >= self.warmup_steps]
         if patience is None or len(late) <= patience:
             return False
-        return self.best(counted)["step"] not in late[-patience:]
+        # On few examples scores are often equal, which does not show that training is over.
+        best = self.rank(self.best(counted))
+        return all(self.rank(record) < best for record in late[-patience:])
+
+
+def _is_degenerate(record: Mapping[str, Any]) -> bool:
+    """Return whether a model learned nothing; the model of several tasks, if it learned nothing on any of them."""
+    found = record.get("of_all_tasks", record.get("degenerate", False))
+    return any(found.values()) if isinstance(found, Mapping) else bool(found)
 
 
 class Evaluations(Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from torch import Tensor
@@ -22,8 +23,9 @@ from winning_tickets.finetuning.text_target import TextTarget, keep_decoder_dens
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import PLM, base_hash, choose_device, set_dropout, weight_hashes
 from winning_tickets.models.weights import content_hash, load_start_weights, write_state_
-from winning_tickets.runs.directory import missing
+from winning_tickets.runs.directory import RESULT, missing
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.files import read_object
 from winning_tickets.runs.identity import run_id
 from winning_tickets.tickets.target import Target
 from winning_tickets.training.execution import check_compiler
@@ -158,7 +160,21 @@ def check_transfer(config: TransferConfig) -> None:
         problems.append(f"--seeds {seeds!r} must be between 0 and 2**32 - 1.")
     if config.epochs is not None and config.steps is not None:
         problems.append("--epochs and --steps contradict each other; give one of them.")
+    if config.settings_from is not None:
+        if config.learning_rate is not None or config.batch_size is not None:
+            problems.append("--settings-from brings a learning rate and a batch size; leave yours out.")
+        problems += problems_of(lambda: _best_settings(str(config.settings_from)))
     refuse(problems)
+
+
+def _best_settings(folder: str) -> dict[str, Any]:
+    """Return the learning rate and the batch size of the super ticket that a search found."""
+    path = Path(folder).expanduser() / RESULT
+    found = read_object(path, "result") if path.is_file() else {}
+    best = found.get("super_ticket") if found.get("verb") == "super" else None
+    if not isinstance(best, dict):
+        raise UsageError(f"--settings-from {folder} is not a finished search by tickets super, which has them.")
+    return {name: best[name] for name in ("learning_rate", "batch_size")}
 
 
 def _data_problems(config: TransferConfig) -> list[str]:
@@ -199,6 +215,8 @@ def _data_problems(config: TransferConfig) -> list[str]:
 def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransfer:
     """Check all settings, load the data and read the weights, before any training."""
     check_transfer(config)
+    if config.settings_from is not None:  # they are part of the id, the folder is not
+        config = config.model_copy(update=_best_settings(config.settings_from) | {"settings_from": None})
     choose_device(runtime.device)
     check_compiler(runtime)
     if config.smart is not None:
@@ -247,11 +265,16 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         learning_rate=config.learning_rate or rate,
         dense_rate=config.learning_rate or task.peak_rate(config.profile, plm.model.config.hidden_size, steps),
         steps=steps,
-        # Patience counts epochs unless --eval-steps says otherwise.
-        eval_steps=config.eval_steps or (found.steps_per_epoch if config.patience else task.eval_steps),
+        eval_steps=_eval_steps(config, task, found.steps_per_epoch),
     )
     prepared.plan.check(found.data.validation)
     return prepared
+
+
+def _eval_steps(config: TransferConfig, task: Task, steps_per_epoch: int) -> int:
+    """Return the steps between evaluations; patience counts epochs unless --eval-steps says otherwise."""
+    given = config.eval_steps or ("epoch" if config.resolved().patience else task.eval_steps)
+    return steps_per_epoch if given == "epoch" else given
 
 
 def _start_weights(config: TransferConfig, plm: PLM, seed: int, base: str) -> dict[str, Tensor]:

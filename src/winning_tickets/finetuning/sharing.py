@@ -16,7 +16,7 @@ from winning_tickets.config.structured import written_levels
 from winning_tickets.data.metrics import averages
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.sharing_optimizer import union_of
-from winning_tickets.finetuning.sharing_setup import PreparedSharing, prepare_sharing, single
+from winning_tickets.finetuning.sharing_setup import PreparedSharing, prepare_sharing
 from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, TaskTickets, make_sharing_trainer
 from winning_tickets.finetuning.transfer import transfer
 from winning_tickets.pruning.search import search
@@ -118,6 +118,7 @@ def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runt
         "tasks": tasks,
         "weight_remaining": remaining,
         "steps": prepared.steps,
+        "stopped_early": evaluations.records[-1]["step"] < prepared.steps,
         **seeds.seed_facts(run, prepared.target, prepared.base, config.save_model),
     }
     run.finish(result)
@@ -167,6 +168,7 @@ def _summarize(
         "tickets": "auto" if prepared.config.tickets == AUTO else "given" if prepared.tickets else "none",
         "epochs": prepared.steps / prepared.steps_per_epoch,
         "steps": prepared.steps,
+        "stopped_early": sum(result.get("stopped_early", False) for result in results),
         "steps_per_epoch": prepared.steps_per_epoch,
         "learning_rate": prepared.learning_rate,
         **prepared.settings.model_dump(mode="json", include=_SHOWN),
@@ -205,7 +207,7 @@ def _find_tickets(prepared: PreparedSharing, path: Path, runtime: Runtime) -> di
         level, folder = settings.level_of(name), path / STAGES / name
         if level == 0:
             continue
-        alone = single(settings, target.model, name, task.task.head_dropout)
+        alone = settings.alone(target.model, name, task.task.head_dropout)
         base = {"revision": target.revision, "layers": target.layers, "seeds": settings.seeds[:1]}
         transfer(alone.model_copy(update=base), folder / FINE_TUNED, runtime)
         # The importances come from the fine-tuned model, but the ticket is of the pre-trained model.
@@ -230,7 +232,7 @@ def _fine_tune(prepared: PreparedSharing, finished: Sequence[int], path: Path, r
     for seed in finished:
         for name, task in prepared.tasks.items():
             model = path / f"seed-{seed}" / MODEL_FOLDER
-            alone = single(prepared.settings, str(model), name, task.task.head_dropout)
+            alone = prepared.settings.alone(str(model), name, task.task.head_dropout)
             alone = alone.model_copy(update={"seeds": (seed,)})
             metrics = transfer(alone, path / FINE_TUNED / f"seed-{seed}" / name, runtime)["metrics"]
             found[name].append({kind: {key: metrics[key][kind]["mean"] for key in metrics} for kind in seeds.KINDS})

@@ -7,10 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from winning_tickets.config import AUTO, ResolvedShare, Runtime, ShareConfig, TransferConfig
-from winning_tickets.config.share import OWN_FILES, SINGLE_TASK_FIELDS
+from winning_tickets.config.share import OWN_FILES
 from winning_tickets.data.encode import train_subset
 from winning_tickets.data.mixing import epoch_steps
 from winning_tickets.data.records import Split, TaskData
@@ -74,25 +73,6 @@ class PreparedSharing:
         return EvaluationPlan(config, self.tasks[task].task, self.steps_per_epoch, self.steps_per_epoch, self.steps)
 
 
-def single(config: ResolvedShare, target: str, task: str, head_dropout: float | None) -> TransferConfig:
-    """Return the settings of fine-tuning on one task alone for a sharing, from the base model or the shared model."""
-    if task in (config.train_file or {}):
-        data: dict[str, Any] = {field: (getattr(config, field) or {}).get(task) for field in OWN_FILES}
-        data |= {"task_name": task, "text_columns": config.text_columns, "drop_unlabelled": config.drop_unlabelled}
-        data |= {"label_column": data["label_column"] or "label"}
-    else:
-        data = {"task": task, "task_file": config.task_file, "data_dir": config.data_dir}
-    return TransferConfig(
-        target=target,
-        **data,
-        epochs=config.single_epochs,
-        learning_rate=config.single_learning_rate or config.learning_rate,
-        head_dropout=head_dropout,
-        save_model=True,
-        **{field: getattr(config, field) for field in SINGLE_TASK_FIELDS},
-    )
-
-
 def check_sharing(config: ShareConfig) -> None:
     """Refuse settings that contradict each other, with all problems at once, before anything is loaded."""
     with suppress(UsageError):  # a bad task file is reported with each task
@@ -105,7 +85,7 @@ def check_sharing(config: ShareConfig) -> None:
     problems += [f"The task name {name} is a key of the log; rename it." for name in config.tasks if name in _LOGGED]
     # Each task must be valid for fine-tuning alone, whatever the model.
     for task in config.tasks:
-        alone = single(config.resolved(), config.model or "builtin:minilm", task, None)
+        alone = config.resolved().alone(config.model or "builtin:minilm", task, None)
         alone = alone.model_copy(update={"epochs": config.epochs, "steps": config.steps})
         problems += problems_of(partial(check_single, alone))
     for field in (*OWN_FILES, "text_columns", "drop_unlabelled"):
@@ -222,7 +202,7 @@ def _open(config: ShareConfig) -> tuple[dict[str, Ticket] | None, Target]:
 
 
 def _data(config: ResolvedShare, task: str) -> TaskData:
-    data = load_data(single(config, "", task, None))
+    data = load_data(config.alone("", task, None))
     if not len(data.train):
         raise ContentError(f"The task {task} has no training example; give it some, or leave it out of --tasks.")
     if config.smart is not None:

@@ -179,15 +179,18 @@ class SharedEvaluations(Evaluations):
             return record | {"average": statistics.fmean(scores)}
 
         super().__init__(run, prepared.plan(next(iter(prepared.tasks))), evaluate)
-        self._kept = ("step", "average") if prepared.settings.best_by == "average" else ("step",)
+        self._together = prepared.settings.best_by == "average"
 
     def of(self, task: str) -> list[dict[str, Any]]:
         """Return the records of one task, as an `EvaluationPlan` reads them."""
         # With the average, all tasks have their best evaluation at the same step, so it is one and the same model.
-        return [
-            {key: record[key] for key in self._kept} | {key: record[key][task] for key in _KEYS}
-            for record in self.records
-        ]
+        found = []
+        for record in self.records:
+            own = {"step": record["step"]} | {key: record[key][task] for key in _KEYS}
+            if self._together:
+                own |= {"average": record["average"], "of_all_tasks": record["degenerate"]}
+            found.append(own)
+        return found
 
 
 _KEYS = ("evaluation", "degenerate")

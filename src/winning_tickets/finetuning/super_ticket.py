@@ -10,7 +10,7 @@ import copy
 import shutil
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Runs:
     folders: tuple[str, ...]
     results: tuple[dict[str, Any], ...]
     settings: str
+    stopped_early: int = 0  # fine-tunings that stopped early, with all settings that were tried
 
     def scores(self, part: str) -> dict[int, float]:
         """Return, by seed, the primary metric of the best evaluation, on `selection`, `rest` or the `whole` dev set."""
@@ -217,6 +218,7 @@ def _best_settings(
     """Fine-tune with all settings of the grid in `folder/name`; return the runs with the best mean on the selection."""
     # `targets` is one model or ticket for all seeds, or a ticket for each seed.
     best: Runs | None = None
+    stopped = 0
     recovers = config.recover and targets != (config.fine_tuning.target,)
     starts = {target: _recovered(config, prepared, target, folder, runtime) for target in targets if recovers}
     for settings, fine_tuning in config.grid():
@@ -234,10 +236,11 @@ def _best_settings(
             for target, group, where in zip(targets, groups, names, strict=True)
         )
         runs = Runs(tuple(names), results, settings)
+        stopped += sum(result["stopped_early"] for result in results)
         if best is None or runs.mean > best.mean + TIE:
             best = runs
     assert best is not None
-    return best
+    return replace(best, stopped_early=stopped)
 
 
 def _fine_tuning_of(fine_tuning: TransferConfig, target: str) -> TransferConfig:
@@ -391,6 +394,7 @@ def _result(
         "selections": selections,
         "super_ticket": {"level": level, "folder": SUPER_TICKET} | selections["winning"][f"{level:g}"],
         "trainings": count_trainings(config),
+        "stopped_early": full.stopped_early + sum(runs.stopped_early for by in found.values() for runs in by.values()),
         "versions": versions(),
     }
 

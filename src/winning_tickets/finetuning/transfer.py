@@ -79,6 +79,7 @@ def transfer(
     """
     runtime = runtime or Runtime()
     prepared = prepare_transfer(config, runtime)
+    config = prepared.config
     marker = config.model_dump(mode="json")
     with RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force) as run:
         if run.status == "done":
@@ -135,6 +136,7 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         **scores,
         "confusion": confusion,
         "stopped_step": evaluations.records[-1]["step"],
+        "stopped_early": evaluations.records[-1]["step"] < prepared.steps,
         "steps": prepared.steps,
         "train_examples": prepared.train_examples,
         **search_settings_of(ticket),
@@ -248,7 +250,16 @@ _SUMMARY = (  # keys of a summary, in the order that the rows of `runs.csv` have
     *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
     *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart", "teacher"),
     *("corpus", "segments"),
-    *("validation_examples", "unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "dropout"),
+    *(
+        "validation_examples",
+        "unlabelled_examples",
+        "epochs",
+        "steps",
+        "stopped_early",
+        "batch_size",
+        "learning_rate",
+        "dropout",
+    ),
     *("max_length", "doc_stride", "eval_steps", "data_hash", "base_hash", "versions"),
 )
 
@@ -298,6 +309,7 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         **({} if prepared.text is None else {"corpus": config.corpus, "segments": f"packed:{prepared.max_length}"}),
         "epochs": prepared.steps / prepared.steps_per_epoch,
         "steps": prepared.steps,
+        "stopped_early": sum(result.get("stopped_early", False) for result in results),
         "learning_rate": prepared.learning_rate,
         "dropout": prepared.dropout,
         "doc_stride": prepared.doc_stride,

@@ -90,7 +90,7 @@ class GivenModel:
             if not self.origin:
                 return NoTokenizer()
             try:
-                found = open_tokenizer(self.origin, files_of(self.origin, None, {}), trusted=False)
+                found = open_tokenizer(self.origin, files_of(self.origin, None, {}))
             except ContentError:
                 return NoTokenizer()
         return fit_tokenizer_(found, self.model, self.origin or f"the {type(self.model).__name__} in memory")

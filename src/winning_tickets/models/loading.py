@@ -297,7 +297,7 @@ class _Checkpoint:
     shapes: checkpoints.Shapes | None  # of the stored tensors; None if no file of weights is here
 
     def load_tokenizer(self) -> Any:
-        return open_tokenizer(self.where, self.find, is_trusted(), revision=self.revision, **self.access)
+        return open_tokenizer(self.where, self.find, own_code=True, revision=self.revision, **self.access)
 
 
 def _open(

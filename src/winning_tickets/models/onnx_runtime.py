@@ -61,6 +61,6 @@ class OnnxModel(nn.Module):
 def load_onnx(folder: Path | str) -> PLM:
     """Load an export of the format `onnx`, with its tokenizer."""
     plm = outline(str(folder), onnx=True)
-    tokenizer = open_tokenizer(str(folder), files_of(str(folder), None, {}), trusted=False)
+    tokenizer = open_tokenizer(str(folder), files_of(str(folder), None, {}))
     fit_tokenizer_(tokenizer, plm.model, str(folder))  # the file itself does not say how many tokens it takes
     return replace(plm, model=OnnxModel(Path(folder) / ONNX_FILE, plm.model.config), tokenizer=tokenizer)

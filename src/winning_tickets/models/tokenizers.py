@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from winning_tickets.models.checkpoints import Find, reading, without_embedding
+from winning_tickets.runs.directory import is_trusted
 from winning_tickets.runs.errors import ContentError, shown
 
 _VOCABULARIES = (
@@ -27,8 +28,10 @@ _PLACEHOLDERS = ("image_token", "audio_token", "video_token")
 """Tokens that no text has; Gemma 3 numbers one of them beyond the embeddings of its models without images."""
 
 
-def open_tokenizer(where: str, find: Find, trusted: bool, **options: Any) -> Any:
+def open_tokenizer(where: str, find: Find, own_code: bool = False, **options: Any) -> Any:
     """Open the tokenizer of a folder or of a repository of the hub; `find` finds its files.
+
+    With `own_code` the code that comes with it may run, if the user trusts it.
 
     Raises:
         ContentError: the vocabulary is missing or damaged.
@@ -37,7 +40,9 @@ def open_tokenizer(where: str, find: Find, trusted: bool, **options: Any) -> Any
 
     try:
         with reading(f"Could not load the tokenizer of {where}"):
-            tokenizer: Any = AutoTokenizer.from_pretrained(where, trust_remote_code=trusted, **options)
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                where, trust_remote_code=own_code and is_trusted(), **options
+            )
     except ContentError as error:
         raise error if any(map(find, _VOCABULARIES)) else _missing(where) from error
     # Without files of a vocabulary, transformers makes a tokenizer that knows its special tokens and no word.

@@ -289,10 +289,10 @@ def _check_compared_layers(settings: ResolvedSearch, plm: PLM) -> None:
     last, total, found = settings.kd_layers[-1], plm.model.config.num_hidden_layers, f"{settings.model} has"
     if last > total:
         raise UsageError(f"--kd-layers {last} is no layer of the model: {found} {total}.")
-    if last < total and set(settings.terms) == {"kd"} and not settings.train_matrices:
+    if last < total and set(settings.terms) == {"kd"}:
         raise UsageError(
             f"After layer {last}, the last of --kd-layers, layers would learn nothing, and {found} {total}; add "
-            f"{total}, or choose what is trained with --train-matrices."
+            f"{total}, or another term to --objective."
         )
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from winning_tickets.config import Runtime, parse_rewind
+from winning_tickets.config import ResolvedSearch, Runtime, parse_rewind
 from winning_tickets.config.settings import all_digits
 from winning_tickets.models.architectures import present_in, prunable_views
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.weights import StateInfo, add_noise, load_state, reinitialize, save_state, write_state_
-from winning_tickets.pruning.base import PreparedSearch, load_sources, train_in_order
+from winning_tickets.pruning.base import PreparedSearch, Sources, load_sources, train_in_order
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError, UsageError
@@ -96,8 +96,15 @@ def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtim
         before=[IterativePruning(prepared, model, rounds, run)],
         model=model,
         objective=sources.objective,
-        schedule=rounds.rate(config.warmup_steps, config.rate_horizon == "total", config.schedule_steps),
+        schedule=rounds.rate(config.warmup_steps, config.rate_horizon == "total", _horizon(config, sources, length)),
     )
+
+
+def _horizon(config: ResolvedSearch, sources: Sources, length: int) -> int | None:
+    """Return the steps after which the learning rate would be zero; None for the end of its decay."""
+    if config.schedule_steps is not None or not config.schedule_passes:
+        return config.schedule_steps
+    return max(length, config.schedule_passes * max(part.size for part in sources.parts.values()))
 
 
 class IterativePruning(Callback):

@@ -1,4 +1,4 @@
-"""AdamW whose parameters and moments take one or two bytes each: bfloat16, or 8-bit floats with a scale per block.
+"""AdamW whose parameters and moments may be bfloat16.
 
 An update is often smaller than half the distance between neighboring values of such a type, so that rounding to the
 nearest value would drop it. Values are therefore rounded up or down at random, so that their expectation is exact.
@@ -12,16 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BLOCK = 256  # entries that share a scale
 _CHUNK = 1 << 20  # entries that are computed at a time in float32
-_LARGEST, _SMALLEST = 240.0, 2.0**-9  # of a scaled 8-bit float: below the maximum of 448, and the least above zero
-_MANTISSA_BITS = {torch.bfloat16: 7, torch.float8_e4m3fn: 3}
-SCALE = "_scale"  # suffix of the name of a moment, for its scales
-
-
-def bytes_of_moment(dtype: torch.dtype) -> float:
-    """Return the bytes that one entry of a moment takes, with its share of the scale of its block."""
-    return dtype.itemsize + (4 / _BLOCK if dtype == torch.float8_e4m3fn else 0)
+_MANTISSA_BITS = {torch.bfloat16: 7}
 
 
 def round_at_random(values: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
@@ -38,14 +30,13 @@ def round_at_random(values: Tensor, dtype: torch.dtype, generator: torch.Generat
 class LowPrecisionAdamW(torch.optim.Optimizer):
     """AdamW that computes in float32, but stores parameters in their own type and moments in the type `moments`.
 
-    The second moment is stored as its root. An 8-bit float is multiplied by the scale of its block of 256
-    entries: 1 + 4 / 256 bytes per entry.
+    The second moment is stored as its root.
 
     Args:
         groups: groups of contiguous parameters, with `lr` as for any optimizer.
         epsilon: added to the root of the second moment.
         weight_decay: share of a parameter that a step with a learning rate of 1 removes.
-        moments: type of the moments: float32, bfloat16 or float8_e4m3fn.
+        moments: type of the moments: float32 or bfloat16.
         seed: seed of the rounding; a step that is repeated draws the same numbers.
     """
 
@@ -63,8 +54,6 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
         state: dict[str, Any] = {"step": 0}
         for name in ("exp_avg", "exp_avg_sq"):
             state[name] = torch.zeros(count, dtype=self._dtype, device=device)
-            if self._dtype == torch.float8_e4m3fn:
-                state[name + SCALE] = torch.zeros(-(-count // _BLOCK), device=device)
         return state
 
     @torch.no_grad()
@@ -94,28 +83,11 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
         """Update a chunk of a parameter, in place."""
         (beta1, beta2), rate, step = group["betas"], group["lr"], state["step"]
         now = gradient[part].float()
-        mean = self._read(state, "exp_avg", part).lerp_(now, 1 - beta1)
-        root = self._read(state, "exp_avg_sq", part).square_().mul_(beta2).addcmul_(now, now, value=1 - beta2).sqrt_()
+        mean = state["exp_avg"][part].float().lerp_(now, 1 - beta1)
+        root = state["exp_avg_sq"][part].float().square_().mul_(beta2).addcmul_(now, now, value=1 - beta2).sqrt_()
         value = flat[part].float().mul_(1 - rate * group["weight_decay"])
         denominator = (root / (1 - beta2**step) ** 0.5).add_(group["eps"])
         value.addcdiv_(mean, denominator, value=-rate / (1 - beta1**step))
         flat[part] = round_at_random(value, flat.dtype, generator)
-        self._write(state, "exp_avg", part, mean, generator)
-        self._write(state, "exp_avg_sq", part, root, generator)
-
-    def _read(self, state: dict[str, Any], name: str, part: slice) -> Tensor:
-        values: Tensor = state[name][part].float()
-        if name + SCALE in state:
-            blocks = state[name + SCALE][part.start // _BLOCK : -(-part.stop // _BLOCK)]
-            values.mul_(blocks.repeat_interleave(_BLOCK)[: len(values)])
-        return values
-
-    def _write(self, state: dict[str, Any], name: str, part: slice, values: Tensor, generator: torch.Generator) -> None:
-        if name + SCALE in state:
-            padded = torch.nn.functional.pad(values, (0, -len(values) % _BLOCK)).view(-1, _BLOCK)
-            scales = padded.abs().amax(1) / _LARGEST
-            state[name + SCALE][part.start // _BLOCK : part.start // _BLOCK + len(scales)] = scales
-            values = (padded / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).view(-1)[: len(values)]
-            if name == "exp_avg_sq":  # zero would make the step arbitrarily long
-                values = values.clamp(min=_SMALLEST)
-        state[name][part] = round_at_random(values, self._dtype, generator)
+        state["exp_avg"][part] = round_at_random(mean, self._dtype, generator)
+        state["exp_avg_sq"][part] = round_at_random(root, self._dtype, generator)

@@ -22,7 +22,7 @@ from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import Block, Ranking, Ranks, Selector, groups_of, wide
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Types of scores, moments and weights by the names of the settings."""
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -260,17 +259,7 @@ def trained_names(config: ResolvedSearch, plm: PLM, scope: Iterable[str]) -> lis
     names = [name for name in present_in(plm.encoder, scope) if name not in fixed]
     if not names:
         raise UsageError("Nothing is left to train: the scope holds only matrices whose masks stay as initialised.")
-    patterns = config.train_matrices
-    for pattern in patterns:
-        if not any(_matches(name, pattern) for name in names):
-            raise UsageError(
-                f"--train-matrices {pattern} is none of the matrices whose masks can be trained, such as {names[0]}."
-            )
-    return [name for name in names if not patterns or any(_matches(name, pattern) for pattern in patterns)]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)  # parts of fused matrices have brackets in their names
+    return names
 
 
 def copy_weights(prepared: PreparedSearch, groups: Sequence[Sequence[str]]) -> MaskedWeights:

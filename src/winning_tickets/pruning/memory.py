@@ -11,7 +11,6 @@ from torch import Tensor
 from winning_tickets.config import ResolvedSearch, Runtime
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.loading import PLM, ModelNotFound, choose_device, outline, prunable_names, untie_decoder
-from winning_tickets.pruning.low_precision import bytes_of_moment
 from winning_tickets.pruning.mask_optimizer import DTYPES
 from winning_tickets.pruning.mask_training import trained_names
 from winning_tickets.pruning.sharded import sharded_modules
@@ -53,7 +52,7 @@ def memory_plan(config: ResolvedSearch, processes: int = 1) -> dict[str, int]:
     found |= {
         "dense_weights": sum(shapes.values()) * long,
         "scores": entries * score.itemsize,
-        "moments": round(2 * entries * bytes_of_moment(DTYPES[config.moment_dtype])),
+        "moments": 2 * entries * DTYPES[config.moment_dtype].itemsize,
         # Gradients are freed before the selection, which compares scores in float32 and writes one byte for each.
         "gradients": entries * (long + (score.itemsize if score.itemsize != long else 0)),
         "selection": entries * (1 + (4 if score.itemsize < 4 else 0)),
@@ -106,7 +105,7 @@ def check_memory(config: ResolvedSearch, runtime: Runtime) -> None:
         text
         for text, given in (
             ("--weights-dtype bfloat16", config.weights_dtype != "float32"),
-            ("--score-dtype bfloat16 --moment-dtype float8", config.moment_dtype == "float8"),
+            ("--score-dtype bfloat16 --moment-dtype bfloat16", config.moment_dtype == "bfloat16"),
             ("--block-wise", config.block_wise or config.terms.keys() != {"kd"}),
             ("--shard with several GPUs", device.type != "cuda" or config.block_wise or config.needs.structured),
         )

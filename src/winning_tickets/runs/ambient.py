@@ -1,8 +1,8 @@
 """The state of PyTorch around a call: what a caller has switched on or off never enters a result.
 
 `neutral()` is around every public function that computes. Inside, all switches that change what PyTorch computes are as
-in a new process; after it they are the caller's again, also if the call fails. Only the number of threads and the choice
-of deterministic algorithms stay: on a GPU these make runs repeatable, and on a CPU they change nothing.
+in a new process; after it they are the caller's again, also if the call fails. Two stay: the number of threads, and
+deterministic algorithms, which make runs on a GPU repeatable and change nothing on a CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 from winning_tickets.runs.errors import UsageError
 
 _KEPT = object()  # in place of a usual value: the caller's value is only restored
-_NEW_PROCESS_SEED = 67280421310721  # of PyTorch's generators before anybody seeds them
+_SEED = 67280421310721
+"""Of PyTorch's generator at the beginning of a call. A new process has a random one, so nothing should depend on it."""
 
 _FLAGS = {
     "cudnn_enabled": True,
@@ -152,6 +153,8 @@ def _refuse_transforms() -> None:
         inside = "torch.jit.trace"
     elif _gpus_are_in_use() and torch.cuda.is_current_stream_capturing():
         inside = "the capture of a CUDA graph"
+    elif "torch._dynamo" in sys.modules and callable(torch._C._dynamo.eval_frame.get_eval_frame_callback()):
+        inside = "a function that torch.compile has compiled"
     if inside:
         raise UsageError(f"This call is inside {inside}, which would change what it computes; make it outside.")
 
@@ -284,20 +287,20 @@ def _emptied(hooks: dict[Any, Any]) -> Iterator[None]:
 
 @contextmanager
 def _own_random_numbers() -> Iterator[None]:
-    """Begin with the generator of a new process, and restore the caller's generators."""
+    """Begin with a generator in a fixed state, and restore the caller's generators."""
     import numpy as np
     import torch
 
     of_python, of_numpy = random.getstate(), np.random.get_state()
     seed, of_cpu = torch.initial_seed(), torch.get_rng_state()
     gpus = torch.cuda.get_rng_state_all() if _gpus_are_in_use() else None
-    torch.default_generator.manual_seed(_NEW_PROCESS_SEED)
+    torch.default_generator.manual_seed(_SEED)
     try:
         yield
     finally:
         if gpus is not None:
             torch.cuda.set_rng_state_all(gpus)
-        elif torch.initial_seed() != _NEW_PROCESS_SEED:  # GPUs that the caller has not used begin with the same seed
+        elif torch.initial_seed() != _SEED:  # GPUs that the caller has not used begin with the same seed
             torch.cuda.manual_seed_all(seed)
         torch.default_generator.manual_seed(seed)
         torch.set_rng_state(of_cpu)

@@ -69,7 +69,8 @@ def markdown_escape(text: str) -> str:
 
 def markdown_cell(text: str) -> str:
     """Return text that Markdown shows literally, also in a cell of a table and where HTML is not sanitized."""
-    return markdown_escape(text).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("|", r"\|")
+    plain = markdown_escape(text).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("|", r"\|")
+    return re.sub(r"(?<=[^\W_])\\_(?=[^\W_])", "_", plain)  # inside a word, as in kd_loss, it marks nothing
 
 
 def markdown_code(text: str) -> str:

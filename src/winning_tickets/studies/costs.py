@@ -27,14 +27,13 @@ from winning_tickets.config import (
 )
 from winning_tickets.config.objective import TEACHER_NAMES
 from winning_tickets.config.settings import parse_size
-from winning_tickets.config.share import SINGLE_TASK_FIELDS
 from winning_tickets.config.structured import written_levels
 from winning_tickets.data.corpora import TEXT_SUFFIXES
 from winning_tickets.data.glue import LAYOUTS, count_rows
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.runs.errors import TicketsError, UsageError
-from winning_tickets.runs.store.index import Record
+from winning_tickets.runs.store.records import Record
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.verbs import VERBS
 
@@ -330,7 +329,7 @@ def _fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize | No
     length = _length(data, limit, config.padding == "max-length" or is_text, config.group_by_length)
     passes = _passes(config.smart) + _FORWARD * (config.teacher is not None)
     evaluations = _evaluations(config.patience, config.eval_steps, task, steps, per_epoch)
-    if config.evaluate_each_epoch and not config.patience:
+    if config.evaluate_each_epoch and not config.patience and config.eval_steps != "epoch":
         evaluations += steps // per_epoch
     one = _training(steps, steps * batch * length * passes, evaluations, measured, length)
     return (one + Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)) * len(config.seeds)
@@ -343,10 +342,10 @@ def _passes(smart: Smart | None) -> float:
 
 
 def _evaluations(
-    patience: int | None, eval_steps: int | None, task: Task | None, steps: float, per_epoch: int
+    patience: int | None, eval_steps: int | str | None, task: Task | None, steps: float, per_epoch: int
 ) -> float:
-    every = eval_steps or (per_epoch if patience else task.eval_steps if task else 50)
-    return steps // every + 1
+    every = eval_steps or ("epoch" if patience else task.eval_steps if task else 50)
+    return steps // (per_epoch if isinstance(every, str) else every) + 1
 
 
 def _validation(data: TaskSize, limit: float) -> float:
@@ -384,14 +383,7 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
     total *= len(config.seeds)
     # Further trainings of a sharing that finds its own tickets, or fine-tunes afterwards.
     for name in config.tasks:
-        alone = TransferConfig(
-            target="",
-            task=name,
-            data_dir=config.data_dir,
-            epochs=config.single_epochs,
-            save_model=True,
-            **{field: getattr(config, field) for field in SINGLE_TASK_FIELDS if field != "seeds"},
-        )
+        alone = config.alone("", name, None).model_copy(update={"seeds": (0,)})
         count = (config.tickets == AUTO and config.level_of(name) > 0) + len(config.seeds) * config.fine_tune
         total += _fine_tuning(alone, model) * count
     return total

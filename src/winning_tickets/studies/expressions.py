@@ -69,6 +69,11 @@ def names_in(value: Any) -> set[str]:
     return {name for one in found for name in one.groups() if name}
 
 
+def without_axes(path: str) -> str:
+    """Return the path of a value without the axes in it, for people."""
+    return re.sub(_EXPRESSION.pattern + r"\.?", "", path)
+
+
 @dataclass(frozen=True)
 class Reference:
     """A reference `@stage[names, fixed=value]rest` to the runs of a stage; `rest` is empty or a path with a slash."""

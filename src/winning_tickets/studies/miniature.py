@@ -76,7 +76,6 @@ _PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "trained_steps": _fewer,
     "save_at": lambda steps: sorted({_fewer(step) for step in steps}),
     "round_steps": _fewer,
-    "imp_decay": _fewer,
     "imp_steps": _shorter_rounds,
     "text_steps": lambda steps: _fewer(steps, TEXT_STEPS),
     "mlm_round_steps": lambda steps: _fewer(steps, TEXT_STEPS),

@@ -20,7 +20,6 @@ from winning_tickets.studies.expressions import is_reference, matches, same, str
 from winning_tickets.studies.grid import MAX_PLACES, order_of, own_grid
 from winning_tickets.studies.miniature import (
     MINIATURE,
-    MINIATURE_NOTE,
     cut_folder,
     miniature_parameters,
     miniature_settings,
@@ -30,7 +29,6 @@ from winning_tickets.studies.schema import SCALES, Stage, Study, map_conditions
 from winning_tickets.studies.verbs import verb_named
 
 MAX_SLUG = 60
-_PLACES = ("data_dir",)  # parameters that only say where data are, so they make no difference from the paper
 BY_DEFAULT = ("data_dir",)
 """Needs that are read from the hub if no folder is given."""
 
@@ -53,18 +51,6 @@ class Plan:
 
     def stage_runs(self, stage: str) -> list[str]:
         return list(dict.fromkeys(point.run for point in self.points if point.stage == stage))
-
-    @property
-    def differences(self) -> list[str]:
-        """Return, as text, the parameters that differ from the scale `paper`; empty for a study without one."""
-        if self.study.paper is None or "paper" not in self.study.scales:
-            return []
-        paper, own = parameters_of(self.study, "paper", {}), self.parameters
-        return [MINIATURE_NOTE] * (self.scale == MINIATURE) + [
-            f"{name} is {shown_setting(own.get(name))} (paper: {shown_setting(paper.get(name))})"
-            for name in dict.fromkeys([*paper, *own])
-            if own.get(name) != paper.get(name) and name not in _PLACES
-        ]
 
 
 def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = None) -> Plan:

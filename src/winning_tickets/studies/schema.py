@@ -22,6 +22,7 @@ VerbName = Literal[
 LOG = "log."  # start of the path of a value in the records of a run's log
 SETTINGS = "settings."  # start of the path of a setting of a run, with the values of its profile
 HOURS = "log.hours"  # path of the training time until a record of the log
+TRAIN_SECONDS = "run.train_seconds"  # path of the time of all optimizer steps of a run, from its log
 Condition = dict[str, Any]
 """Axis -> a value, a list of values, or `{not: ..}`, `{above: ..}`, `{below: ..}`, `{same: AXIS}`; all must hold."""
 
@@ -168,7 +169,8 @@ TESTS = (*COMPARISONS, "lies", "correlates")
 class StudyClaim(Settings):
     """A finding of the paper; exactly one of `TESTS` judges it."""
 
-    text: str
+    text: str  # the sentence of the paper that is judged, in words of our own
+    section: str = ""  # where the paper says so
     stage: str | tuple[str, ...] | None = None
     value: str = "score"
     better: Comparison | None = None  # the first is higher
@@ -223,6 +225,33 @@ class Published(BaseModel):  # `Settings` has an `of` of its own
     std: float | None = None
 
 
+class Deviation(Settings):
+    """What differs from the paper, in a sentence or two, and the runs that it is about; without them it is left out.
+
+    Settings and their values are those that the contract with the paper names (`studies.contract`).
+    """
+
+    text: str
+    training: str | tuple[str, ...] = ()  # kinds of training in the contract; any if there is none
+    settings: dict[str, Any] = Field(default_factory=dict)  # setting -> value of these runs, which is not the paper's
+    stage: str | tuple[str, ...] = ()
+    where: tuple[Condition, ...] = ()  # only runs whose axes or settings match one of these
+    added: bool = False  # these runs are not in the paper
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, value: Any) -> Any:
+        return {"text": value} if isinstance(value, str) else value
+
+    @property
+    def trainings(self) -> tuple[str, ...]:
+        return (self.training,) if isinstance(self.training, str) else self.training
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return (self.stage,) if isinstance(self.stage, str) else self.stage
+
+
 class Study(Settings):
     """A grid of runs, and the tables, figures and claims of its report."""
 
@@ -231,7 +260,7 @@ class Study(Settings):
     base: str | None = None  # recipe that this study starts from; already merged
     paper: Literal["tamt", "tamt-submission", "bert-tickets", "super-tickets"] | None = None
     shows: str = ""
-    deviations: dict[str, str] = Field(default_factory=dict)  # what differs from the paper, each in a sentence or two
+    deviations: dict[str, Deviation] = Field(default_factory=dict)  # what differs from the paper
     needs: dict[str, str] = Field(default_factory=dict)  # parameter -> what the user provides
     parameters: dict[str, Any] = Field(default_factory=dict)  # values for all scales; the values of a scale win
     scales: dict[Literal["smoke", "miniature", "small", "paper"], dict[str, Any]]  # `miniature`: only exceptions

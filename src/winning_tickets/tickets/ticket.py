@@ -107,6 +107,7 @@ class Ticket:
             what = " and ".join(f"{count['pruned']} of {count['total']} {unit}" for unit, count in units) + " pruned"
         return printable(f"Ticket({self.info.method}, sparsity={self.sparsity:.4f}, {what} of {self.base.name})")
 
+    @neutral()
     def to_frame(self) -> Any:
         """Return a pandas data frame with one row for each matrix: its name, shape, weights, kept ones and sparsity."""
         import pandas as pd
@@ -172,6 +173,7 @@ class Ticket:
         return sum(mask.numel() for mask in self.masks.values())
 
     @property
+    @neutral()
     def pruned(self) -> int:
         """Number of weights removed."""
         return sum(mask.numel() - count_true(mask) for mask in self.masks.values())
@@ -181,11 +183,13 @@ class Ticket:
         """Fraction of the weights in scope that is removed, in [0, 1)."""
         return self.pruned / self.total
 
+    @neutral()
     def sparsity_by_matrix(self) -> dict[str, float]:
         """Return the fraction removed of each matrix."""
         return {name: 1 - count_true(mask) / mask.numel() for name, mask in self.masks.items()}
 
     @property
+    @neutral()
     def id(self) -> str:
         """A hash of the masks, the gates and the weights they belong to."""
         state = hashlib.sha256(self.base.hash.encode())

@@ -71,8 +71,7 @@ class TaskInfo:
         content = read_json(folder / TASK_FILE, "task description")
         try:
             lists = {key: tuple(content[key]) for key in ("text_columns", "labels")}
-            kind = "classification" if lists["labels"] else "regression"  # earlier versions had these two only
-            info = TypeAdapter(cls).validate_python({"kind": kind, "doc_stride": None} | content | lists)
+            info = TypeAdapter(cls).validate_python(content | lists)
             if len(info.text_columns) not in (1, 2):
                 raise ValueError(f"{len(info.text_columns)} text columns")
             return info

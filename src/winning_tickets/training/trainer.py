@@ -329,11 +329,7 @@ class TicketTrainer:
         if resume_from_checkpoint is not None:
             checkpoint = Path(resume_from_checkpoint)
             state = _read_checkpoint(checkpoint, mapped=self.args.shard)
-            if not self._fits(state):
-                distributed.barrier()  # all ranks have read it
-                distributed.on_main(lambda: _forget_checkpoints(checkpoint.parent))
-                state = None
-            elif self._save_weights:  # before the optimizer is made, which may take its own state from the weights
+            if self._save_weights:  # before the optimizer is made, which may take its own state from the weights
                 self.model.load_state_dict(state["model"])
         self._make_optimizer()
         if self.args.torch_compile:
@@ -376,16 +372,6 @@ class TicketTrainer:
     def _stateful(self) -> dict[str, Callback]:
         """The callbacks whose state is part of a checkpoint, by the name of their class."""
         return {type(callback).__name__: callback for callback in self.callbacks if callback.stateful}
-
-    def _fits(self, state: Mapping[str, Any]) -> bool:
-        """Return whether a checkpoint has the shapes of the model and the state of all callbacks."""
-        # Earlier versions kept pruned units during training, and the best weights of a recovery in files of their own.
-        if not self._stateful.keys() <= state.get("callbacks", {}).keys():
-            return False
-        if not self._save_weights:
-            return True
-        own = self.model.state_dict()
-        return all(name not in own or own[name].shape == weight.shape for name, weight in state["model"].items())
 
     def _make_optimizer(self) -> None:
         args = self.args
@@ -530,16 +516,6 @@ def checkpoints(scratch: Path) -> list[Path]:
     """Return the complete checkpoints of a run, oldest first."""
     found = [path for path in scratch.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
     return sorted((path for path in found if path.is_file()), key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
-
-
-def _forget_checkpoints(scratch: Path) -> None:
-    """Remove checkpoints that do not fit the training, and say so."""
-    for checkpoint in checkpoints(scratch):
-        checkpoint.unlink()
-    say(
-        f"Warning: the checkpoints in {scratch} do not fit this training, as an earlier version of winning-tickets "
-        "wrote them; it begins at its first step."
-    )
 
 
 def last_step(scratch: Path) -> int:

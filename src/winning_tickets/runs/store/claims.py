@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from winning_tickets.runs.files import refused
@@ -41,11 +40,7 @@ class Claims:
                     remove_lock(path, seen)
         except OSError as error:
             raise refused(path, error) from error
-        lock = take(path, claimed, self.heartbeat_seconds, self.dead_after_seconds)
-        for old in path.parent.glob("[0-9]*.*"):  # numbered claims of earlier versions
-            with suppress(OSError):
-                old.unlink()
-        return lock
+        return take(path, claimed, self.heartbeat_seconds, self.dead_after_seconds)
 
     def is_held(self, run_id: str) -> bool:
         """Return whether a process works on a run, as far as one look shows."""

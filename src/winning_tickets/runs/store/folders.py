@@ -9,8 +9,17 @@ from pathlib import Path
 from winning_tickets.runs.directory import HEAD_MARKER, MARKER, RESULT, stored_run
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.locks import in_use
-from winning_tickets.runs.store.index import Body, Record, is_store, read_body, record_of, shape_problem, stored_error
 from winning_tickets.runs.store.query import select
+from winning_tickets.runs.store.records import (
+    Body,
+    ListedRun,
+    Record,
+    is_store,
+    read_body,
+    record_of,
+    shape_problem,
+    stored_error,
+)
 from winning_tickets.runs.store.store import Store
 
 _MARKERS = (MARKER, HEAD_MARKER)
@@ -35,6 +44,11 @@ def find_records(folder: Path | str, where: Sequence[str] = (), status: str | No
     if not found:
         raise UsageError(f"There are no runs in {path}; give a store, or a folder with runs that were made with --out.")
     return select(found, where, status)
+
+
+def list_runs(folder: Path | str, status: str | None = None) -> Sequence[Record | ListedRun]:
+    """Return what a line per run needs; in a store, unchanged runs are not read for it."""
+    return Store(folder).listed(status) if is_store(Path(folder)) else find_records(folder, (), status)
 
 
 def _runs_below(folder: Path) -> Iterator[tuple[Path, Path]]:

@@ -1,208 +1,75 @@
-"""The content of a store: paths, checks of its JSON files, records of runs, and a cache for thousands of runs."""
+"""The index of a store: an SQLite cache of what the files of its runs say, so that only changed files are read again.
+
+The index is never trusted: a row counts only while the times, sizes and inodes of the run's files are those it was made
+from, and its checksum fits. A damaged index is made again, and one that is locked or cannot be written is not used.
+"""
 
 from __future__ import annotations
 
-import gc
+import itertools
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+import sqlite3
+import struct
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+from zlib import crc32
 
-from winning_tickets.runs import files
-from winning_tickets.runs.directory import MARKER, RESULT
-from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, shown
-from winning_tickets.runs.files import is_number, is_temporary, parse_json, read_json, write_json, write_text
+from pydantic_core import from_json
 
-FORMAT_VERSION = 1
-STORE_MARKER = "store.json"
-DESCRIPTION, ERROR, PROVENANCE, FILES = "run.json", "error.json", "provenance.json", "files.json"
+from winning_tickets.runs.files import is_number
+from winning_tickets.runs.store.query import Condition
+from winning_tickets.runs.store.records import (
+    Body,
+    Layout,
+    Record,
+    State,
+    Status,
+    is_id,
+    read_body,
+    record_of,
+    state_of,
+)
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-
-
-class Layout:
-    """Paths inside a store; the store's own files are in `about/<id>`, as verbs refuse foreign files in `runs/<id>`."""
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.runs = self.path / "runs"
-        self.abouts = self.path / "about"
-        self.claims = self.path / "claims"
-        self.cache = self.path / "cache"
-
-    def run(self, run_id: str) -> Path:
-        return self.runs / check_id(run_id)
-
-    def about(self, run_id: str) -> Path:
-        return self.abouts / check_id(run_id)
-
-    def exists(self) -> bool:
-        """Return whether the store was created; foreign files or another format are refused."""
-        if self.path.is_file():
-            raise UsageError(f"The store {self.path} is a file; give a folder that is absent, empty, or a store.")
-        if self._marked():
-            return True
-        foreign = self.path.is_dir() and any(not is_temporary(entry) for entry in self.path.iterdir())
-        # Another process may have created the store between the two checks.
-        if foreign and not self._marked():
-            raise UsageError(
-                f"{self.path} holds files that are not a store of this tool; it was left untouched. "
-                "Give a folder that is absent, empty, or a store."
-            )
-        return foreign  # true only if another process has created the store meanwhile
-
-    def create(self) -> None:
-        """Create the store unless it exists; its marker is written first."""
-        if not self.exists():
-            write_json(self.path / STORE_MARKER, {"what": "winning-tickets store", "format_version": FORMAT_VERSION})
-        for folder in (self.runs, self.abouts, self.claims):
-            folder.mkdir(exist_ok=True)
-
-    def _marked(self) -> bool:
-        if not is_store(self.path):
-            return False
-        body = read_json(self.path / STORE_MARKER, "marker of the store")
-        found = body.get("format_version") if isinstance(body, dict) else None
-        if found != FORMAT_VERSION:
-            raise ContentError(
-                f"The store {self.path} has format version {found}, this version reads {FORMAT_VERSION}; "
-                "upgrade winning-tickets, or choose another store."
-            )
-        return True
-
-
-def is_store(path: Path) -> bool:
-    """Return whether a folder has the marker of a store."""
-    return (path / STORE_MARKER).is_file()
-
-
-def is_id(name: str) -> bool:
-    """Return whether a name can be the id of a run."""
-    return _RUN_ID.fullmatch(name) is not None
-
-
-def check_id(run_id: str) -> str:
-    """Return the id; refuse an id that is not safe as the name of a folder."""
-    if not is_id(run_id):
-        raise UsageError(
-            f"{run_id!r} cannot be the id of a run: it must begin with a letter or digit, hold only letters, digits, "
-            "dots, dashes and underscores, and have at most 200 characters."
-        )
-    return run_id
-
-
-_NUMBER = (int, float)
-_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
-    "description": {"verb": (str,), "config": (dict,), "labels": (dict,)},
-    "marker": {"verb": (str,), "config": (dict,)},
-    "result": {
-        "verb": (str,),
-        "metrics": (dict,),
-        "primary_metric": (str,),
-        "seeds": (list,),
-        "failed_seeds": (list,),
-        "versions": (dict,),
-    },
-    "error": {"kind": (str,), "message": (str,), "provenance": (dict,)},
-    "provenance": {
-        "seconds": _NUMBER,
-        "peak_memory": _NUMBER,
-        "versions": (dict,),
-        "machine": (dict,),
-        "finished_at": (str,),
-        "source": (dict,),
-    },
-}
-"""By file: the fields that are read, and their types; null is allowed as well."""
-_NAMES = {dict: "an object", list: "a list", str: "a text", int: "a number"}
-
-
-def shape_problem(file: str, content: Mapping[str, Any]) -> str | None:
-    """Return the problem of a parsed file; None if it can be used."""
-    return next(_problems(file, content), None)
-
-
-def _problems(file: str, content: Mapping[str, Any]) -> Iterator[str]:
-    for name, kinds in _FIELDS[file].items():
-        value = content.get(name)
-        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-            yield f"{name} is {shown(value)}, expected {_NAMES[kinds[0]]}"
-            return
-    if file == "error" and content.get("provenance") is not None:
-        yield from _problems("provenance", content["provenance"])
-    if file == "result":
-        numbers = [one.get("seed") if isinstance(one, dict) else one for one in content.get("failed_seeds") or ()]
-        if any(type(seed) is not int for seed in [*(content.get("seeds") or ()), *numbers]):
-            yield f"seeds are {shown(content.get('seeds'))} and {shown(numbers)}, expected whole numbers"
-        elif content.get("verb") == "transfer":
-            yield from _scores(content)
-
-
-def _scores(result: Mapping[str, Any]) -> Iterator[str]:
-    """Check that each metric of a transfer has final and best scores, one per seed."""
-    seeds = result.get("seeds")
-    for metric, kinds in (result.get("metrics") or {}).items():
-        for kind, scores in kinds.items() if isinstance(kinds, dict) else [(metric, kinds)]:
-            if not isinstance(scores, dict):
-                yield f"metrics.{metric} holds {shown(scores)}, expected scores"
-                return
-            numbers = [scores.get("mean"), scores.get("std"), *_listed(scores.get("values"))]
-            if not all(one is None or is_number(one) for one in numbers):
-                yield f"metrics.{metric}.{kind} holds {shown(scores)}, expected numbers"
-            elif seeds is not None and len(_listed(scores.get("values"))) not in (0, len(seeds)):
-                yield f"metrics.{metric}.{kind} has {len(scores['values'])} values for {len(seeds)} seeds"
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value, "no list"]
-
-
-Status = Literal["absent", "running", "unfinished", "failed", "done"]
-
-_CACHE_VERSION = 1
-_DAMAGED = "(damaged)"  # key of the message about a file that cannot be read
-_FILES = {"description", "marker", "result", "error", "provenance"}
+FILE = "index.sqlite"
+_VERSION = 1
+_TABLE = """CREATE TABLE runs (
+    id TEXT PRIMARY KEY, stamps BLOB, state TEXT, verb TEXT, headline TEXT, line_check INTEGER, content_check INTEGER,
+    content TEXT
+)"""
+_COLUMNS = "id, stamps, state, verb, headline, line_check"
+_NOT_USABLE = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH,
+}  # fmt: skip
+"""Errors of a file that may be intact; after any other error it is made again."""
+_SECONDS = 5.0  # how long another process may write the index before this one goes on without it
 
 
 @dataclass(frozen=True)
-class Record:
-    """Everything that a store knows about one run."""
+class Row:
+    """What the files of one run say; whether an open run is running is not in its files."""
 
     id: str
-    verb: str = ""
-    status: Status = "unfinished"
-    config: dict[str, Any] = field(default_factory=dict)  # settings of run.json, updated by those of the run directory
-    result: dict[str, Any] | None = None  # None unless the run is done
-    error: dict[str, Any] | None = None  # `kind`, `message`, `time` and more of a failed run
-    labels: dict[str, Any] = field(default_factory=dict)  # notes of the study that started the run
-    seconds: float | None = None  # of the last attempt
-    resumed: bool | None = None  # whether there were earlier attempts
-    peak_memory: int | None = None  # bytes of main memory
-    versions: dict[str, str] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
-    finished_at: str | None = None  # UTC, ISO 8601
-    source: dict[str, Any] | None = None  # commit of the working directory, and whether it had changes
+    state: State
+    verb: str
+    headline: str
+    content: str | None = None  # JSON of the fields of a `Record`; None if it was not asked for
 
-
-Body = dict[str, Any]  # parsed `description`, `marker`, `result`, `error`, `provenance` of a run; None if absent
+    def record(self, status: Status) -> Record:
+        """Return the record of the run; its content must have been asked for."""
+        return Record(**{**from_json(self.content or "{}"), "status": status})
 
 
 class Index:
-    """Reads the files of runs; a file is read again only after its time, size or inode has changed.
-
-    Files are replaced as a whole, so the inode changes even within one tick of the clock.
-    """
+    """Finds runs of a store by the content of their files."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._runs, self._abouts = str(layout.runs), str(layout.abouts)
-        self._cache = layout.cache / "runs.json"
-        self._known: dict[str, tuple[list[Any], Body]] = {}
-        self._loaded = False
+        self._path = layout.cache / FILE
 
     def ids(self) -> list[str]:
         """Return the ids of all runs that have a folder or a description, sorted."""
@@ -213,143 +80,181 @@ class Index:
         return sorted(found)
 
     def body(self, run_id: str) -> Body:
-        return self._read_run(run_id)[0]
+        """Return the content of the files of one run, read now."""
+        return read_body(self._layout.files(run_id))
 
-    def bodies(self, ids: Iterable[str]) -> dict[str, Body]:
-        """Return the content of the files of many runs, and cache the files that had to be read."""
-        if not self._loaded:
-            files.remove_leftovers(self._layout.cache)  # a process that is writing one now only loses its cache
-            self._known |= self._read_cache()
-            self._loaded = True
-        found, changed = {}, False
-        for run_id in ids:
-            found[run_id], is_new = self._read_run(run_id)
-            changed |= is_new
-        removed = self._known.keys() - found.keys()
-        for run_id in removed:
-            del self._known[run_id]
-        if (changed or removed) and self._layout.exists():  # reading creates no store
-            self._write_cache()
-        return found
+    def rows(
+        self, conditions: Sequence[Condition] = (), only: Collection[str] | None = None, content: bool = True
+    ) -> list[Row]:
+        """Return the rows of all runs, by id.
 
-    def _read_run(self, run_id: str) -> tuple[Body, bool]:
-        """Return the content of a run's files, and whether any of them had to be read."""
-        paths = self._paths(run_id)
-        stamps = [_stamp(path) for path in paths.values()]
-        known = self._known.get(run_id)
-        if known is not None and known[0] == stamps:
-            return known[1], False
-        found = zip(paths.items(), stamps, strict=True)
-        body = {name: None if stamp is None else _parsed(name, path) for (name, path), stamp in found}
-        self._known[run_id] = (stamps, body)
-        return body, True
+        Args:
+            conditions: leave out runs that cannot fulfill these conditions; some of the others may not either.
+            only: ids of the runs to return; None for all.
+            content: whether the rows have the content of which records are made.
+        """
+        for attempt in range(3):
+            try:
+                # A store that does not exist, or whose index cannot be used, gets an index in memory.
+                on_disk = attempt < 2 and self._layout.exists()
+                with closing(self._open(on_disk)) as database:
+                    rows = self._fresh_rows(database, conditions, content)
+                return [row for row in rows if only is None or row.id in only]
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_USABLE:
+                    return self._rows_without_disk(conditions, only, content)
+                with suppress(OSError):
+                    self._path.unlink()
+        raise AssertionError("an index in memory cannot be damaged")
 
-    def _paths(self, run_id: str) -> dict[str, str]:
-        run, about = f"{self._runs}/{check_id(run_id)}", f"{self._abouts}/{run_id}"
-        return {
-            "description": f"{about}/{DESCRIPTION}",
-            "marker": f"{run}/{MARKER}",
-            "result": f"{run}/{RESULT}",
-            "error": f"{about}/{ERROR}",
-            "provenance": f"{about}/{PROVENANCE}",
-        }
+    def _rows_without_disk(
+        self, conditions: Sequence[Condition], only: Collection[str] | None, content: bool
+    ) -> list[Row]:
+        """Return the rows with an index in memory, filled from the one on disk as far as that can be read."""
+        with closing(self._open(on_disk=False)) as database:
+            old_file = f"{self._path.resolve().as_uri()}?mode=ro"
+            with suppress(sqlite3.Error), closing(sqlite3.connect(old_file, timeout=0, uri=True)) as old:
+                _copy(old, database)
+            rows = self._fresh_rows(database, conditions, content)
+        return [row for row in rows if only is None or row.id in only]
 
-    def _read_cache(self) -> dict[str, tuple[list[Any], Body]]:
-        try:
-            content = parse_json(self._cache.read_text(encoding="utf-8"), finite=True)
-            if content["version"] == _CACHE_VERSION:
-                runs = {run_id: (stamps, body) for run_id, (stamps, body) in content["runs"].items()}
-                return {run_id: (stamps, body) for run_id, (stamps, body) in runs.items() if _is_body(body)}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # absent or damaged: written again
-        return {}
-
-    def _write_cache(self) -> None:
-        # On a read-only store or a full disk everything was read, but is not cached.
-        with suppress(TrainingError):
-            write_text(self._cache, json.dumps({"version": _CACHE_VERSION, "runs": self._known}))
-        for old in self._layout.cache.glob("[0-9][0-9].json"):  # caches of earlier versions
+    def _open(self, on_disk: bool) -> sqlite3.Connection:
+        if on_disk:
             with suppress(OSError):
-                old.unlink()
+                self._path.parent.mkdir(exist_ok=True)
+        database = _open_file(self._path) if on_disk else sqlite3.connect(":memory:", isolation_level=None)
+        try:
+            database.execute("PRAGMA trusted_schema = OFF")
+            database.execute("PRAGMA synchronous = OFF")  # after a power loss the index is made again
+            if _schema(database) != [_TABLE] or database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                _begin_anew(database)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _fresh_rows(self, database: sqlite3.Connection, conditions: Sequence[Condition], content: bool) -> list[Row]:
+        ids = self.ids()
+        stamps = {run_id: self._stamps(run_id) for run_id in ids}
+        known = {row[0] for row in database.execute(f"SELECT {_COLUMNS} FROM runs") if _is_fresh(row, stamps)}
+        # Files are read before the transaction, which is short therefore.
+        changed = [self._read(run_id, stamps[run_id]) for run_id in ids if run_id not in known]
+        gone = [row[0] for row in database.execute("SELECT id FROM runs") if row[0] not in stamps]
+        if changed or gone:
+            database.execute("BEGIN IMMEDIATE")
+            database.executemany("DELETE FROM runs WHERE id = ?", [(run_id,) for run_id in gone])
+            database.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", changed)
+            database.execute("COMMIT")
+        where, values = _where(conditions)
+        wanted = "id, state, verb, headline" + (", content, content_check" if content or conditions else "")
+        rows = database.execute(f"SELECT {wanted} FROM runs {where} ORDER BY id", values)
+        return [self._checked(*row) for row in rows]
+
+    def _checked(
+        self, run_id: str, state: State, verb: str, headline: str, content: str | None = None, check: int = 0
+    ) -> Row:
+        if content is not None and crc32(content.encode()) != check:
+            _, _, state, verb, headline, _, _, content = self._read(run_id, b"")
+        return Row(run_id, state, verb, headline, content)
+
+    def _read(self, run_id: str, stamps: bytes) -> tuple[Any, ...]:
+        """Return the values of a row of the table, from the files of the run."""
+        body = self.body(run_id)
+        state = state_of(body)
+        record = record_of(run_id, body, "unfinished" if state == "open" else state)
+        content = json.dumps({name: value for name, value in asdict(record).items() if name != "status"})
+        line = (run_id, stamps, state, record.verb, record.headline)
+        return (*line, _line_check(*line), crc32(content.encode()), content)
+
+    def _stamps(self, run_id: str) -> bytes:
+        """Return the time, size and inode of each file; files are replaced whole, so the inode changes every time."""
+        values: list[int] = []
+        for path in self._layout.files(run_id).values():
+            try:
+                found = os.stat(path)  # noqa: PTH116 - faster than Path.stat for tens of thousands of files
+                values += (found.st_mtime_ns, found.st_size, found.st_ino & 0x7FFFFFFFFFFFFFFF)
+            except (FileNotFoundError, NotADirectoryError):
+                values += (-1, -1, -1)
+        return struct.pack(f"{len(values)}q", *values)
 
 
-def record_of(run_id: str, body: Body, status: Status) -> Record:
-    """Return the record of a run from its files."""
-    described, marker = body["description"] or {}, body["marker"] or {}
-    provenance = body["provenance"] or (body["error"] or {}).get("provenance") or {}
-    return Record(
-        id=run_id,
-        verb=str(described.get("verb") or marker.get("verb") or ""),
-        status=status,
-        config=(described.get("config") or {}) | (marker.get("config") or {}),
-        result=body["result"] if status == "done" else None,
-        error=stored_error(body) if status == "failed" else None,
-        labels=described.get("labels") or {},
-        seconds=provenance.get("seconds"),
-        resumed=provenance.get("resumed"),
-        peak_memory=provenance.get("peak_memory"),
-        versions=provenance.get("versions") or {},
-        machine=provenance.get("machine") or {},
-        finished_at=provenance.get("finished_at"),
-        source=provenance.get("source"),
+def _open_file(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_SECONDS, isolation_level=None)
+
+
+def _schema(database: sqlite3.Connection) -> list[str]:
+    """Return the statements that made the tables, views and triggers of a database."""
+    return [row[0] for row in database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+
+
+def _begin_anew(database: sqlite3.Connection) -> None:
+    if _schema(database):
+        raise sqlite3.DatabaseError("an index of another version")
+    database.execute("BEGIN IMMEDIATE")
+    if not _schema(database):  # another process may have made it meanwhile
+        database.execute(_TABLE)
+        database.execute(f"PRAGMA user_version = {_VERSION}")
+    database.execute("COMMIT")
+
+
+def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+    if _schema(old) == [_TABLE]:
+        new.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", old.execute("SELECT * FROM runs"))
+
+
+def _line_check(run_id: str, stamps: bytes, state: str, verb: str, headline: str) -> int:
+    return crc32(stamps, crc32("\0".join((run_id, state, verb, headline)).encode()))
+
+
+def _is_fresh(row: tuple[Any, ...], stamps: dict[str, bytes]) -> bool:
+    """Return whether a row is intact and its files are those that it was made from."""
+    *line, check = row
+    try:
+        return bool(stamps.get(line[0]) == line[1] and _line_check(*line) == check)
+    except (TypeError, AttributeError):  # values of other types than were written
+        return False
+
+
+def _where(conditions: Iterable[Condition]) -> tuple[str, list[Any]]:
+    """Return an SQL condition that leaves out runs which cannot fulfill the conditions, and its values."""
+    clauses, values = [], []
+    for condition in conditions:
+        either = []
+        for path in _paths(condition.key):
+            clause, own = _clause(path, condition)
+            either.append(clause)
+            values += own
+        if either:
+            clauses.append(f"({' OR '.join(either)})")
+    return ("WHERE " + " AND ".join(clauses) if clauses else ""), values
+
+
+def _clause(path: str, condition: Condition) -> tuple[str, list[Any]]:
+    """Return a condition on the value at a path of the content; lists and objects are left to `Condition.holds`."""
+    if condition.sign != "=":
+        return "json_type(content, ?) IS NOT NULL", [path]
+    alternatives = [condition.text, condition.value]
+    texts = {one for one in alternatives if isinstance(one, str)}
+    numbers = {float(one) for one in alternatives if is_number(one)}
+    marks = ", ".join("?" * len(texts | numbers))
+    return (
+        "(json_type(content, ?) IN ('array', 'object', 'true', 'false', 'null')"
+        f" OR json_extract(content, ?) IN ({marks}))",
+        [path, path, *texts, *numbers],
     )
 
 
-def stored_error(body: Body) -> dict[str, Any] | None:
-    """Return the error of a failed run, where a damaged file counts as an error; None if there is no error."""
-    for message in damages(body):
-        return {"kind": ContentError.__name__, "message": message}
-    error: dict[str, Any] | None = body["error"]
-    return error
-
-
-def damages(body: Body) -> list[str]:
-    """Return a message for each file of a run that cannot be read."""
-    return [content[_DAMAGED] for content in body.values() if content is not None and _DAMAGED in content]
-
-
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """Switch off garbage collection inside the block: reading tens of thousands of objects is several times faster."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _is_body(body: Any) -> bool:
-    """Return whether an entry of the cache has the expected shape."""
-    return body.keys() == _FILES and all(
-        content is None or _DAMAGED in content or shape_problem(name, content) is None for name, content in body.items()
-    )
-
-
-def _stamp(path: str) -> list[int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - faster than Path.stat for tens of thousands of files
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return [found.st_mtime_ns, found.st_size, found.st_ino]
-
-
-def read_body(paths: Mapping[str, str]) -> Body:
-    """Return the content of the files of a run by kind; None for files that do not exist or have no path given."""
-    return {name: _parsed(name, paths[name]) if name in paths else None for name in sorted(_FILES)}
-
-
-def _parsed(name: str, path: str) -> dict[str, Any] | None:
-    """Return the JSON object of a file; None if there is no file, `{_DAMAGED: message}` if it was edited or cut off."""
-    try:
-        content = read_json(Path(path), "file")
-    except UsageError:
-        return None
-    except ContentError as error:
-        return {_DAMAGED: str(error)}
-    if not isinstance(content, dict):
-        return {_DAMAGED: f"{path} holds {type(content).__name__} instead of an object; it was edited."}
-    if (problem := shape_problem(name, content)) is not None:
-        return {_DAMAGED: f"{path} was edited: {problem}. Copy it again, or delete the run and repeat it."}
-    return content
+def _paths(key: str) -> Iterator[str]:
+    """Yield the JSON paths that a key may mean; none if the condition cannot be left to the database."""
+    names = Condition.names(key)
+    if any('"' in part or part == "status" for name in names for part in name):
+        return
+    for place, *parts in names:
+        # Keys may contain dots, so neighboring parts may be one name; a number may be an index of a list.
+        for joins in itertools.product((False, True), repeat=max(0, len(parts) - 1)):
+            pieces = parts[:1]
+            for joined, part in zip(joins, parts[1:], strict=True):
+                pieces = [*pieces[:-1], f"{pieces[-1]}.{part}"] if joined else [*pieces, part]
+            forms = [[f'."{piece}"', *([f"[{piece}]"] if piece.isdecimal() else [])] for piece in pieces]
+            for chosen in itertools.product(*forms):
+                yield f'$."{place}"' + "".join(chosen)

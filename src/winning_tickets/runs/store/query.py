@@ -16,8 +16,7 @@ from typing import Any, get_args
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.escapes import csv_cell, printable
 from winning_tickets.runs.files import is_number, parse_json
-from winning_tickets.runs.statistics import is_score
-from winning_tickets.runs.store.index import Record, Status
+from winning_tickets.runs.store.records import ListedRun, Record, Status
 
 _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -66,9 +65,15 @@ class Condition:
             return self.sign == "="
         return any(self._equals(found) for found in values) == (self.sign == "=")
 
+    @staticmethod
+    def names(key: str) -> list[list[str]]:
+        """Return the paths that a key stands for: the field of a record, then the parts that follow it."""
+        parts = key.split(".")
+        return [parts] if parts[0] in _FIELDS else [[place, *parts] for place in _PLACES]
+
     @property
-    def _value(self) -> Any:
-        """Return the value as JSON, or else the text itself."""
+    def value(self) -> Any:
+        """The value as JSON, or else the text itself."""
         try:
             return parse_json(self.text)
         except ValueError:
@@ -76,8 +81,8 @@ class Condition:
 
     def _equals(self, found: Any) -> bool:
         if isinstance(found, str):
-            return found in (self.text, self._value)
-        value = self._value
+            return found in (self.text, self.value)
+        value = self.value
         if isinstance(found, bool) or isinstance(value, bool):
             return found is value
         return bool(found == value)
@@ -86,17 +91,13 @@ class Condition:
         compare = _ORDERINGS[self.sign]
         if isinstance(found, str):
             return compare(found, self.text)
-        value = self._value
+        value = self.value
         return is_number(found) and is_number(value) and compare(found, value)
 
 
 def _find(record: Record, key: str) -> Any:
     """Return the value of a key, or `_ABSENT`."""
-    first, _, rest = key.partition(".")
-    if first in _FIELDS:
-        value = getattr(record, first)
-        return value if not rest else _inside(value, rest.split("."))
-    found = [_inside(getattr(record, place), key.split(".")) for place in _PLACES]
+    found = [_inside(getattr(record, place), parts) for place, *parts in Condition.names(key)]
     there = [value for value in found if value is not _ABSENT]
     return next((value for value in there if value is not None), None if there else _ABSENT)
 
@@ -118,10 +119,15 @@ def check_known(conditions: Sequence[Condition], records: Sequence[Record]) -> N
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
-def select(records: Sequence[Record], where: Sequence[str], status: str | None) -> list[Record]:
-    """Return the records that fulfill all conditions and have the given status; None allows any status."""
+def check_status(status: str | None) -> None:
+    """Refuse a status that does not exist."""
     if status is not None and status not in STATUSES:
         raise unknown("status", status, STATUSES)
+
+
+def select(records: Sequence[Record], where: Sequence[str], status: str | None) -> list[Record]:
+    """Return the records that fulfill all conditions and have the given status; None allows any status."""
+    check_status(status)
     conditions = [Condition.parse(text) for text in where]
     check_known(conditions, records)
     return [
@@ -171,11 +177,11 @@ def as_json(records: Sequence[Record], store: str) -> dict[str, Any]:
     return {"store": store, "counts": _counts(records), "runs": [asdict(record) for record in records]}
 
 
-def as_text(records: Sequence[Record], store: str) -> str:
+def as_text(records: Sequence[Record | ListedRun], store: str) -> str:
     """Return one line per run (status, verb, id, main number or error), then the counts."""
     width = max((len(printable(record.id)) for record in records), default=0)
     lines = [
-        printable(f"{record.status:<10} {record.verb:<9} {printable(record.id):<{width}}  {_headline(record)}".rstrip())
+        printable(f"{record.status:<10} {record.verb:<9} {printable(record.id):<{width}}  {record.headline}".rstrip())
         for record in records
     ]
     counts = ", ".join(f"{count} {status}" for status, count in _counts(records).items())
@@ -204,28 +210,8 @@ def to_frame(records: Sequence[Record]) -> Any:
     return pd.DataFrame([_flat(record) for record in records])
 
 
-def _counts(records: Sequence[Record]) -> dict[str, int]:
+def _counts(records: Sequence[Record | ListedRun]) -> dict[str, int]:
     return dict(sorted(Counter(record.status for record in records).items()))
-
-
-def _headline(record: Record) -> str:
-    if record.error is not None:
-        return str(record.error.get("message", "")).partition("\n")[0][:100]
-    result = record.result or {}
-    seconds = "" if record.seconds is None else f"{record.seconds:,.1f} s"
-    return ", ".join(part for part in (*_scores(result), seconds) if part)
-
-
-def _scores(result: dict[str, Any]) -> list[str]:
-    """Return the primary metric of the task in percent, or the losses and the sparsity of the result, as text."""
-    primary, metrics = result.get("primary_metric"), result.get("metrics")
-    scores = metrics.get(primary) if isinstance(metrics, dict) and isinstance(primary, str) else None
-    final = scores.get("final") if isinstance(scores, dict) else None
-    if isinstance(final, dict):
-        deviation = f" ± {100 * final['std']:.1f}" if is_score(final.get("std")) else ""
-        return [f"{primary} {100 * final['mean']:.1f}{deviation}"] if is_score(final.get("mean")) else []
-    names = ("kd_loss", "mlm_loss", "similarity_spearman", "sparsity")
-    return [f"{name} {result[name]:.4f}" for name in names if isinstance(result.get(name), float)]
 
 
 def _flat(record: Record) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +15,26 @@ from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
 from winning_tickets.runs.files import write_json
 from winning_tickets.runs.locks import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, Lock, adopt
 from winning_tickets.runs.provenance import Account
-from winning_tickets.runs.store import index
 from winning_tickets.runs.store.checksums import Check, Finding, compare_files, find_leftovers, seal_files
 from winning_tickets.runs.store.claims import Claims
-from winning_tickets.runs.store.index import DESCRIPTION, ERROR, FILES, PROVENANCE, Body, Index, Record, Status, is_id
-from winning_tickets.runs.store.query import select
+from winning_tickets.runs.store.index import Index, Row
+from winning_tickets.runs.store.query import Condition, check_known, check_status
+from winning_tickets.runs.store.records import (
+    DESCRIPTION,
+    ERROR,
+    FILES,
+    PROVENANCE,
+    Layout,
+    ListedRun,
+    Record,
+    State,
+    Status,
+    damages,
+    is_id,
+    record_of,
+    state_of,
+    stored_error,
+)
 
 
 class Store:
@@ -39,7 +55,7 @@ class Store:
         dead_after_seconds: float = DEAD_AFTER_SECONDS,
     ) -> None:
         self.path = Path(path)
-        self._layout = index.Layout(self.path)
+        self._layout = Layout(self.path)
         self._layout.exists()
         self._claims = Claims(self._layout.claims, heartbeat_seconds, dead_after_seconds)
         self._index = Index(self._layout)
@@ -60,14 +76,14 @@ class Store:
 
     def status(self, run_id: str) -> Status:
         """Return `failed` (also for a damaged file), `done`, `running`, `unfinished` or `absent`."""
-        return self._status(run_id, self._index.body(run_id))
+        return self._status(run_id, state_of(self._index.body(run_id)))
 
     def result(self, run_id: str) -> dict[str, Any]:
         """Return the result of a run that is done; refuse any other run."""
         body = self._index.body(run_id)
-        status = self._status(run_id, body)
+        status = self._status(run_id, state_of(body))
         if status == "failed":
-            raise ContentError(f"The run {run_id} has failed: {(index.stored_error(body) or {}).get('message')}")
+            raise ContentError(f"The run {run_id} has failed: {(stored_error(body) or {}).get('message')}")
         if status != "done":
             raise UsageError(f"The run {run_id} is not done but {status}; it has no result yet.")
         result: dict[str, Any] = body["result"]
@@ -75,15 +91,44 @@ class Store:
 
     def record(self, run_id: str) -> Record:
         body = self._index.body(run_id)
-        return index.record_of(run_id, body, self._status(run_id, body))
+        return record_of(run_id, body, self._status(run_id, state_of(body)))
 
-    def records(self, where: Sequence[str] = (), status: str | None = None) -> Iterator[Record]:
-        """Return the records of all runs that fulfill all conditions, see `query.Condition`, ordered by id."""
-        with index.without_collector():
-            bodies = self._index.bodies(self._index.ids())
-            records = [index.record_of(run_id, body, self._status(run_id, body)) for run_id, body in bodies.items()]
-        # A killed process may leave a run with an empty folder in `about`, which counts as absent.
-        yield from (record for record in select(records, where, status) if record.status != "absent")
+    def records(
+        self, where: Sequence[str] = (), status: str | None = None, only: Collection[str] | None = None
+    ) -> Iterator[Record]:
+        """Return the records of all runs that fulfill all conditions, see `query.Condition`, ordered by id.
+
+        Args:
+            where: conditions such as `task=rte`.
+            status: the status of the runs; None for any.
+            only: ids of runs, to which the search is limited; None for all runs of the store.
+
+        Raises:
+            UsageError: an unknown status, a condition that is none, or one on a key that no run has.
+        """
+        check_status(status)
+        conditions = [Condition.parse(text) for text in where]
+        with without_collector():
+            found = list(self._records(self._index.rows(conditions, only), status))
+            chosen = [record for record in found if all(condition.holds(record) for condition in conditions)]
+        if conditions and not chosen:
+            check_known(conditions, list(self._records(self._index.rows(), None)))
+        yield from chosen
+
+    def listed(self, status: str | None = None) -> list[ListedRun]:
+        """Return one line per run, ordered by id, without reading the content of unchanged runs."""
+        check_status(status)
+        rows = ((row, self._status(row.id, row.state)) for row in self._index.rows(content=False))
+        lines = [ListedRun(row.id, row.verb, own, row.headline) for row, own in rows if own != "absent"]
+        return [line for line in lines if status in (None, line.status)]
+
+    def _records(self, rows: Iterable[Row], status: str | None) -> Iterator[Record]:
+        """Yield the records of runs that have a status; None allows all."""
+        for row in rows:
+            own = self._status(row.id, row.state)
+            # A killed process may leave a run with an empty folder in `about`, which counts as absent.
+            if own != "absent" and status in (None, own):
+                yield row.record(own)
 
     @contextmanager
     def claim(self, run_id: str) -> Iterator[Lock]:
@@ -138,10 +183,10 @@ class Store:
         """Compare the files of a run with their checksums and list leftovers of killed processes; skip running runs."""
         folder, about = self.folder(run_id), self._layout.about(run_id)
         body = self._index.body(run_id)
-        status = self._status(run_id, body)
+        status = self._status(run_id, state_of(body))
         if status == "running":
             return Check(run_id, status)
-        findings = [Finding("damaged", folder, message) for message in index.damages(body)]
+        findings = [Finding("damaged", folder, message) for message in damages(body)]
         files, read = 0, 0
         if self.sealed(run_id):
             differences, files, read = compare_files(folder, about / FILES)
@@ -162,13 +207,23 @@ class Store:
     def _account(self, run_id: str) -> Account:
         return self._accounts.get(run_id) or Account(measured=False)
 
-    def _status(self, run_id: str, body: Body) -> Status:
-        if index.stored_error(body) is not None:
-            return "failed"
-        # A transfer with failed seeds stores a result; the same command tries these seeds again.
-        if body["result"] is not None and not body["result"].get("failed_seeds"):
-            return "done"
+    def _status(self, run_id: str, state: State) -> Status:
+        """Return the status of a run from the state of its files, its claim and whether it has any file."""
+        if state != "open":
+            return state
         if self._claims.is_held(run_id):
             return "running"
-        begun = any(content is not None for content in body.values()) or self.folder(run_id).exists()
-        return "unfinished" if begun else "absent"
+        begun = any(Path(path).exists() for path in self._layout.files(run_id).values())
+        return "unfinished" if begun or self.folder(run_id).exists() else "absent"
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Switch off garbage collection inside the block: reading tens of thousands of objects is several times faster."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -15,6 +15,8 @@ from winning_tickets.runs.escapes import csv_cell
 from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.contract import Held
+from winning_tickets.studies.miniature import MINIATURE, MINIATURE_NOTE
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.report.charts import draw_plot
 from winning_tickets.studies.report.claims import Finding, Verdict, judge_claim
@@ -22,6 +24,8 @@ from winning_tickets.studies.report.grids import Grid, table_grid
 from winning_tickets.studies.report.observations import StudyRun, count_states, gather_runs
 from winning_tickets.studies.report.page import render_page
 from winning_tickets.studies.report.plots import Plot, drawn_runs, plot_grid, plot_of
+from winning_tickets.studies.report.published_claims import judge_published
+from winning_tickets.studies.schema import Study
 
 
 def report_text(result: Mapping[str, Any]) -> str:
@@ -110,7 +114,7 @@ def report_study(
 def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the files of a report by their names, and its result."""
     runs = gather_runs(plan, store)
-    study, whole = plan.study, not plan.part
+    study, whole, held = plan.study, not plan.part, Held(plan)
     grids = [grid for name in study.tables if (grid := table_grid(study, name, runs)).cells or whole]
     plots = [plot_of(study, name, runs) for name, figure in study.figures.items() if drawn_runs(figure, runs) or whole]
     plotted = [plot_grid(plot, study.published) for plot in plots]
@@ -129,19 +133,19 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
     if "csv" in formats:
         files[LONG] = long_form(runs).encode()
     if "html" in formats:
-        page = render_page(plan, runs, grids, list(zip(plots, plotted, svgs, strict=True)), verdicts, problems)
+        page = render_page(plan, held, runs, grids, list(zip(plots, plotted, svgs, strict=True)), verdicts, problems)
         files[PAGE] = page.encode()
     result = {
         "verb": "study-report",
         "study": study.name,
         "scale": plan.scale,
         "part": list(plan.part),
-        "differences": plan.differences,
-        "deviations": dict(study.deviations),
+        "differences": [MINIATURE_NOTE] * (plan.scale == MINIATURE) + [row.text for row in held.rows if row.differs],
+        "deviations": held.notes,
         "runs": count_states({run.id: run for run in runs}.values()),
         "tables": [grid.name for grid in grids],
         "figures": [plot.name for plot in plots],
-        "claims": {verdict.name: _record(verdict) for verdict in verdicts},
+        "claims": {verdict.name: _record(verdict) | _of_the_paper(study, verdict.name) for verdict in verdicts},
         "problems": problems,
         "left_out": list(study.left_out),
         "shows": bool(study.tables or study.figures or study.claims),
@@ -182,6 +186,13 @@ def _record(verdict: Verdict) -> dict[str, Any]:
     runs = sorted({run_id for cell in verdict.cells.values() for run_id in cell.run_ids})
     each = {title: _finding(part) for title, part in verdict.parts.items()}
     return {"text": verdict.text, "test": verdict.test, **_finding(verdict.finding), "each": each, "runs": runs}
+
+
+def _of_the_paper(study: Study, claim: str) -> dict[str, Any]:
+    """Return where the paper makes a claim, and what its own numbers say on it."""
+    found = judge_published(study, claim)
+    published = None if found is None else {"estimate": found.mean, "n": found.n, "contradicted": list(found.fails)}
+    return {"section": study.claims[claim].section, "published": published}
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from winning_tickets.analysis.correlations import SMALLEST
 from winning_tickets.analysis.report import figures
 from winning_tickets.analysis.report.sharing import draw_sharing, sharing_legend, sharing_size
 from winning_tickets.analysis.report.tables import percent
+from winning_tickets.studies.expressions import without_axes
 from winning_tickets.studies.report.grids import Cell, Grid, describe_minus, form_of, label
 from winning_tickets.studies.report.plots import Curve, Panel, Plot
 from winning_tickets.studies.schema import Value
@@ -72,7 +73,8 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         for name, point in panel.points.items():
             if point.complete and isinstance(figure.x, Value):
                 place = [_scaled(figure.x.value, point.x)], [_scaled(plot.path, point.cell.mean or 0.0)]
-                axes.plot(*place, "*", color=figures.INK, markersize=12, linestyle="", label=figures.cut_label(name))
+                named = figures.cut_label(f"{name} (star)")  # a line may have the name alone
+                axes.plot(*place, "*", color=figures.INK, markersize=12, linestyle="", label=named)
         axes.margins(0.1)
     else:
         for one in drawn:
@@ -92,8 +94,8 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         few = len(positions) <= _MOST_TICKS
         if positions and (words or log or (few and figure.x_at is None)):
             shown = positions if few else _thin(positions, log)
-            named = [x if figure.x_at is None or isinstance(x, str) else float(f"{at:.2g}") for x, at in shown.items()]
-            axes.set_xticks(list(shown.values()), [_tick(x, log) for x in named])
+            ticks = [x if figure.x_at is None or isinstance(x, str) else float(f"{at:.2g}") for x, at in shown.items()]
+            axes.set_xticks(list(shown.values()), [_tick(x, log) for x in ticks])
             axes.minorticks_off()
         # Numbers of the paper are crosses in the color of the line of this study.
         for index, name in enumerate(names):
@@ -234,7 +236,7 @@ def _paper_numbers(plot: Plot, grid: Grid) -> dict[tuple[str, ...], float]:
 
 def name_value(path: str) -> str:
     """Return the name of a value on an axis; fractions are multiplied by 100, as in the tables."""
-    name = {"score": "score", "score.best": "best score"}.get(path, path.replace("_", " "))
+    name = {"score": "score", "score.best": "best score"}.get(path, without_axes(path).replace("_", " "))
     return f"{name} (x 100)" if form_of(path) is percent else name
 
 
@@ -249,7 +251,8 @@ def _x_label(plot: Plot, panel: Panel) -> str:
     value = plot.x_value
     text = plot.figure.x_label or (name_value(value.value) if value is not None else str(x).replace("_", " "))
     if plot.figure.kind == "scatter" and panel.correlation is not None:
-        text += f"\n{describe_correlation(panel.correlation)}"
+        # One line would be wider than a panel.
+        text += "\n" + describe_correlation(panel.correlation).replace(", rho", "\nrho")
     return text
 
 

@@ -6,7 +6,6 @@ docs/explanation/claims.md says how the intervals are made, and why.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,6 +34,7 @@ from winning_tickets.analysis.report.comparisons import (
 )
 from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import TIE, is_repetition
+from winning_tickets.studies.expressions import without_axes
 from winning_tickets.studies.grid import values_of
 from winning_tickets.studies.report.grids import (
     Cell,
@@ -199,10 +199,11 @@ def _names(claim: StudyClaim) -> list[str]:
     """Return the names of the groups of a claim."""
     comparison = claim.comparison
     if comparison is None:
-        return [claim.value]
+        return [without_axes(claim.value)]
     second = comparison.second
-    named = (second.name or f"{second.value} of {second.title}") if isinstance(second, Value) else label(second)
-    return [claim.value if comparison.first is None else label(comparison.first), named]
+    path = without_axes(second.value) if isinstance(second, Value) else ""
+    named = (second.name or f"{path} of {second.title}") if isinstance(second, Value) else label(second)
+    return [without_axes(claim.value) if comparison.first is None else label(comparison.first), named]
 
 
 def _pairs(claim: StudyClaim, runs: Sequence[StudyRun]) -> list[_Pair]:
@@ -492,7 +493,7 @@ def format_estimate(claim: StudyClaim, value: float) -> str:
 def describe_test(claim: StudyClaim) -> str:
     """Return in words what is estimated, and which values the claim allows for the estimate."""
     names, region, comparison = _names(claim), _region(claim), claim.comparison
-    value = re.sub(r"\$\{\s*\w+\s*\}\.?", "", claim.value)  # without the axes that are part of its path
+    value = without_axes(claim.value)
     low, high = (None if math.isinf(end) else format_estimate(claim, end) for end in (region.low, region.high))
     allowed = f"between {low} and {high}" if low and high else f"above {low}" if low else f"below {high}"
     what = {

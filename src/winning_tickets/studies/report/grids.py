@@ -24,7 +24,7 @@ from winning_tickets.studies.report.observations import (
     observe,
     select_runs,
 )
-from winning_tickets.studies.schema import Condition, Published, Study, Value
+from winning_tickets.studies.schema import TRAIN_SECONDS, Condition, Published, Study, Value
 from winning_tickets.studies.schema import StudyTable as StudyTable
 
 Key = tuple[Any, ...]
@@ -256,6 +256,11 @@ def label(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def panel_title(axis: str, value: Any) -> str:
+    """Return the heading of a panel; a sparsity is in percent, as in the papers."""
+    return f"{100 * value:g} %" if axis == "sparsity" and isinstance(value, float) else label(value)
+
+
 def row_label(key: Sequence[Any]) -> str:
     """Return the name of a row of several axes."""
     return " / ".join(label(value) for value in key)
@@ -280,9 +285,17 @@ def form_of(path: str, signed: bool = False) -> Form:
         return _signed_percent if form_of(path) is tables.percent else _signed
     if _FRACTION.search(path) and "loss" not in path:
         return tables.percent
+    if path == TRAIN_SECONDS:
+        return _duration
     if path.endswith("seconds"):
         return tables.seconds
     return _number
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds, such as `4h6m26s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60}m{rest}s"
 
 
 def _signed_percent(value: float) -> str:

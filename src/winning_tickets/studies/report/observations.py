@@ -16,12 +16,12 @@ from winning_tickets.runs.directory import METRICS, read_log
 from winning_tickets.runs.errors import ContentError, shown
 from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import LARGEST, MATRIX_AXES, is_at_chance
-from winning_tickets.runs.store.index import Record
+from winning_tickets.runs.store.records import Record
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Point, Run
-from winning_tickets.studies.schema import HOURS, LOG, SETTINGS
+from winning_tickets.studies.schema import HOURS, LOG, SETTINGS, TRAIN_SECONDS
 
 State = Literal["done", "failed", "missing"]
 """State of a run or of one number; `missing` is not there yet, for whatever reason."""
@@ -88,9 +88,10 @@ def observe(runs: Sequence[StudyRun], path: str, steps: Container[Any] | None = 
     `*` takes every key and makes it the axis `metric`; `score` and `score.best` are the scores of the primary metric;
     `name=value` takes the entry of a list with that value; `settings.learning_rate` is a setting of a finished run,
     with the values of its profile. `log.kd` takes `kd` of each record of the log, and makes the axis `step`;
-    `log.hours` is the training time up to each record. Of a log, only the steps in `steps` are taken, if given, and for
-    a run with an axis `step` only that step. `jaccard.IMP*.OMP` takes entries of a matrix by the names of its rows and
-    columns, which become axes. A record of several seeds (`{"values": [...]}`) gives one number per seed.
+    `log.hours` is the training time up to each record, and `run.train_seconds` that of the whole run. Of a log, only
+    the steps in `steps` are taken, if given, and for a run with an axis `step` only that step. `jaccard.IMP*.OMP` takes
+    entries of a matrix by the names of its rows and columns, which become axes. A record of several seeds
+    (`{"values": [...]}`) gives one number per seed.
     """
     return [one for run in runs for one in _observe(run, path, steps)]
 
@@ -228,6 +229,9 @@ def _nodes(run: StudyRun, path: str) -> list[_Node]:
     result = {**(run.result or {}), "run": run.facts}
     if path.startswith(SETTINGS):
         result["settings"] = _resolved(run.settings)
+    if path == TRAIN_SECONDS:
+        hours = [one.value or 0.0 for one in _logged(run, HOURS, None)]
+        result["run"] = {**run.facts, "train_seconds": 3600 * max(hours, default=0.0)}
     found = [_Node(result)]
     names = (run.result or {}).get("labels")
     for key in _keys(path, run.axes):
@@ -306,7 +310,7 @@ def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
 
 def gather_runs(plan: Plan, store: Store) -> list[StudyRun]:
     """Return the runs at all places of a plan's grid, in its order, read from small files of the store."""
-    known = {record.id: record for record in store.records() if record.id in plan.runs} if store.exists() else {}
+    known = {record.id: record for record in store.records(only=plan.runs.keys())} if store.exists() else {}
     return [_run(plan.runs[point.run], point, known.get(point.run), store) for point in plan.points]
 
 

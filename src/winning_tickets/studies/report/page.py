@@ -9,11 +9,16 @@ from typing import Any
 
 from winning_tickets.analysis.report.figures import page_svg
 from winning_tickets.analysis.report.page import fill_template
+from winning_tickets.studies.contract import Held
+from winning_tickets.studies.expressions import without_axes
+from winning_tickets.studies.miniature import MINIATURE, MINIATURE_NOTE
 from winning_tickets.studies.plan import Plan, shown_setting
 from winning_tickets.studies.report.claims import Verdict
 from winning_tickets.studies.report.grids import Cell, Form, Grid, form_of, label, slug
 from winning_tickets.studies.report.observations import StudyRun, count_states
 from winning_tickets.studies.report.plots import Plot
+from winning_tickets.studies.report.published_claims import judge_published
+from winning_tickets.studies.schema import Study
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAPERS = {
@@ -26,6 +31,7 @@ PAPERS = {
 
 def render_page(
     plan: Plan,
+    held: Held,
     runs: Sequence[StudyRun],
     grids: Sequence[Grid],
     plots: Sequence[tuple[Plot, Grid, str]],
@@ -41,12 +47,13 @@ def render_page(
         "parameters": {name: shown_setting(value) for name, value in plan.parameters.items() if value is not None},
         "paper": PAPERS.get(study.paper or ""),
         "part": plan.part,
-        "differences": plan.differences,
-        "deviations": list(study.deviations.values()),
+        "rows": held.rows,
+        "miniature": MINIATURE_NOTE if plan.scale == MINIATURE else "",
+        "deviations": list(held.notes.values()),
         "counts": count_states(unique),
         "total": len(unique),
         "problems": problems,
-        "claims": [_claim(study.claims[verdict.name].value, verdict) for verdict in verdicts],
+        "claims": [_claim(study, verdict) for verdict in verdicts],
         "tables": [_table(grid) for grid in grids],
         "figures": [
             {"svg": page_svg(svg), "alt": describe_plot(plot, grid), "table": _table(grid)} for plot, grid, svg in plots
@@ -57,13 +64,15 @@ def render_page(
     return fill_template("study.html.j2", values, TEMPLATES)
 
 
-def _claim(value: str, verdict: Verdict) -> dict[str, Any]:
-    form = form_of(value)
+def _claim(study: Study, verdict: Verdict) -> dict[str, Any]:
+    claim, published = study.claims[verdict.name], judge_published(study, verdict.name)
+    form = form_of(claim.value)
     evidence = [
         _evidence(f"claim-{slug(verdict.name)}-{index}", title, cell, form)
         for index, (title, cell) in enumerate(verdict.cells.items())
     ]
-    return {"verdict": verdict, "evidence": evidence}
+    said = "" if published is None else published.text
+    return {"verdict": verdict, "evidence": evidence, "section": claim.section, "published": said}
 
 
 def _table(grid: Grid) -> dict[str, Any]:
@@ -171,7 +180,7 @@ _KINDS = {"line": "Line chart", "bar": "Bar chart", "scatter": "Scatter plot", "
 def describe_plot(plot: Plot, grid: Grid) -> str:
     """Describe a figure in words: its kind, its axes, and the first and the last value of each line."""
     form = plot.form
-    words = f"{plot.path.replace('_', ' ')} over {plot.x_name.replace('_', ' ')}"
+    words = f"{without_axes(plot.path)} over {plot.x_name}".replace("_", " ")
     if plot.figure.kind == "pies":
         words = "Each head and FFN has a pie: its size is the importance, its slices are the shares of the tasks"
     parts = [f"{_KINDS[plot.figure.kind]}: {grid.title}. {words}."]

@@ -12,7 +12,7 @@ from winning_tickets.analysis.report.tables import format_count, percent
 from winning_tickets.analysis.results import method_name
 from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import TIE
-from winning_tickets.studies.expressions import is_reference
+from winning_tickets.studies.expressions import is_reference, without_axes
 from winning_tickets.studies.references import target_id
 from winning_tickets.studies.report import grids
 from winning_tickets.studies.report.grids import (
@@ -134,7 +134,7 @@ def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
     needed = grids.required_places(observations, figure.average)
     drawn = []
     for (key,), inside in group_by(observations, [figure.panels]).items() if figure.panels else [(("",), observations)]:
-        title = label(key) if figure.panels else ""
+        title = grids.panel_title(figure.panels, key) if figure.panels else ""
         if figure.kind == "heatmap":
             drawn.append(_mark(figure, Panel(title, matrix=_matrix(figure, path, inside, needed)), runs))
             continue
@@ -506,5 +506,6 @@ def _by_point(plot: Plot, x: Value) -> Parts:
                 cells[len(rows), 0] = across
             cells[len(rows), 1] = cell
             rows.append((*start, name, place))
-    heads = [(x.value.replace("_", " "), form_of(x.value)), (plot.path.replace("_", " "), plot.form)]
+    names = [without_axes(path).replace("_", " ") for path in (x.value, plot.path)]
+    heads = list(zip(names, (form_of(x.value), plot.form), strict=True))
     return rows, heads, cells
