@@ -22,6 +22,8 @@ def folder(tmp_path_factory):
     (folder / "text.txt").write_text(" = Title = \n\n" + "\n".join(TEXT[:9]) + "\n")
     make_decoder(folder / "llama", begin=True)
     make_model(folder / "bert")
+    file = make_decoder(folder / "short") / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 16}))
     search(SearchConfig(model=str(folder / "llama"), method="magnitude", sparsity=0.5), folder / "ticket", QUIET)
     return folder
 
@@ -140,6 +142,7 @@ REFUSED = {
     "clm": ("bert", ("clm",), {}, "bert is an encoder"),
     "both": ("llama", ("clm", "mlm"), {}, "give one of them"),
     "too long a window": ("llama", ("perplexity",), {"max_length": 129}, "llama reads 2 to 128 tokens"),
+    "more than the tokenizer": ("short", ("perplexity",), {"max_length": 17}, "short reads 2 to 16 tokens"),
     "a gap": ("llama", ("perplexity",), {"max_length": 8, "stride": 9}, "--stride is at most --max-length"),
     "no text": ("llama", ("perplexity",), {"corpus": None}, "--objective perplexity needs --corpus"),
     "no split": ("llama", ("clm",), {"corpus": "pydocs", "split": "test"}, "has no test split"),

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from samples.tiny_decoders import make_decoder
 from samples.tiny_models import make_model
 from winning_tickets.cli import app
 from winning_tickets.config import SearchConfig
@@ -19,12 +20,20 @@ from winning_tickets.runs.errors import TicketsError, UsageError
 from winning_tickets.studies.tiny import tiny_folder
 
 Run = Callable[..., str]
+OWN = "--train-file train.csv --validation-file dev.csv"
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     make_model(folder / "bert")
+    make_decoder(folder / "gpt2", "gpt2")
+    damage = {"deep": {"num_hidden_layers": 10**7}, "odd": {"hidden_size": "x"}, "wide": {"intermediate_size": 0}}
+    for name, fields in damage.items():
+        config = make_model(folder / name) / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | fields))
+    (make_model(folder / "wordless") / "tokenizer.json").unlink()
+    (make_model(folder / "weightless") / "model.safetensors").unlink()
     tiny_folder("glue", folder)
     (folder / "corpus.txt").write_text("some good text\n" * 2000, encoding="utf-8")
     (folder / "utf16.txt").write_bytes("some text\n".encode("utf-16-le") * 9)
@@ -49,7 +58,7 @@ def plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(line: str, *more: str) -> str:
         words = line.split()
-        out = [] if words[0] == "evaluate" else ["--out", "out"]
+        out = [] if words[0] in ("evaluate", "measure") else ["--out", "out"]
         before = sorted(world.rglob("*"))
         done = CliRunner().invoke(app, [*words, *out, *more, "--dry-run"], catch_exceptions=False)
         assert (done.exit_code, sorted(world.rglob("*"))) == (0, before), done.output
@@ -93,6 +102,7 @@ def plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             "task rte: 48 training examples, batches of 32", "steps: 20 (5 epochs over all tasks)")),
         ("super bert --task rte --data-dir glue --level 50", ("trainings: ", "minutes: about")),
         ("shrink bert --corpus corpus.txt", ("corpus: corpus.txt", "dense_gflops: ")),
+        ("shrink gpt2 --corpus corpus.txt", ("gpt2 (2 layers of width 16)", "dense_gflops: ")),
     ],
 )  # fmt: skip
 def test_what_will_run_is_a_table(plan: Run, line: str, expected: tuple[str, ...]) -> None:
@@ -151,6 +161,25 @@ def test_unread_settings_are_not_listed(plan: Run, line: str) -> None:
         ("shrink bert --corpus nope.txt", 2, "There is no file or folder"),
         ("evaluate bert --corpus nope.txt", 2, "There is no file or folder"),
         ("evaluate bert --objective similarity --pairs-file train.csv", 1, "lacks the columns|Cannot tell"),
+        (f"transfer deep {OWN}", 1, "num_hidden_layers 10000000, and its weights have 2"),
+        (f"super odd {OWN}", 1, "config.json of odd cannot be used: .*hidden_size"),
+        ("search wide --method magnitude", 1, r"intermediate\.dense\.weight of shape 64x32, .* describes 0x32"),
+        (f"transfer wordless {OWN}", 1, "wordless has no tokenizer files with words"),
+        ("fit-head weightless --corpus corpus.txt", 1, "weightless has no weights"),
+        ("measure deep", 1, "and its weights have 2"),
+        (f"transfer bert {OWN} --max-length 513", 2, "--max-length 513 is impossible; bert reads 3 to 512"),
+        (f"transfer bert {OWN} --layers 3", 2, "--layers 3 is impossible: bert has 2 layers"),
+        (f"transfer bert {OWN} --teacher ./nothing", 2, "There is no run ./nothing|There is no run nothing"),
+        ("transfer bert --task clm --corpus corpus.txt", 2, "bert is an encoder, which predicts masked tokens"),
+        ("search gpt2 --objective mlm --corpus corpus.txt", 2, "gpt2 is a decoder, which predicts the next token"),
+        ("evaluate gpt2 --objective mlm --corpus corpus.txt", 2, "gpt2 is a decoder, which predicts the next token"),
+        ("search bert --corpus corpus.txt --segments packed:513", 2, "longer than the 512 tokens of the model"),
+        ("evaluate bert --corpus corpus.txt --segments packed:513", 2, "longer than the 512 tokens of the model"),
+        ("search bert --method magnitude --like ./nothing", 2, "There is no ticket ./nothing"),
+        ("measure bert --length 513", 2, "bert takes texts of up to 512 tokens"),
+        ("measure bert --batch 0", 2, "--batch 0 is impossible"),
+        ("export bert --format onnx", 2, "bert has no saved model"),
+        ("export bert --format pdf", 2, "Unknown format 'pdf'"),
     ],
 )
 def test_what_does_not_fit_is_refused(plan: Run, line: str, code: int, message: str) -> None:

@@ -16,7 +16,7 @@ from winning_tickets.data.records import TaskData
 from winning_tickets.data.rows import rows_of
 from winning_tickets.data.user_files import load_files
 from winning_tickets.runs import memory
-from winning_tickets.runs.errors import ContentError
+from winning_tickets.runs.errors import ContentError, UsageError
 
 Rows = list[dict[str, Any]]
 
@@ -104,6 +104,13 @@ def test_every_door_gives_the_same_task(tmp_path: Path, name: str, capfd: pytest
         assert (door, data.task, data.fingerprint, data.unlabelled, data.remarks) == (
             door, expected.task, expected.fingerprint, expected.unlabelled, expected.remarks,
         )  # fmt: skip
+
+
+def test_columns_without_names_have_their_numbers() -> None:
+    table = pd.DataFrame([["good", "a"], ["bad", "b"]] * 4)
+    with pytest.raises(UsageError, match="found 0, 1. Name one or two with --text-columns"):
+        load(table)
+    assert list(rows_of(table, "train")[0][1]) == ["0", "1"]
 
 
 def test_whole_numbers_have_one_name() -> None:

@@ -130,7 +130,7 @@ def test_named_columns(tmp_path: Path) -> None:
         ("a.csv", "text,label\na,b,c\n", r"line 2: found 3 columns, expected 2"),
         ("a.csv", 'text,label\n"a"b,c\n', r"line 2: not valid csv"),
         ("a.csv", 'text,label\n"a,c\n', r"not valid csv"),
-        ("a.csv", "text,label,text\na,b,c\n", "line 1: a column name appears twice in text, label, text"),
+        ("a.csv", "text,label,text\na,b,c\n", "line 1: the column name 'text' appears twice"),
         ("a.tsv", "text\tlabel\na\tb\tc\n", r"line 2: found 3 columns, expected 2"),
         ("a.csv", "text,label\n  ,b\n", r"line 2: column 'text' must be a text, found '  '"),
         ("a.csv", "text,label\na,\nb,c\n", r"line 2: column 'label' must be a class or a number, found ''"),

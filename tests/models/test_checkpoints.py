@@ -63,6 +63,8 @@ FIELDS = [
     ("bert", {"max_position_embeddings": 2**40}, "describes 1099511627776x32"),
     ("bert", {"pad_token_id": 10**6}, r"padding id 1000000, .* have 101 rows.*resize_token_embeddings\(1000001\)"),
     ("bert", {"num_labels": 10**9}, "num_labels 1000000000, expected 1 to 1,000,000"),
+    ("bert", {"intermediate_size": 0}, "and its config.json describes 0x32"),
+    ("bert", {"add_cross_attention": True}, r"built: BertLayer\(\.\.\.\) should be used as a decoder model"),
     ("bert", {"model_type": ["bert"]}, CANNOT),
     ("bert", {"dtype": "float31"}, CANNOT),
     ("bert", {"id2label": 5}, CANNOT),
@@ -157,7 +159,7 @@ DAMAGE = {
     "a list": (pickled(lambda _: [1], torch.save), _UNREAD),
     "cut off": (cut_off, "Could not load .*/model.safetensors: "),
     "integers": (as_integers, "query.weight as I8, and tickets need float weights"),
-    "no weights": (lambda model: (model / "model.safetensors").unlink(), "no file named model.safetensors"),
+    "no weights": (lambda model: (model / "model.safetensors").unlink(), r"has no weights \(model\.safetensors or "),
     "no object": (written("config.json", b"[]"), r"holds \[\], expected an object"),
     "no JSON": (written("config.json", b"{"), "is not valid JSON"),
     "bytes in a tokenizer": (written("tokenizer.json", b"\x80" * 99), _UNKNOWN),
@@ -188,8 +190,16 @@ def test_shards_are_compared_too_and_their_index_names_files_of_the_folder_only(
         before = (model / "config.json").read_text()
         assert message in refusal(changed(model, **fields))
         (model / "config.json").write_text(before)
-    content = json.loads(index.read_text())
-    for names, message in (({"a": "../m.safetensors"}, "its own folder"), ({"a": 5}, "must map"), (5, "must map")):
+    content, gone = (
+        json.loads(index.read_text()),
+        ({"a": "b.safetensors"}, "names the file 'b.safetensors', which is not"),
+    )
+    for names, message in (
+        ({"a": "../m.safetensors"}, "its own folder"),
+        ({"a": 5}, "must map"),
+        (5, "must map"),
+        gone,
+    ):
         index.write_text(json.dumps(content | {"weight_map": names}))
         assert message in refusal(str(model))
 

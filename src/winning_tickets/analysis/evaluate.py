@@ -26,6 +26,7 @@ from winning_tickets.models.heads import ensure_padding
 from winning_tickets.models.loading import (
     FEW_ZEROS,
     PLM,
+    Head,
     base_hash,
     choose_device,
     head_without_decoder,
@@ -37,7 +38,7 @@ from winning_tickets.models.loading import (
 )
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
-from winning_tickets.models.tokenizers import count_positions, read_together_
+from winning_tickets.models.tokenizers import read_together_
 from winning_tickets.models.twin import make_twin
 from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
@@ -181,12 +182,18 @@ def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
     return Target.find(name, None, config.revision, config.layers), origin
 
 
+def head_for(config: EvaluateConfig) -> Head:
+    """Return the head that the objectives need."""
+    predicts_next = "perplexity" in config.objectives or config.harness_tasks
+    return lm_head_of([*_terms(config), *(("clm",) if predicts_next else ())])
+
+
 def _load(target: Target, config: EvaluateConfig) -> PLM:
     """Load a model with the head and the kind of attention that the objectives need."""
     terms = _terms(config)
     needs_maps = "attentions" in needs_of(terms)
     plm = target.load(
-        lm_head_of([*terms, *(("clm",) if "perplexity" in config.objectives or config.harness_tasks else ())]),
+        head_for(config),
         # The dense model's logits always come from the base's own head.
         require_mlm_head=_predicts(config) and (config.mlm_head != "ticket" or "logits" in terms),
         attention="eager" if needs_maps else None,
@@ -291,7 +298,7 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
     text = load_text(str(config.corpus), config.split, config.data_dir)
     tokens = torch.from_numpy(encoded_whole(plm.tokenizer, text))
     check_words(tokens[: 2 * FIRST].tolist(), plm.tokenizer, f"the corpus {config.corpus} ({config.split})")
-    longest = count_positions(plm.encoder)
+    longest = plm.tokenizer.model_max_length
     length = config.max_length or min(longest, _WINDOW)
     stride = config.stride or length
     if not 2 <= length <= longest or stride > length:

@@ -11,7 +11,6 @@ from typing import Any
 
 from winning_tickets.config import EvaluateConfig
 from winning_tickets.models.loading import PLM
-from winning_tickets.models.tokenizers import count_positions
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
 PACKAGE = "lm_eval"
@@ -45,7 +44,7 @@ def run_tasks(config: EvaluateConfig, plm: PLM) -> dict[str, Any]:
     for name in config.harness_tasks:
         if name not in manager.all_tasks:
             raise unknown("task of the harness", name, manager.all_tasks)
-    length = config.max_length or count_positions(plm.encoder)
+    length = config.max_length or plm.tokenizer.model_max_length
     rows = max(1, config.batch_tokens // length)
     model = HFLM(plm.model, backend="causal", tokenizer=plm.tokenizer, batch_size=rows, max_length=length)
     how = {"num_fewshot": config.num_fewshot, "limit": config.limit, "log_samples": False, "bootstrap_iters": 1000}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from winning_tickets.config import (
     EvaluateConfig,
@@ -20,13 +21,15 @@ from winning_tickets.config import (
     SuperConfig,
     TransferConfig,
 )
-from winning_tickets.config.settings import count_of
+from winning_tickets.config.objective import TEXT_NAMES
+from winning_tickets.config.settings import WeightType, count_of
 from winning_tickets.data.records import Task
 from winning_tickets.runs.escapes import escaped
 from winning_tickets.studies.costs import MACHINE, TASK_SIZES, UNKNOWN_TASK, ModelSize, cost_of, seconds_of, size_of
 
 if TYPE_CHECKING:
     from winning_tickets.data.outlook import Outlook
+    from winning_tickets.models.loading import PLM, Head
 
 _WIDTH = 118
 
@@ -120,21 +123,74 @@ def _written(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
 
 
+def check_measure(
+    target: str,
+    sizes: tuple[Sequence[int], Sequence[int], int | None, int],  # batches, lengths, threads and repeats
+    base: str | None,
+    revision: str | None,
+    layers: int | None,
+) -> None:
+    """Check the model and the numbers of a measurement."""
+    from winning_tickets.deploy.measure import check_lengths, check_sizes
+
+    check_sizes(*sizes)
+    model = _model_of(Plan(Settings()), target, base, revision, layers, onnx=True)
+    if model.plm is not None:
+        check_lengths(model.plm, sizes[1])
+
+
+def check_export(target: str, format_: str, task: str | None, convention: str | None, dtype: WeightType | None) -> None:
+    """Check the settings of an export, and that there is something to export."""
+    from winning_tickets.deploy.export import check_export as check
+    from winning_tickets.tickets.files import is_ticket
+    from winning_tickets.training.fine_tuned import is_fine_tuned
+    from winning_tickets.training.predict import find_model
+
+    folder = check(target, format_, task, convention, dtype)
+    if not is_ticket(folder) and not is_fine_tuned(folder):
+        find_model(folder)  # which says what is missing
+
+
 @dataclass(frozen=True)
 class _Model:
     """The model of a plan, as far as its configuration is on this machine."""
 
     words: str
     size: ModelSize
-    known: bool
+    plm: PLM | None  # without weights; None if it could not be looked at
     sparsity: float = 0.0  # of a ticket of single weights
 
+    @property
+    def known(self) -> bool:
+        return self.plm is not None
 
-def _model_of(plan: Plan, name: str, base: str | None = None, revision: str | None = None) -> _Model:
-    """Find a model, ticket or fine-tuned model without loading weights; refuse a path that is not there."""
-    from transformers import AutoConfig
+    def cut(self, asked: int | None, task: Task) -> int:
+        """Return the most tokens of a text; refuse a number that the model does not take."""
+        from winning_tickets.models.heads import choose_max_length
 
-    from winning_tickets.models.loading import resolve_model
+        if self.plm is None or self.plm.tokenizer is None:
+            return asked or task.max_length
+        return choose_max_length(asked, task, self.plm)
+
+    def check_segments(self, segments: str, batch_tokens: int) -> None:
+        """Refuse segments that the model does not take."""
+        from winning_tickets.data.batches import check_segments
+
+        if self.plm is not None and self.plm.tokenizer is not None:
+            check_segments(segments, batch_tokens, self.plm.tokenizer)
+
+
+def _model_of(
+    plan: Plan,
+    name: str,
+    base: str | None = None,
+    revision: str | None = None,
+    layers: int | None = None,
+    head: Head = "none",  # one that the model cannot have is refused
+    onnx: bool = False,  # whether the command takes an ONNX export
+) -> _Model:
+    """Find a model, ticket or fine-tuned model, and check all of its files but the values of its weights."""
+    from winning_tickets.models.loading import examine
     from winning_tickets.runs.hub import local
     from winning_tickets.tickets.files import is_ticket
     from winning_tickets.tickets.target import Target
@@ -142,40 +198,50 @@ def _model_of(plan: Plan, name: str, base: str | None = None, revision: str | No
 
     where, words, sparsity = name, name, 0.0
     if is_ticket(local(name)):
-        target = Target.find(name, base, revision)
+        target = Target.find(name, base, revision, layers)
         assert target.ticket is not None
         sparsity = 0.0 if target.ticket.gates else target.ticket.sparsity
-        where = target.model
+        where, plm = target.model, target.examine(head)
         words = f"{name}, a ticket of {where} with {target.ticket.sparsity:.1%} of its scope pruned"
-    elif is_fine_tuned(name):
-        where = str(open_fine_tuned(name).folder)
-        words = f"{name}, a fine-tuned model"
-    try:
-        found = AutoConfig.from_pretrained(
-            resolve_model(where), revision=revision, local_files_only=True, trust_remote_code=False
-        )
-        layers, width = found.num_hidden_layers, found.hidden_size
-        vocabulary = found.vocab_size
-        size = ModelSize(
-            layers, width, found.num_attention_heads, vocabulary, vocabulary * width + 12 * layers * width**2
-        )
-    except (OSError, ValueError, AttributeError):
-        plan.unchecked.append(f"the model {where}, which is not on this machine")
-        return _Model(words, size_of(where), known=False, sparsity=sparsity)
-    return _Model(f"{words} ({layers} layers of width {width})", size, known=True, sparsity=sparsity)
+    else:
+        if is_fine_tuned(name):
+            where, words = str(open_fine_tuned(name).folder), f"{name}, a fine-tuned model"
+        plm = examine(where, head, revision, layers, onnx)
+    if plm is None:
+        reason = "which may run code of its own" if Path(where).is_dir() else "which is not on this machine"
+        plan.unchecked.append(f"the model {where}, {reason}")
+        return _Model(words, size_of(where), None, sparsity)
+    config = plm.model.config
+    depth, width, vocabulary = config.num_hidden_layers, config.hidden_size, config.vocab_size
+    size = ModelSize(depth, width, config.num_attention_heads, vocabulary, vocabulary * width + 12 * depth * width**2)
+    return _Model(f"{words} ({depth} layers of width {width})", size, plm, sparsity)
+
+
+def _check_given(plan: Plan, option: str, name: str | None, find: Callable[[str], object]) -> None:
+    """Check that a run or ticket that an option names is there; the hub is not asked."""
+    from winning_tickets.runs.hub import may_be_id
+
+    if name is not None and "/" in name and may_be_id(name):
+        plan.unchecked.append(f"{option} {name}, which the run gets from the hub")
+    elif name is not None:
+        find(name)
 
 
 def plan_search(config: SearchConfig, runtime: Runtime) -> Plan:
     """Plan a search: check its text and tasks, and count its steps and rounds."""
     from winning_tickets.pruning.memory import planned_memory
     from winning_tickets.pruning.sharded import check_sharding
+    from winning_tickets.tickets.ticket import Ticket
+    from winning_tickets.training.objectives.terms import lm_head_of
 
     settings = config.resolved()
     if runtime.shard:
         check_sharding(settings, runtime)
     reads = {name for name in SearchConfig.model_fields if settings.reads(name)} - _switched_off(settings)
     plan = Plan(settings, facts=planned_memory(settings, runtime), reads=reads.__contains__)
-    model = _model_of(plan, settings.model, revision=settings.revision)
+    head = lm_head_of([name for name in settings.terms if name != "task"])
+    model = _model_of(plan, settings.model, revision=settings.revision, layers=settings.layers, head=head)
+    _check_given(plan, "--like", settings.like, Ticket.from_pretrained)
     plan.add("model", model.words)
     plan.add("method", settings.method + (f", objective {settings.objective}" if settings.terms else ""))
     plan.numbers["method"] = settings.method
@@ -183,6 +249,7 @@ def plan_search(config: SearchConfig, runtime: Runtime) -> Plan:
         plan.add("sparsity", _levels(settings), sparsities=list(settings.sparsities))
     if settings.reads_corpus:
         _check_corpus(plan, settings.corpus, "train", settings.data_dir)
+        model.check_segments(settings.segments, settings.batch_tokens)
         plan.add("corpus", f"{settings.corpus}, segments {settings.segments}, {settings.batch_tokens:,} tokens a batch")
         plan.numbers |= {"segments": settings.segments, "batch_tokens": settings.batch_tokens}
     tasks = _tasks_of_search(plan, settings)
@@ -285,8 +352,12 @@ def _rate(rate: float, model: _Model) -> str:
 
 def plan_transfer(config: TransferConfig, runtime: Runtime) -> Plan:
     """Plan a fine-tuning: check the task's data, and compute steps and learning rate."""
+    from winning_tickets.training.predict import find_model
+
     plan = Plan(config, config.resolved(), reads=lambda name: _is_read(config, name))
-    model = _model_of(plan, config.target, config.base, config.revision)
+    head: Head = cast("Head", config.task) if config.task in TEXT_NAMES else "none"
+    model = _model_of(plan, config.target, config.base, config.revision, config.layers, head)
+    _check_given(plan, "--teacher", config.teacher, find_model)
     plan.add("target", model.words)
     seconds = _add_fine_tuning(plan, config, model)
     plan.estimate(seconds)
@@ -319,7 +390,7 @@ def _add_fine_tuning(plan: Plan, config: TransferConfig, model: _Model) -> float
     plan.remarks += outlook.remarks
     task = outlook.task or Task("", (), (), ())
     _add_data(plan, config, outlook)
-    batch, length = config.batch_size or task.batch_size, config.max_length or task.max_length
+    batch, length = config.batch_size or task.batch_size, model.cut(config.max_length, task)
     steps, epochs = _steps(plan, config, outlook, task, batch, model.size)
     plan.add("batch_size", f"{batch} examples of at most {length} tokens", batch_size=batch, max_length=length)
     plan.add("steps", f"{steps:,}{epochs}", steps=steps)
@@ -373,14 +444,17 @@ def _steps(
 
 def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
     """Plan an evaluation: check its text and pairs."""
+    from winning_tickets.analysis.evaluate import head_for
     from winning_tickets.data.outlook import outlook_of_files, outlook_of_task
 
     plan = Plan(config)
-    model = _model_of(plan, config.target, config.base, config.revision)
+    model = _model_of(plan, config.target, config.base, config.revision, config.layers, head_for(config), onnx=True)
     plan.add("target", model.words)
     plan.add("objectives", ", ".join(config.objectives))
     if config.corpus is not None:
         _check_corpus(plan, config.corpus, config.split, config.data_dir)
+        if set(config.objectives) - {"perplexity", "similarity"}:
+            model.check_segments(config.segments, config.batch_tokens)
         limit = "all" if config.max_tokens is None else f"at most {config.max_tokens:,}"
         plan.add("corpus", f"{config.corpus}, segments {config.segments}, {limit} tokens of the {config.split} part")
     if config.pairs_file is not None:
@@ -396,9 +470,10 @@ def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
 def plan_fit_head(config: FitHeadConfig, runtime: Runtime) -> Plan:
     """Plan the training of an MLM head: check its text."""
     plan = Plan(config)
-    model = _model_of(plan, config.model, revision=config.revision)
+    model = _model_of(plan, config.model, revision=config.revision, layers=config.layers, head="mlm")
     plan.add("model", model.words)
     _check_corpus(plan, config.corpus, "train", config.data_dir)
+    model.check_segments(config.segments, config.batch_tokens)
     words = f"{config.corpus}, segments {config.segments}, {config.batch_tokens:,} tokens a batch"
     plan.add("corpus", words, batch_tokens=config.batch_tokens)
     plan.add("steps", f"{config.steps:,}", steps=config.steps)
@@ -415,7 +490,7 @@ def plan_share(config: ShareConfig, runtime: Runtime) -> Plan:
     plan = Plan(config, settings)
     size = size_of(str(config.model))
     if config.model is not None:
-        model = _model_of(plan, config.model)
+        model = _model_of(plan, config.model, revision=config.revision, layers=config.layers)
         plan.add("model", model.words)
         size = model.size
     per_epoch, counted = 0, True
@@ -446,9 +521,9 @@ def plan_super(config: SuperConfig, runtime: Runtime) -> Plan:
 
     settings = config.resolved()
     plan = Plan(settings, reads=lambda name: name != "fine_tuning")
-    model = _model_of(plan, config.fine_tuning.target, revision=config.fine_tuning.revision)
-    plan.add("model", model.words)
     fine_tuning = config.fine_tuning
+    model = _model_of(plan, fine_tuning.target, revision=fine_tuning.revision, layers=fine_tuning.layers)
+    plan.add("model", model.words)
     _add_fine_tuning(plan, fine_tuning, model)
     trainings = count_trainings(settings)
     plan.facts["trainings"] = trainings

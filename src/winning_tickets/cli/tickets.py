@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from winning_tickets.cli import commands, show
+from winning_tickets.cli import commands, plans, show
 from winning_tickets.cli.commands import app, emit
 from winning_tickets.config import LAST_SEED, Runtime
 from winning_tickets.config.settings import DTYPE_MEANING, WeightType
@@ -265,6 +265,7 @@ def export(
     Example: tickets export my-share --task rte --format compact --out my-rte
     """
     if dry_run:
+        plans.check_export(target, format_, task, convention, dtype)
         return emit(
             {"plan": {"target": target, "format": format_}, "out": str(out)},
             as_json,
@@ -355,6 +356,7 @@ def measure(
     """
     batches, lengths = commands.split_ints("--batch", batch) or (), commands.split_ints("--length", length) or ()
     if dry_run:
+        plans.check_measure(target, (batches, lengths, threads, repeats), base, revision, layers)
         plan = {"target": target, "batches": batches, "lengths": lengths, "threads": threads, "repeats": repeats}
         return emit({"plan": plan, "out": None}, as_json, lambda found: f"Would measure {found['plan']['target']}")
     from winning_tickets.deploy.measure import measure as run

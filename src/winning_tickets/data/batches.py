@@ -63,9 +63,7 @@ class CorpusBatches(Dataset[Batch]):
         self._stream, self._seed, self._shuffle = stream, seed, shuffle
         self._short_sequences, self._batch_tokens = short_sequence_probability, batch_tokens
         self._prefix, self._suffix = special_tokens(tokenizer)
-        parsed = segmentation.parse_segments(segments)
-        special = len(self._prefix) + len(self._suffix) * (2 if parsed.form == "sections" else 1)
-        _check(parsed, segments, special, batch_tokens, tokenizer)
+        parsed, special = check_segments(segments, batch_tokens, tokenizer)
         if max_tokens is not None and (max_tokens < 1 or shuffle):
             raise UsageError(f"--max-tokens {max_tokens} must be at least 1, and limits evaluation only.")
         if train_size is not None:
@@ -315,7 +313,15 @@ def _known(tokenizer: Any, tokens: tuple[str, ...]) -> list[int]:
     return sorted({vocabulary[token] for token in tokens if token in vocabulary})
 
 
-def _check(parsed: Segments, text: str, special: int, batch_tokens: int, tokenizer: Any) -> None:
+def check_segments(text: str, batch_tokens: int, tokenizer: Any) -> tuple[Segments, int]:
+    """Return segments and the number of special tokens in each.
+
+    Raises:
+        UsageError: the model or a batch takes fewer tokens, or there is no room for text.
+    """
+    parsed = segmentation.parse_segments(text)
+    prefix, suffix = special_tokens(tokenizer)
+    special = len(prefix) + len(suffix) * (2 if parsed.form == "sections" else 1)
     least = parsed.longest if parsed.form == "lines" else parsed.shortest
     if least <= special:
         raise UsageError(f"Segments {text} leave no room for text next to {special} special tokens; use longer ones.")
@@ -328,3 +334,4 @@ def _check(parsed: Segments, text: str, special: int, batch_tokens: int, tokeniz
         raise UsageError(
             f"Segments {text} are longer than the {tokenizer.model_max_length} tokens of the model; use shorter ones."
         )
+    return parsed, special

@@ -172,7 +172,8 @@ def _table(
         if header is None:
             header = [cell.strip() for cell in cells]
             if len(set(header)) < len(header):
-                raise ContentError(f"{where}: a column name appears twice in {', '.join(header)}.")
+                twice = next(name for name in header if header.count(name) > 1)
+                raise ContentError(f"{where}: the column name {shown(twice)} appears twice.")
             continue
         if extra is not None and len(cells) == len(header) + 1:
             header = [*header, extra]

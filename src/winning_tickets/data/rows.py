@@ -40,7 +40,7 @@ def rows_of(data: Any, what: str) -> list[Row]:
     if not rows:
         raise UsageError(f"{what} has no rows.")
     return [
-        (f"{what}, row {number}", {column: plain(cell) for column, cell in row.items()})
+        (f"{what}, row {number}", {str(column): plain(cell) for column, cell in row.items()})
         for number, row in enumerate(rows)
     ]
 

@@ -26,6 +26,22 @@ from winning_tickets.training.fine_tuned import EXPORT_FILE as EXPORT_FILE
 from winning_tickets.training.fine_tuned import is_fine_tuned
 
 
+def check_export(
+    target: Path | str, format_: str, task: str | None, convention: str | None, dtype: WeightType | None
+) -> str:
+    """Return the folder of what is exported, if it is here; refuse settings that contradict each other."""
+    if format_ not in FORMATS:
+        raise unknown("format", format_, FORMATS)
+    if convention is not None and format_ != "mask-pt":
+        raise UsageError(f"--convention {convention} needs --format mask-pt, and the format is {format_}.")
+    if dtype is not None:
+        _check_type(dtype, format_)
+    target = local(target)
+    if task is not None and not is_fine_tuned(target):
+        raise UsageError(f"--task {task} chooses a task of a shared model, and {target} is not one.")
+    return target
+
+
 def export(
     target: Path | str,
     format: str,  # noqa: A002 - the name of the option
@@ -40,15 +56,7 @@ def export(
     force: bool = False,
 ) -> dict[str, Any]:
     """Write a model in a format, and return its `export.json`; see `api.deploy_verbs.export`."""
-    if format not in FORMATS:
-        raise unknown("format", format, FORMATS)
-    if convention is not None and format != "mask-pt":
-        raise UsageError(f"--convention {convention} needs --format mask-pt, and the format is {format}.")
-    if dtype is not None:
-        _check_type(dtype, format)
-    target = local(target)
-    if task is not None and not is_fine_tuned(target):
-        raise UsageError(f"--task {task} chooses a task of a shared model, and {target} is not one.")
+    target = check_export(target, format, task, convention, dtype)
     out = Path(out)
     wanted = FORMATS[format](ExportSource(str(target), base, allow_other_weights, seed, task, convention, dtype))
     identity = f"export-{format}-{digest(wanted.facts)}"

@@ -94,14 +94,14 @@ def measure(
     the median, with quartiles, of the ratios of adjacent passes. Both get the same random tokens without padding.
     """
     runtime = runtime or Runtime()
-    _check(batches, lengths, threads, repeats)
+    check_sizes(batches, lengths, threads, repeats)
     # Load the model, and build the dense one of its shape if it is pruned.
     device = choose_device(runtime.device)
     with _set_threads(threads):
         kind, plm, folder = load_target(target, base, revision, layers, allow_other_weights, seed)
         is_pruned = kind in ("ticket", "onnx") or hasattr(plm.model.config, COMPACT) or share_of_zeros(plm) > FEW_ZEROS
         models = [plm, dense_twin(plm)] if is_pruned else [plm]
-        _check_lengths(models[-1], lengths)
+        check_lengths(models[-1], lengths)
         device = plm.model.device if kind == "onnx" else device
         shapes = _time_all(models, batches, lengths, repeats, device, runtime)
         used, warnings = torch.get_num_threads(), _disagreements(shapes, torch.get_num_threads())
@@ -128,7 +128,8 @@ def measure(
     }
 
 
-def _check(batches: Sequence[int], lengths: Sequence[int], threads: int | None, repeats: int) -> None:
+def check_sizes(batches: Sequence[int], lengths: Sequence[int], threads: int | None, repeats: int) -> None:
+    """Refuse numbers that no measurement can have."""
     for option, values in (("--batch", batches), ("--length", lengths), ("--repeats", [repeats])):
         several = isinstance(values, Sequence) and not isinstance(values, str)
         if not several or not values or not all(isinstance(value, Integral) and value >= 1 for value in values):
@@ -138,7 +139,8 @@ def _check(batches: Sequence[int], lengths: Sequence[int], threads: int | None, 
         raise UsageError(f"--threads {threads} is impossible; give at least 1.")
 
 
-def _check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
+def check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
+    """Refuse texts that are longer than a model takes."""
     most = count_positions(plm.encoder)
     if max(lengths) > most:
         raise UsageError(f"--length {max(lengths)} is impossible: {plm.name} takes texts of up to {most} tokens.")

@@ -29,6 +29,7 @@ from winning_tickets.finetuning.recovery import recover, recovered
 from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.finetuning.shrink_results import MODEL, add_formats, finish, measured
 from winning_tickets.finetuning.shrink_source import ShrinkSource, dense_shape
+from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.loading import PLM, choose_device, set_dropout
 from winning_tickets.models.removal import first_layer_differs, remove_
 from winning_tickets.models.structure import Structure, gated, structure_of
@@ -133,8 +134,8 @@ def plan_shrink(config: ShrinkConfig) -> tuple[ShrinkConfig, dict[str, Any]]:
     if shape is None:
         return config, {"arithmetic": f"{config.model} is not on this machine, so its size is not known before the run"}
     batch, length = config.shape
-    neurons = getattr(shape, "intermediate_size", None) or shape.hidden_dim
     heads, layers, hidden = shape.num_attention_heads, shape.num_hidden_layers, shape.hidden_size
+    neurons = getattr(shape, ARCHITECTURES[shape.model_type].ffn_size) or 4 * hidden  # GPT-2 leaves its usual size out
     # Operations per token: four matrices and attention for a head; two matrices for a neuron, three in a gated FFN.
     of_head = 2 * (hidden // heads) * (4 * hidden + 2 * length)
     of_neuron = 2 * hidden * (3 if shape.model_type == "modernbert" else 2)

@@ -9,6 +9,7 @@ import copy
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ def cause(error: BaseException) -> str:
     """Return what a library says went wrong in one line, without advice to load unsafely."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else ""
+    if first.endswith("(") and len(lines) > 1:  # a printed module, with what is wrong with it at the end
+        first = f"{first}...{lines[-1]}"
     if first.endswith(":") and len(lines) > 1:  # a validation error: the second line says what is wrong with the field
         first = lines[1].removeprefix("TypeError: ").removeprefix("ValueError: ")
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
@@ -150,6 +153,8 @@ def read_shapes(find: Find, content: Mapping[str, Any], shard: Find | None = Non
         for one in sorted(set(names.values())):
             if (part := (shard or find)(one)) is not None:
                 shapes |= _shapes_in(part)
+            elif shard is None:
+                raise ContentError(f"{path} names the file {shown(one)}, which is not there; copy all files again.")
         return shapes
     return None
 
@@ -157,7 +162,8 @@ def read_shapes(find: Find, content: Mapping[str, Any], shard: Find | None = Non
 def _shapes_in(path: Path) -> Shapes:
     """Return the shapes of the tensors in a file of weights; their values are not read."""
     if path.suffix != ".safetensors":
-        with reading(f"Could not load {path}"):
+        with reading(f"Could not load {path}"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on the pickles of others
             found = torch.load(path, map_location="meta", weights_only=True)
             return {str(name): tuple(value.shape) for name, value in found.items() if isinstance(value, torch.Tensor)}
     from safetensors import safe_open
@@ -173,6 +179,15 @@ def _shapes_in(path: Path) -> Shapes:
                     "it was quantized."
                 )
     return shapes
+
+
+def check_weights(shapes: Shapes | None, where: str) -> None:
+    """Refuse a folder without any file of weights."""
+    if shapes is None and Path(where).is_dir():
+        raise ContentError(
+            f"The model folder {where} has no weights ({' or '.join(WEIGHTS)}, or the index of several files); copy "
+            "them there, or save the model again with model.save_pretrained(DIR)."
+        )
 
 
 def check_layers(content: Mapping[str, Any], shapes: Shapes | None, name: str) -> None:
@@ -217,6 +232,13 @@ def check_shapes(kind: Any, config: Any, shapes: Shapes, name: str) -> None:
         )
 
 
+def without_data(kind: Any, config: Any) -> Any:
+    """Make a model on the device `meta`, where no memory is allocated."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as torch about a matrix without entries, which is refused later
+        return kind(config)
+
+
 @dataclass(frozen=True)
 class _Description:
     """A class and a configuration; the text of the configuration stands for it where two are compared."""
@@ -229,8 +251,7 @@ class _Description:
 @lru_cache(maxsize=32)
 def _built(described: _Description) -> tuple[tuple[str, tuple[int, ...], bool], ...]:
     """Return name and shape of each parameter of a model, and whether it is in the encoder; no memory is allocated."""
-    with torch.device("meta"):
-        model = described.kind(copy.deepcopy(described.config))
+    model = without_data(described.kind, copy.deepcopy(described.config))
     inside = {id(parameter) for parameter in model.base_model.parameters()}
     return tuple((name, tuple(value.shape), id(value) in inside) for name, value in model.named_parameters())
 

@@ -206,7 +206,7 @@ def choose_max_length(asked: int | None, task: Task, plm: PLM) -> int:
 
 def choose_doc_stride(asked: int | None, task: Task, max_length: int) -> int | None:
     """Return the number of tokens from one window to the next: the given one, else the task's; None without windows."""
-    if asked is None:
+    if asked in (None, task.doc_stride):  # by default, windows that are shorter than that adjoin
         return task.doc_stride
     if task.kind != "span":
         raise UsageError(f"--doc-stride needs answers in texts, such as --task squad; {task.name} has none.")

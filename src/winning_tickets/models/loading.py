@@ -24,7 +24,7 @@ from winning_tickets.models.modeling_compact import COMPACT, compact_class
 from winning_tickets.models.reparametrized import explain_missing, refuse_pruned_heads
 from winning_tickets.models.tokenizers import fit_tokenizer_, open_tokenizer
 from winning_tickets.runs import memory
-from winning_tickets.runs.directory import is_trusted, missing, refuse_run
+from winning_tickets.runs.directory import is_trusted, missing, refuse_run, trusting
 from winning_tickets.runs.distributed import world_size
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.files import read_object
@@ -159,8 +159,10 @@ def load_plm(
     transformers_logging.disable_progress_bar()
     given = memory.find(name)
     if given is None:
-        opened = _open(resolve_model(name), name, revision, layers)
-        where, state, config, architecture = opened.where, None, opened.config, opened.architecture
+        where = resolve_model(name)
+        opened = _open(where, name, revision, layers, _access(name, where))
+        checkpoints.check_weights(opened.shapes, where)
+        state, config, architecture = None, opened.config, opened.architecture
     else:
         where, state, config, name = None, given.state(), given.configuration(), given.origin or name
         architecture = _cut(config, layers, name)
@@ -227,19 +229,58 @@ def outline(
     """
     given, shapes = memory.find(name), None
     if given is None:
-        opened = _open(resolve_model(name, onnx), name, revision, layers, download=False)
+        where = resolve_model(name, onnx)
+        opened = _open(where, name, revision, layers, _access(name, where), download=False)
         config, architecture, shapes = opened.config, opened.architecture, opened.shapes
     else:
         config = given.configuration()
         architecture = _cut(config, layers, name)
+    return _outline_of(name, revision, layers, config, architecture, shapes, head)
+
+
+def _outline_of(
+    name: str,
+    revision: str | None,
+    layers: int | None,
+    config: Any,
+    architecture: Architecture | None,
+    shapes: checkpoints.Shapes | None,
+    head: Head,
+) -> PLM:
     if architecture is None:
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
     kind = _class_of(_lm_head_of(architecture, head, name), config)
     if shapes is not None:
         checkpoints.check_shapes(kind, config, shapes, name)
-    with reading(f"The config.json of {name} describes no model that can be built"), torch.device("meta"):
-        model = kind(config)
+    with reading(f"The config.json of {name} describes no model that can be built"):
+        model = checkpoints.without_data(kind, config)
     return PLM(model, None, architecture, name, revision, layers, has_mlm_head=False)
+
+
+def examine(
+    name: str, head: Head = "none", revision: str | None = None, layers: int | None = None, onnx: bool = False
+) -> PLM | None:
+    """Open a model with the checks of `load_plm`, but without its weights: they are on the device `meta`.
+
+    Nothing is downloaded and no code of a model runs. The result is None for a model that only the hub has, and for one
+    that the user lets run code of its own; a model that may run such code, and has none, comes without its tokenizer.
+    """
+    where, trusted = resolve_model(name, onnx), is_trusted()
+    here = Path(where).is_dir()
+    if not here and not is_cached(where, "model"):
+        return None
+    access = {} if here else {"local_files_only": True}
+    with trusting(False):
+        try:
+            opened = _open(where, name, revision, layers, access, download=False)
+        except UsageError as error:
+            if trusted or (isinstance(error, ModelNotFound) and not here):  # the cache may have another revision
+                return None
+            raise
+        if not (onnx and is_onnx(where)):
+            checkpoints.check_weights(opened.shapes, where)
+        plm = _outline_of(name, revision, layers, opened.config, opened.architecture, opened.shapes, head)
+        return plm if trusted else replace(plm, tokenizer=fit_tokenizer_(opened.load_tokenizer(), plm.model, name))
 
 
 @dataclass(frozen=True)
@@ -259,12 +300,18 @@ class _Checkpoint:
         return open_tokenizer(self.where, self.find, own_code=True, revision=self.revision, **self.access)
 
 
-def _open(where: str, name: str, revision: str | None, layers: int | None, download: bool = True) -> _Checkpoint:
+def _open(
+    where: str,
+    name: str,
+    revision: str | None,
+    layers: int | None,
+    access: dict[str, Any],  # more arguments of `from_pretrained`
+    download: bool = True,
+) -> _Checkpoint:
     """Read the configuration of a model, and compare it with the headers of its weights.
 
     Without `download` the weights of a repository of the hub are compared only if they are on this machine.
     """
-    access = _access(name, where)
     find = checkpoints.files_of(where, revision, access)
     file, shapes = find("config.json"), None
     content = {} if file is None else read_object(file, "model configuration")

@@ -15,8 +15,6 @@ from winning_tickets.models.loading import PLM
 from winning_tickets.models.modeling_compact import COMPACT, shrink_
 from winning_tickets.models.structure import OpenUnits, Structure, open_units
 
-_NEURON_FIELDS = ("intermediate_size", "hidden_dim")  # of the configuration
-
 
 @dataclass(frozen=True)
 class Removed:
@@ -90,8 +88,7 @@ def remove_(plm: PLM, gates: Mapping[str, Tensor], structure: Structure) -> list
         if len(sizes) == 1 and sizes == {(structure.num_heads, compact["layers"][0]["neurons"])} and min(sizes)[1]:
             delattr(model.config, COMPACT)
             model.config.auto_map = {}
-            field = next(name for name in _NEURON_FIELDS if hasattr(model.config, name))
-            setattr(model.config, field, compact["layers"][0]["neurons"])
+            setattr(model.config, plm.architecture.ffn_size, compact["layers"][0]["neurons"])
     return kept
 
 

@@ -91,9 +91,14 @@ def local(name: Path | str) -> str:
     The hub id of a plain model is kept, because transformers loads it. A `Path` is never a hub id.
     """
     text = str(name)
-    if isinstance(name, Path) or _ID.fullmatch(text) is None or Path(text).exists() or missing(text) is not None:
-        return text
-    return _saved_folder(text) or text
+    return (_saved_folder(text) or text) if may_be_id(name) else text
+
+
+def may_be_id(name: Path | str) -> bool:
+    """Return whether a name has the form of a hub id, and is no folder or file here."""
+    text = str(name)
+    is_path = isinstance(name, Path) or _ID.fullmatch(text) is None or Path(text).exists()
+    return not is_path and missing(text) is None
 
 
 @cache

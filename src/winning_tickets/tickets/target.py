@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from winning_tickets.models.loading import PLM, Head, ModelNotFound, load_plm
+from winning_tickets.models.loading import PLM, Head, ModelNotFound, examine, load_plm
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.hub import local
 from winning_tickets.tickets.files import is_ticket
@@ -40,8 +42,18 @@ class Target:
 
     def load(self, head: Head = "none", advice: str = "Say where it is now with --base.", **options: Any) -> PLM:
         """Load the dense (base) model; `advice` is added to the error message if a ticket's base model is not found."""
-        try:
+        with self._finding_base(advice):
             return load_plm(self.model, head=head, revision=self.revision, layers=self.layers, **options)
+
+    def examine(self, head: Head = "none") -> PLM | None:
+        """Check the files of the dense (base) model as `loading.examine` does."""
+        with self._finding_base("Say where it is now with --base."):
+            return examine(self.model, head, self.revision, self.layers)
+
+    @contextmanager
+    def _finding_base(self, advice: str) -> Iterator[None]:
+        try:
+            yield
         except ModelNotFound as error:
             if self.ticket is None or self.model != self.ticket.base.name:
                 raise
