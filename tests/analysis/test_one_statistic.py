@@ -68,7 +68,7 @@ def of_super(task, seeds=3):
         return super_ticket.Runs(("r",), ({"metrics": metrics, **common},), "s")
 
     found = super_ticket._difference(side(GAINS), side({}), "rest")
-    scores = {"rest": {"mean": 0.7, "std": 0.01}}
+    scores = {"rest": {"mean": 0.7, "std": 0.01}, "degenerate": False}
     best = {"level": 20.0, "folder": "f", "against": {"full": {"rest": found}}, **scores}
     printed = {"task": task, "metric": "accuracy", "seeds": [0], "full": scores, "selections": {}, "super_ticket": best}
     return found, show.super_ticket(printed)

@@ -39,7 +39,7 @@ VERBS: dict[str, Any] = {
     "shrink": ShrinkConfig,
 }
 COMMANDS: Any = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-SINGLE = {"learning_rate", "batch_size"}
+SINGLE = {"learning_rate", "batch_size", "settings_from"}
 """Fields of the fine-tuning of `super` that its grid sets."""
 
 

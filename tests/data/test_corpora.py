@@ -48,7 +48,7 @@ def test_lines_are_those_of_the_whole_text(
 
 def test_not_utf8_far_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_bytes("äb\nc\nde é".encode() + b"\xff\n")
-    monkeypatch.setattr(readers, "_BLOCK", 1)
+    monkeypatch.setattr(readers, "_BLOCK", 6)
     with pytest.raises(ContentError, match=r"a\.txt is not UTF-8: byte 0xff at offset 11\. The rest of it is UTF-8"):
         load_corpus(str(tmp_path / "a.txt"), "train")
 

@@ -433,7 +433,7 @@ def test_what_cannot_be_fitted_is_refused(tmp_path, corpus):
 
 
 def test_the_identity_of_a_run_stays():
-    assert run_id(FitHeadConfig(model="m"), "fit-head-m", base="b", corpus="c") == "fit-head-m-4271ce640398"
+    assert run_id(FitHeadConfig(model="m"), "fit-head-m", base="b", corpus="c") == "fit-head-m-d1ea2d16939a"
     assert FitHeadConfig(model="m").warmup == 60
     assert FitHeadConfig(model="m", warmup_steps=0).warmup == 0
 

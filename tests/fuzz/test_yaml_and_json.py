@@ -130,4 +130,4 @@ def test_values_in_messages_are_as_python_writes_them():
 
 
 def test_a_message_does_not_steer_the_terminal():
-    assert printable("a\x1b[2Jb\r\x00\x9b\n\tü") == "a\\x1b[2Jb\\x0d\\x00\\x9b\n\tü"
+    assert printable("a\x1b[2Jb\r\x00\x9b\n\tü") == "a\\x1b[2Jb\\r\\x00\\x9b\\n\\tü"

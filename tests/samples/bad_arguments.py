@@ -485,6 +485,7 @@ ROWS: dict[str, str] = {
         --base roberta | 1 | ticket
         --convention tamt | 2 | mask-pt
         --format mask-pt --convention tmt | 2 | Did you mean 'tamt'
+        --dtype float8 | 2 | bfloat16
         --out foreign | 2 | untouched
         --out file.txt | 2 | file.txt
     """,

@@ -213,7 +213,7 @@ def test_analyses_and_exports_are_runs(store):
                 "paths": ["@transfer[method=magnitude]"],
                 "baseline": ["@transfer[method=random]"],
                 "dense": ["@dense"],
-                "options": {"seed": 1},
+                "options": {"score": "best"},
             },
         },
         "measure": {"verb": "measure", "with": {"target": "@export", "batches": [1], "lengths": [8], "repeats": 2}},

@@ -93,12 +93,12 @@ KINDS = {
     ),
     "parametrized": (
         lambda layer: parametrize.register_parametrization(layer, "weight", nn.Identity()),
-        r"ParametrizedLinear, .* call torch\.nn\.utils\.parametrize\.remove_parametrizations\(module, 'weight'\)",
+        r"parametrize made them; call torch\.nn\.utils\.parametrize\.remove_parametrizations\(module, 'weight'\)",
     ),
-    "weight norm": (parametrizations.weight_norm, r"ParametrizedLinear, .*remove_parametrizations"),
+    "weight norm": (parametrizations.weight_norm, r"parametrize made them; .*remove_parametrizations"),
     "pruned": (
         changed(lambda layer, name: prune.l1_unstructured(layer, name, 0.5)),
-        r"is in a torch\.nn\.modules\.linear\.Linear, .* call torch\.nn\.utils\.prune\.remove\(module, 'weight'\)",
+        r"prune made them; call torch\.nn\.utils\.prune\.remove\(module, 'weight'\)",
     ),
     "subclass of tensors": (
         frozen(lambda value: value.as_subclass(Quantized)),

@@ -121,8 +121,7 @@ def check_absent(name: str, chain: Sequence[nn.Module]) -> None:
         ContentError: with the class of the outermost module, and what to do.
     """
     if chain:
-        kind, cure = class_of(chain[0]), _cure(chain[-1], name.rpartition(".")[2])
-        raise ContentError(f"{name} is in a {kind}, on which no ticket can be put. {cure}")
+        raise ContentError(f"{name} is in a {class_of(chain[0])}, on which no ticket can be put. {_cure(chain[-1])}")
 
 
 def _is_known(layer: nn.Module) -> bool:
@@ -130,24 +129,13 @@ def _is_known(layer: nn.Module) -> bool:
     return kind in _LAYERS or (kind.startswith(_OF_MODELS) and isinstance(layer, nn.Linear | nn.Embedding))
 
 
-def _cure(layer: nn.Module, own: str) -> str:
-    tensors = {*layer._parameters, *layer._buffers}
-    if "parametrizations" in layer._modules:
-        call = f"torch.nn.utils.parametrize.remove_parametrizations(module, {own!r})"
-    elif f"{own}_mask" in tensors:
-        call = f"torch.nn.utils.prune.remove(module, {own!r})"
-    elif f"{own}_g" in tensors:
-        call = f"torch.nn.utils.remove_weight_norm(module, {own!r})"
-    elif f"{own}_u" in tensors:
-        call = f"torch.nn.utils.remove_spectral_norm(module, {own!r})"
-    elif class_of(layer).startswith("peft."):
+def _cure(layer: nn.Module) -> str:
+    if class_of(layer).startswith("peft."):
         return (
             "Leave that module out of the adapter's configuration (modules_to_save, trainable_token_indices), or merge "
             "the adapter before."
         )
-    else:
-        return (
-            "Masks work on Linear, Embedding and Conv1D; put one of these there, or put the ticket on the model before "
-            "it is quantized or changed."
-        )
-    return f"It computes the weight anew at each step; call {call} before."
+    return (
+        "Masks work on Linear, Embedding and Conv1D; put one of these there, or put the ticket on the model before it "
+        "is quantized or changed."
+    )
