@@ -148,7 +148,8 @@ def check_export(target: str, format_: str, task: str | None, convention: str | 
     from winning_tickets.training.predict import find_model
 
     folder = check(target, format_, task, convention, dtype)
-    if not is_ticket(folder) and not is_fine_tuned(folder) and not may_be_id(folder):
+    on_the_hub = not Path(folder).is_dir() and ("/" not in folder or may_be_id(folder))
+    if not on_the_hub and not is_ticket(folder) and not is_fine_tuned(folder):
         find_model(folder)  # which says what is missing
 
 
