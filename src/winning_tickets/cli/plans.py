@@ -142,12 +142,15 @@ def check_measure(
 def check_export(target: str, format_: str, task: str | None, convention: str | None, dtype: WeightType | None) -> None:
     """Check the settings of an export, and that there is something to export."""
     from winning_tickets.deploy.export import check_export as check
+    from winning_tickets.runs.hub import local, may_be_id
     from winning_tickets.tickets.files import is_ticket
     from winning_tickets.training.fine_tuned import is_fine_tuned
     from winning_tickets.training.predict import find_model
 
-    folder = check(target, format_, task, convention, dtype)
-    if not is_ticket(folder) and not is_fine_tuned(folder):
+    folder = local(target)
+    on_the_hub = not Path(folder).is_dir() and ("/" not in folder or may_be_id(folder))
+    check(target, format_, None if on_the_hub else task, convention, dtype)
+    if not on_the_hub and not is_ticket(folder) and not is_fine_tuned(folder):
         find_model(folder)  # which says what is missing
 
 
