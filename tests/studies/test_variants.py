@@ -99,6 +99,21 @@ def test_a_part_by_its_axes():
     assert 0 < len(part.runs) < len(plan.runs)
 
 
+@pytest.mark.parametrize(
+    ("where", "values"),
+    [
+        (("sparsity>=0.5",), {0.5, 0.7}),
+        (("sparsity>0.5",), {0.7}),
+        (("sparsity!=0.7",), {0.5}),
+        (("sparsity>=0.5", "sparsity<0.7"), {0.5}),
+        (("sparsity=0.5,0.7", "method!=OMP,Rand"), {0.5, 0.7}),
+    ],
+)
+def test_a_part_by_comparisons(where, values):
+    part = part_of(plan_study(load_study(BASE), "smoke"), ("stage=transfer", *where))
+    assert {point.axes["sparsity"] for point in part.points if point.stage == "transfer"} == values
+
+
 def test_a_part_by_its_stage_has_what_it_needs_and_nothing_else():
     plan = plan_study(load_study(BASE), "smoke")
     part = part_of(plan, ("stage=transfer", "method=OMP"))
@@ -146,7 +161,9 @@ def test_a_folder_may_be_a_study(tmp_path):
     ("where", "shard", "message"),
     [
         (("mehtod=OMP",), None, "Unknown axis 'mehtod'. Did you mean 'method'"),
-        (("method",), None, "--where 'method' is not of the form NAME=VALUE"),
+        (("method",), None, "--where 'method' is not a condition; write KEY=VALUE"),
+        (("sparsity>0.9",), None, "--where sparsity>0.9: no run of .* is left; they have sparsity"),
+        (("sparsity>x",), None, "above compares numbers, found 0.5 and 'x'"),
         (("stage=trnsfer",), None, "Unknown value of stage 'trnsfer'. Did you mean 'transfer'"),
         (("method=XYZ",), None, "Unknown value of method 'XYZ'. Known: Full, IMP"),
         (("method=Full", "sparsity=0.5"), None, "no run of .* is left; those with method=Full have no axis sparsity"),

@@ -121,7 +121,7 @@ def references_in(value: Any) -> Iterator[tuple[Reference, bool]]:
                 yield from references_in(item)
 
 
-_TESTS = ("not", "above", "below", "same")
+_TESTS = ("not", "above", "below", "at_least", "at_most", "same")
 
 
 def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any], so_far: bool = False) -> bool:
@@ -155,7 +155,12 @@ def _test(test: str, value: Any, limit: Any, axes: Mapping[str, Any], so_far: bo
     number, bound = _number(value), _number(limit)
     if number is None or bound is None:
         raise UsageError(f"{test} compares numbers, found {shown(value)} and {shown(limit)}.")
-    return number > bound if test == "above" else number < bound
+    return {
+        "above": number > bound,
+        "below": number < bound,
+        "at_least": number >= bound,
+        "at_most": number <= bound,
+    }[test]
 
 
 def same(first: Any, second: Any) -> bool:

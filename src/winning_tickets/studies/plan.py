@@ -16,6 +16,7 @@ from winning_tickets.config.settings import parse_yaml
 from winning_tickets.data.names import misnamed
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.identity import run_id
+from winning_tickets.runs.store import query
 from winning_tickets.studies.expressions import is_reference, matches, same, strings_in, substitute
 from winning_tickets.studies.grid import MAX_PLACES, order_of, own_grid
 from winning_tickets.studies.miniature import (
@@ -134,14 +135,14 @@ def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> 
 
     Args:
         plan: the whole plan.
-        where: conditions on axes, such as `task=rte,mrpc`, or on the `stage`, which must all hold.
+        where: conditions on axes, such as `task=rte,mrpc` or `sparsity>=0.6`, or on the `stage`, which must all hold.
         shard: `i/n`: of the runs that no other run needs, every n-th from the i-th on. All n parts together are the
             plan; a run that several parts need is done only once if these parts share a store.
 
     Raises:
         UsageError: an unknown axis, no run, or a shard that is not `i/n`.
     """
-    chosen = _chosen(plan, parse_overrides(list(where), "--where"))
+    chosen = _chosen(plan, parse_conditions(where))
     if shard is not None:
         found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", shard.strip())
         index, count = (int(found[1]), int(found[2])) if found else (1, 0)
@@ -172,7 +173,7 @@ def _chosen(plan: Plan, condition: Mapping[str, Any]) -> dict[str, None]:
         if (value := _not_among(wanted, known)) is not None:
             raise unknown(f"value of {axis}", value, known)
     # Conditions are applied one by one, so that the error can name the one that leaves no run.
-    given = {axis: f"{axis}={_listed(wanted)}" for axis, wanted in condition.items()}
+    given = {axis: _written(axis, wanted) for axis, wanted in condition.items()}
     for index, (axis, wanted) in enumerate(condition.items()):
         there = _values_of(axis, left)
         left = [(run, own) for run, own in left if matches([{axis: wanted}], own)]
@@ -204,28 +205,51 @@ def _not_among(wanted: Any, known: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _listed(wanted: Any) -> str:
-    return ",".join(map(shown_setting, wanted)) if isinstance(wanted, list) else shown_setting(wanted)
+def _written(axis: str, wanted: Any, sign: str = "=") -> str:
+    """Return a condition on an axis as it is written on the command line."""
+    if isinstance(wanted, Mapping):
+        signs = {test: sign for sign, test in _TEST_OF.items()}
+        return " and ".join(_written(axis, limit, signs.get(test, f" {test} ")) for test, limit in wanted.items())
+    return f"{axis}{sign}{','.join(map(shown_setting, wanted)) if isinstance(wanted, list) else shown_setting(wanted)}"
 
 
-def parse_overrides(given: list[str], option: str = "--set") -> dict[str, Any]:
-    """Parse `--set` or `--where` options: `tasks=rte,mrpc` is a list, any other value is YAML."""
+def parse_overrides(given: Sequence[str]) -> dict[str, Any]:
+    """Parse `--set` options: `tasks=rte,mrpc` is a list, any other value is YAML."""
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
-        example = "tasks=rte,mrpc" if option == "--set" else "task=rte,mrpc"
         if not equals or not name.strip():
-            raise UsageError(f"{option} {text!r} is not of the form NAME=VALUE, such as {example}.")
-        plain = "," in value and not value.lstrip().startswith(("[", "{", '"', "'"))
-        if option == "--where" and name.strip() in found:
-            raise UsageError(
-                f"{option} {name.strip()} is given twice; write its values as one list, such as {example}."
-            )
-        try:
-            _, found[name.strip()] = parse_yaml(f"[{value}]" if plain else value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"{option} {text!r}: the value is not valid YAML.") from error
+            raise UsageError(f"--set {text!r} is not of the form NAME=VALUE, such as tasks=rte,mrpc.")
+        found[name.strip()] = _value_of("--set", text, value)
     return found
+
+
+_TEST_OF = {"!=": "not", ">": "above", "<": "below", ">=": "at_least", "<=": "at_most"}
+
+
+def parse_conditions(given: Sequence[str]) -> dict[str, Any]:
+    """Parse `--where` options, which have the form that stores read too; an axis may have several comparisons."""
+    found: dict[str, Any] = {}
+    for text in given:
+        one = query.Condition.parse(text)
+        wanted = _value_of("--where", text, one.text)
+        if one.sign in _TEST_OF:
+            wanted = {_TEST_OF[one.sign]: wanted}
+        earlier = found.get(one.key)
+        if isinstance(earlier, Mapping) and isinstance(wanted, Mapping) and not earlier.keys() & wanted.keys():
+            wanted = {**earlier, **wanted}
+        elif one.key in found:
+            raise UsageError(f"--where {one.key} is given twice; write its values as one list, such as task=rte,mrpc.")
+        found[one.key] = wanted
+    return found
+
+
+def _value_of(option: str, text: str, value: str) -> Any:
+    plain = "," in value and not value.lstrip().startswith(("[", "{", '"', "'"))
+    try:
+        return parse_yaml(f"[{value}]" if plain else value)[1]
+    except yaml.YAMLError as error:
+        raise UsageError(f"{option} {text!r}: the value is not valid YAML.") from error
 
 
 def _place_stage(

@@ -233,7 +233,7 @@ def _clause(path: str, condition: Condition) -> tuple[str, list[Any]]:
     """Return a condition on the value at a path of the content; lists and objects are left to `Condition.holds`."""
     if condition.sign != "=":
         return "json_type(content, ?) IS NOT NULL", [path]
-    alternatives = [condition.text, condition.value]
+    alternatives = [one for choice in condition.choices for one in (choice.text, choice.value)]
     texts = {one for one in alternatives if isinstance(one, str)}
     numbers = {float(one) for one in alternatives if is_number(one)}
     marks = ", ".join("?" * len(texts | numbers))

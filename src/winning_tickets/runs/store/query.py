@@ -10,7 +10,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args
 
 from winning_tickets.runs.errors import UsageError, unknown
@@ -35,8 +35,9 @@ class Condition:
 
     A key is a dotted path into a record (`config.sparsity`, `result.metrics.f1.final.mean`, `error.kind`), or into its
     labels, configuration or result (`sparsity`): the first of these that has a value. A number in a path is an index
-    into a list. `=` on a list tests membership. `<`, `<=`, `>` and `>=` compare numbers with numbers and text with
-    text. A run without the key fulfills no condition on that key, not even `!=`; the value `null` counts as present.
+    into a list. `=` on a list tests membership, and `=rte,mrpc` allows several values. `<`, `<=`, `>` and `>=` compare
+    numbers with numbers and text with text. A run without the key fulfills no condition on that key, not even `!=`; the
+    value `null` counts as present. Studies read conditions on the axes of their plans in the same form.
     """
 
     key: str
@@ -49,7 +50,7 @@ class Condition:
         if found is None:
             raise UsageError(
                 f"--where {text!r} is not a condition; write KEY=VALUE, or with !=, <, <=, > or >= between them, "
-                "such as --where task=rte --where 'config.sparsity>=0.6'."
+                "such as --where task=rte,mrpc --where 'sparsity>=0.6'."
             )
         key, sign, value = found.groups()
         return cls(key, "=" if sign == "==" else sign, value)
@@ -61,9 +62,16 @@ class Condition:
         values = value if isinstance(value, list) else [value]
         if self.sign in _ORDERINGS:
             return any(self._in_order(found) for found in values)
-        if isinstance(value, list) and self._equals(value):
-            return self.sign == "="
-        return any(self._equals(found) for found in values) == (self.sign == "=")
+        candidates = [value, *values] if isinstance(value, list) else values
+        equal = any(choice._equals(found) for choice in self.choices for found in candidates)
+        return equal == (self.sign == "=")
+
+    @property
+    def choices(self) -> list[Condition]:
+        """The condition itself, and one for each value of a list such as `rte,mrpc`."""
+        several = "," in self.text and not self.text.startswith(("[", "{", '"', "'"))
+        parts = [part.strip() for part in self.text.split(",")] if several else []
+        return [self, *(replace(self, text=part) for part in parts)]
 
     @staticmethod
     def names(key: str) -> list[list[str]]:
