@@ -52,7 +52,7 @@ def test_every_field_has_an_option_or_is_the_argument_with_its_own_help(verb):
     parameters = {one.name: one for one in COMMANDS[verb].params}
     inline = "fine_tuning" if verb == "super" else ""
     for key, path, settings, options in leaves(VERBS[verb], inline):
-        if not (inline and key in SINGLE):
+        if options and not (inline and key in SINGLE):
             assert key in parameters, path
             assert parameters[key].help.startswith(settings.help_of(path[-1])) or len(path) > 1, path
             if parameters[key].param_type_name == "option":
@@ -61,6 +61,20 @@ def test_every_field_has_an_option_or_is_the_argument_with_its_own_help(verb):
         running = {Runtime.options_of(field) for field in Runtime.model_fields}
         absent = {"--compile"} if verb in ("share", "shrink") else set()
         assert running - names_of(COMMANDS[verb]) == absent | ({"--shard"} if verb != "search" else set())
+
+
+def test_fields_without_an_option_come_from_a_file(tmp_path):
+    """Profiles give their values; nobody needs them in a help."""
+    hidden = {name for name in SearchConfig.model_fields if not SearchConfig.options_of(name)}
+    assert {"cadence", "phi", "mixing", "kd_padding"} < hidden
+    assert {option for name in hidden for option in (f"--{name.replace('_', '-')}",)} & names_of(
+        COMMANDS["search"]
+    ) == set()
+    (tmp_path / "own.yaml").write_text("phi: 0.02\ncadence: before\n")
+    found = settings_of(SearchConfig, tmp_path / "own.yaml", {"model": "m"})
+    assert (found.phi, found.cadence) == (0.02, "before")
+    with pytest.raises(UsageError, match="phi -1 is impossible"):
+        settings_of(SearchConfig, None, {"model": "m", "phi": -1})
 
 
 def test_every_field_is_explained_in_whole_sentences():
@@ -73,11 +87,11 @@ def test_every_field_is_explained_in_whole_sentences():
 
 
 LINES = [
-    ("search m --sparsities 0.5,0.7 --heads 1,2 --task rte,cola --keep-optimizer --prune-first --level 30%,10",
-     {"sparsity": (0.5, 0.7), "prune_heads": (1, 2), "tasks": ("cola", "rte"), "reset_optimizer": False,
+    ("search m --sparsities 0.5,0.7 --heads 1,2 --task rte,cola --prune-first --level 30%,10",
+     {"sparsity": (0.5, 0.7), "prune_heads": (1, 2), "tasks": ("cola", "rte"),
       "prune_first": True, "level": (10.0, 30.0)}),
-    ("transfer m --seed 0,1 --text-columns a,b --smart 0.5 --smart-steps 2 --no-best-above-zero --kind tokens",
-     {"seeds": (0, 1), "text_columns": ("a", "b"), "best_above_zero": False, "kind": "tokens"}),
+    ("transfer m --seed 0,1 --text-columns a,b --smart 0.5 --smart-steps 2 --kind tokens",
+     {"seeds": (0, 1), "text_columns": ("a", "b"), "kind": "tokens"}),
     ("share --tasks rte,cola --tickets a,none --level 30% --dropout-p rte=0.2 --no-save-model --fine-tune",
      {"tasks": ("rte", "cola"), "tickets": {"rte": "a"}, "level": {"rte": 30.0, "cola": 30.0},
       "dropout_p": {"rte": 0.2}, "save_model": False, "fine_tune": True}),
@@ -219,7 +233,7 @@ def test_the_help_of_a_method_shows_what_it_reads(method):
     for name, field in SearchConfig.model_fields.items():
         extra: Any = field.json_schema_extra
         readers = [reader.replace("gates", "mask-training") for reader in extra["methods"]]
-        if name != "model":
+        if name != "model" and extra["option"] is not None:
             assert (SearchConfig.option_of(name) in options) == (not readers or method in readers), name
     assert {"--out", "--device", "--json"} <= options
     assert panels[:3] == ["Arguments", "Model and data", "Ticket"]

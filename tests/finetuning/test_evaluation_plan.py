@@ -253,10 +253,10 @@ def test_refusals(tmp_path, bert):
         UsageError, match="No evaluation would count for best: there are 3 steps, one evaluation every 50"
     ):
         transfer(config, tmp_path / "run", QUIET)
-    with pytest.raises(UsageError, match="^--mnli-dev matched needs --task mnli.$"):
+    with pytest.raises(UsageError, match="^mnli_dev: matched needs --task mnli.$"):
         transfer(TransferConfig(target=bert, task="rte", mnli_dev="matched"), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UsageError, match="^--eval-offset-steps -1 is impossible; it must be at least 0.$"):
+    with pytest.raises(UsageError, match="^eval_offset_steps -1 is impossible; it must be at least 0.$"):
         TransferConfig.of(target=bert, task="rte", eval_offset_steps=-1)
     with pytest.raises(UsageError, match="profile: Input should be 'paper', 'code' or 'tuned'"):
         TransferConfig.of(target=bert, profile="best")

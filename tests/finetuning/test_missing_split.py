@@ -103,7 +103,7 @@ def test_the_set_that_is_missing_cannot_be_the_primary_one(bert, tmp_path):
         with pytest.raises(
             UsageError,
             match="would be that on validation_mismatched, which the data of mnli lack; they have validation_matched. "
-            "Give --mnli-dev matched",
+            "Set mnli_dev: matched",
         ):
             transfer(config.model_copy(update=fields), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()

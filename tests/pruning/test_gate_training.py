@@ -371,8 +371,8 @@ GATES = r"--method mask-training with --level trains gates and does not read"
         ({"sparsity": 0.5}, f"{GATES} --sparsity; it needs --method "),
         ({"ranking": "row"}, f"{GATES} --ranking; it needs --method "),
         ({"rung_steps": 5}, f"{GATES} --rung-steps; it needs --method "),
-        ({"head_learning_rate": 0.1}, f"{GATES} --head-learning-rate; it needs --method "),
-        ({"reselect_steps": 3}, f"{GATES} --reselect-steps; it needs --method "),
+        ({"head_learning_rate": 0.1}, f"{GATES} head_learning_rate; it needs --method "),
+        ({"reselect_steps": 3}, f"{GATES} reselect_steps; it needs --method "),
         (
             {"pattern": "2:4"},
             f"^{GATES} --pattern; it needs --method random, magnitude, wanda, mask-training, snip or movement.$",

@@ -103,9 +103,6 @@ _FINE_TUNING = """
 """
 _EVALUATION = """
 --train-size-seed -1 | 2 | train-size-seed
---eval-offset-steps -1 | 2 | eval-offset-steps
---best-by loss | 2 | 'primary'
---mnli-dev both | 2 | 'matched'
 --padding most | 2 | 'longest'
 --select-on-seed -1 | 2 | select-on-seed
 --dropout 1 | 2 | dropout
@@ -161,12 +158,10 @@ ROWS: dict[str, str] = {
         --batch-tokens 0 | 2 | batch-tokens
         --batch-size 0 | 2 | batch-size
         --max-length 0 | 2 | max-length
-        --mixing some | 2 | 'sum' or 'proportional'
         --round-steps 0 | 2 | round-steps
         --round-epochs 0 | 2 | round-epochs
         --round-examples 0 | 2 | round-examples
         ! bert --method imp --corpus corpus.txt --objective mlm --round-steps 1 --rewind stp:5 --out out | 2 | rewind
-        --rewind-scope al | 2 | 'all'
         --rate-horizon never | 2 | 'round' or 'total'
         --ranking tensor | 2 | 'matrix'
         --pattern 4:2 | 2 | N:M
@@ -188,8 +183,6 @@ ROWS: dict[str, str] = {
         --score-init rnk | 2 | 'rank'
         --alpha nan | 2 | alpha
         --alpha 0 | 2 | alpha
-        --phi -1 | 2 | phi
-        --phi inf | 2 | phi
         --save-at 5 | 2 | --save-at 5
         --seed -1 | 2 | seed
         --data-dir nowhere --corpus task:rte | 2 | --data-dir
@@ -204,17 +197,10 @@ ROWS: dict[str, str] = {
         --weights-dtype int8 | 2 | 'float32' or 'bfloat16'
         --score-dtype float8 | 2 | 'float32' or 'bfloat16'
         --moment-dtype float8 | 2 | 'bfloat16'
-        --short-sequence-probability 2 | 2 | short-sequence-probability
-        --head-learning-rate 0 | 2 | head-learning-rate
         --schedule-steps x | 2 | schedule-steps
-        --schedule-passes -1 | 2 | schedule-passes
         --warmup-steps x | 2 | warmup-steps
-        --step-offset x | 2 | step-offset
         --rank-by value | 2 | 'signed'
-        --reselect-steps 0 | 2 | reselect-steps
-        --cadence during | 2 | 'after'
         --threshold met | 2 | 'reached'
-        --count-rounding up | 2 | 'floor'
         --student-dropout x | 2 | student-dropout
         --optimizer adan | 2 | 'adamw'
         --adam-epsilon x | 2 | adam-epsilon
@@ -222,8 +208,6 @@ ROWS: dict[str, str] = {
         --clip all | 2 | 'global'
         --max-grad-norm x | 2 | max-grad-norm
         --mlm-probability x | 2 | mlm-probability
-        --kd-masked-tokens -1 | 2 | kd-masked-tokens
-        --kd-padding none | 2 | 'ignored'
     """,
     "evaluate": """
         ! nowhere/x --corpus corpus.txt | 2 | nowhere/x

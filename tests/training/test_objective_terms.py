@@ -600,7 +600,7 @@ def test_evaluate_measures_terms_together_as_it_does_apart(tmp_path, world):
 
 
 def test_attention_with_dropout_is_refused_before_any_work(tmp_path, world):
-    told = "dropout removes parts of them: give --student-dropout 0 and --no-teacher-dropout"
+    told = "dropout removes parts of them: give --student-dropout 0 and teacher_dropout: false"
     for fields in ({"profile": "paper"}, {"student_dropout": 0.1}, {"teacher_dropout": True}):
         with pytest.raises(UsageError, match=told):
             search(training(world, "attention", **fields), tmp_path / "t", QUIET)

@@ -293,7 +293,7 @@ def verb(
     types: dict[str, Any] = {}
     readers: dict[str, tuple[str, ...]] = {}
     for key, path, cls, options in leaves(settings, inline):
-        if key in without:
+        if key in without or not options:
             continue
         default: Any = defaults
         for part in path:

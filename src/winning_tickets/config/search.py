@@ -87,6 +87,7 @@ class TaskSettings(Settings):
         "sum",
         "A step over several sources (text and tasks): one batch of each with their losses added (sum), or a batch of "
         "one source, drawn in proportion to its size (proportional).",
+        option=None,
     )
     round_steps: int | None = _round(None, "Optimizer steps of a round.", ge=1)
     round_epochs: float | None = _round(None, "Passes over the largest source (text or a task) in a round.", gt=0)
@@ -97,16 +98,16 @@ class TaskSettings(Settings):
         "noise:SCALE (pre-trained weights plus noise) or reinit.",
     )
     rewind_scope: Literal["all", "encoder", "prunable"] | None = _round(
-        None, "Parameters that are rewound: all (encoder and heads), encoder, or only the prunable matrices."
+        None,
+        "Parameters that are rewound: all (encoder and heads), encoder, or only the prunable matrices.",
+        option=None,
     )
     prune_first: bool | None = _round(None, "Prune the pre-trained weights before the first round.")
     rate_horizon: Literal["round", "total"] | None = _round(
         None, "Period over which the learning rate decays to zero: each round, or all rounds (total)."
     )
     reset_optimizer: bool | None = _round(
-        None,
-        "Reset the optimizer's moments after each round, or keep them from round to round.",
-        option="--reset-optimizer/--keep-optimizer",
+        None, "Reset the optimizer's moments after each round, or keep them from round to round.", option=None
     )
     save_trained: bool = _round(False, "Save the weights at the end of each round, for transfer --start-from.")
 
@@ -211,6 +212,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         ("wanda", *TRAINED, "importance"),
         ge=0,
         le=1,
+        option=None,
     )
     calibration_batches: int = setting(
         8,
@@ -222,7 +224,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     learning_rate: float | None = _weights(
         None, "Learning rate of the scores, or of the weights of imp and movement.", gt=0
     )
-    head_learning_rate: float | None = _mask(None, "Learning rate of the MLM head.", gt=0)
+    head_learning_rate: float | None = _mask(None, "Learning rate of the MLM head.", gt=0, option=None)
     weights_dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
         "Type of the model's weights during the search. In bfloat16 they take half the memory; weights that a "
@@ -244,7 +246,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     )
     schedule_steps: int | None = setting(
         None,
-        "Steps after which the linearly decaying learning rate is zero. By default it follows from --schedule-passes, "
+        "Steps after which the linearly decaying learning rate is zero. By default it follows from schedule_passes, "
         "or for imp from --rate-horizon; imp may end before this many steps, at a rate above zero.",
         TRAINING,
         (*TRAINED, "imp"),
@@ -257,10 +259,11 @@ class SearchConfig(TaskSettings, StructuredSettings):
         TRAINING,
         (*TRAINED, "imp"),
         ge=0,
+        option=None,
     )
     warmup_steps: int | None = _weights(None, "Steps of linear warm-up.", ge=0)
     step_offset: int | None = _train(
-        None, "Number added to --steps. The released KD code saves its tickets one step early (-1)."
+        None, "Number added to --steps. The released KD code saves its tickets one step early (-1).", option=None
     )
     score_init: Literal["activation", "rank", "plateau", "random"] | None = _train(
         None,
@@ -268,16 +271,17 @@ class SearchConfig(TaskSettings, StructuredSettings):
         "(activation), two values by magnitude (plateau, TAMT eq. 5), or two values at random (random).",
     )
     alpha: float = _train(2.0, "Initial scores of kept weights in units of phi (TAMT eq. 5).", gt=0)
-    phi: float = _train(0.01, "Threshold at the start (TAMT eq. 3).", gt=0)
+    phi: float = _train(0.01, "Threshold at the start (TAMT eq. 3).", gt=0, option=None)
     rank_by: Literal["signed", "absolute"] | None = _mask(
         None,
         "Rank scores by their value (signed: TAMT eq. 3, the released code) or by absolute value (TAMT section 3.4.2).",
     )
-    reselect_steps: int | None = _mask(None, "Steps between adjustments of the threshold.", ge=1)
+    reselect_steps: int | None = _mask(None, "Steps between adjustments of the threshold.", ge=1, option=None)
     cadence: Literal["after", "before"] | None = _mask(
         None,
-        "Time of adjusting the threshold: after every --reselect-steps steps, or one step earlier and also after the "
+        "Time of adjusting the threshold: after every reselect_steps steps, or one step earlier and also after the "
         "first step (before).",
+        option=None,
     )
     threshold: Literal["reached", "exceeded"] | None = _mask(
         None, "Between adjustments, keep weights whose score has reached the threshold (TAMT eq. 3), or exceeded it."
@@ -286,6 +290,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         None,
         "Rounding of the number of pruned weights: floor, or nearest (the released one-shot code).",
         methods=OF_WEIGHTS,
+        option=None,
     )
     train_embeddings: bool | None = _mask(
         None, "Train the mask of the word embeddings too. Otherwise it keeps its initial value."
@@ -294,7 +299,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         None, "Dropout of the student. The profiles paper and code use that of the model."
     )
     teacher_dropout: bool | None = _train(
-        None, "Run the teacher with dropout, as the released KD code does by an oversight."
+        None, "Run the teacher with dropout, as the released KD code does by an oversight.", option=None
     )
     optimizer: Literal["adamw", "adamw-hf", "bertadam"] | None = _train(
         None, "Optimizer: adamw, adamw-hf (epsilon before the bias correction) or bertadam (no bias correction)."
@@ -318,11 +323,13 @@ class SearchConfig(TaskSettings, StructuredSettings):
         "Tokens masked in each sequence if --objective has no mlm. The released KD code masks one.",
         methods=TRAINED,
         ge=0,
+        option=None,
     )
     kd_padding: Literal["ignored", "counted"] | None = _objective(
         None,
         "Treatment of padded positions in the KD loss: ignored, or counted (the released KD code).",
         methods=TRAINED,
+        option=None,
     )
     save_at: tuple[int, ...] = _train((), "Steps at which intermediate tickets are saved, such as 100,500.")
 

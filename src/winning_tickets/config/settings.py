@@ -111,11 +111,14 @@ def setting(
     meaning: str,  # the help, one or two sentences
     panel: str,  # the section of `--help` that lists the option
     methods: tuple[str, ...] = (),  # the methods of a search that read the field; all if empty
-    option: str = "",  # names of the option, separated by spaces; if empty, made from the field's name
+    option: str | None = "",  # names of the option, separated by spaces; if empty, made from the field's name
     output: bool = False,  # whether it chooses optional outputs, which a later call may add to a finished run
     **rules: Any,  # arguments of pydantic's `Field`, such as `ge`
 ) -> Any:
-    """Define a field of settings: the only place for its default, range, help, option, panel and methods."""
+    """Define a field of settings: the only place for its default, range, help, option, panel and methods.
+
+    A field whose `option` is None has none: profiles give its value, or a configuration file, a study or Python.
+    """
     extra: Any = {"panel": panel, "methods": methods, "option": option, "output": output}
     return Field(default, description=meaning, json_schema_extra=extra, **rules)
 
@@ -142,16 +145,20 @@ class Settings(BaseModel):
 
     @classmethod
     def options_of(cls, field: str, inner: str = "") -> str:
-        """Return the options of a field, joined by spaces: `--heads`, or `--smart-steps` for `steps` of `smart`."""
+        """Return the options of a field, joined by spaces: `--heads`, or `--smart-steps` for `steps` of `smart`.
+
+        A field without an option gives an empty text.
+        """
         part = cls.part_of(field) if inner else None
         extra: Any = (part or cls).model_fields[inner if part else field].json_schema_extra
         name = f"{field}-{inner}" if part else field
-        return extra["option"] or "--" + name.replace("_", "-")
+        return "" if extra["option"] is None else extra["option"] or "--" + name.replace("_", "-")
 
     @classmethod
     def option_of(cls, field: str, inner: str = "") -> str:
-        """Return the first option of a field, for messages."""
-        return cls.options_of(field, inner).split()[0].partition("/")[0]
+        """Return the first option of a field, for messages; its name where it has none."""
+        options = cls.options_of(field, inner).split() or [f"{field}.{inner}" if inner else field]
+        return options[0].partition("/")[0]
 
     def identity(self, exclude_defaults: bool = False) -> dict[str, Any]:
         """Return the fields that are part of a run's identity: all but those that choose optional outputs."""

@@ -223,21 +223,27 @@ class TransferConfig(Settings):
         None,
         "Evaluate this many steps before each multiple of --eval-steps. The released SQuAD code does so by 1.",
         ge=0,
+        option=None,
     )
     best_includes_final: bool | None = _evaluate(
-        None, "The evaluation after the last step can be the best one, even if --eval-steps does not ask for it."
+        None,
+        "The evaluation after the last step can be the best one, even if --eval-steps does not ask for it.",
+        option=None,
     )
-    best_above_zero: bool | None = _evaluate(None, "Only scores above 0 can be the best one, as in the released code.")
+    best_above_zero: bool | None = _evaluate(
+        None, "Only scores above 0 can be the best one, as in the released code.", option=None
+    )
     best_by: Literal["primary", "accuracy-or-mean"] | None = _evaluate(
         None,
         "Score that the best evaluation is chosen by: the primary metric, or the larger of accuracy and its mean with "
         "F1 (accuracy-or-mean, the released code).",
+        option=None,
     )
     max_tokens: Count | None = _evaluate(
         None, "Unpadded tokens of held-out text that are measured. By default all, of a stream 250,000."
     )
     mnli_dev: Literal["matched", "mismatched"] | None = _evaluate(
-        None, "Validation set of MNLI whose accuracy is primary: matched or mismatched."
+        None, "Validation set of MNLI whose accuracy is primary: matched or mismatched.", option=None
     )
     padding: Literal["longest", "max-length"] | None = _tune(
         None, "Length that training batches are padded to: the longest example, or --max-length (max-length)."

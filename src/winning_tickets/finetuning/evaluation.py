@@ -70,7 +70,7 @@ class EvaluationPlan:
         if self.primary_split not in splits:
             raise UsageError(
                 f"The primary score would be that on {self.primary_split}, which the data of {self.task.name} lack; "
-                f"they have {', '.join(splits)}. Give --mnli-dev matched, or complete the data."
+                f"they have {', '.join(splits)}. Set mnli_dev: matched in a --config file, or complete the data."
             )
         if not any(self.counts(step) for step in range(1, self.steps + 1)):
             raise UsageError(

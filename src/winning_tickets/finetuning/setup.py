@@ -149,7 +149,7 @@ def check_transfer(config: TransferConfig) -> None:
     problems = _data_problems(config) + text_problems(config) + adaptation_problems(config)
     problems += teacher_problems(config)
     if config.mnli_dev is not None and config.task != "mnli":
-        problems.append(f"--mnli-dev {config.mnli_dev} needs --task mnli.")
+        problems.append(f"mnli_dev: {config.mnli_dev} needs --task mnli.")
     if (problem := missing(config.target)) is not None:
         problems.append(problem)  # checked already here, because the data may be fetched before the model is loaded
     problems += [f"--start-from: {line}" for line in problems_of(lambda: parse_start(config.start_from))]

@@ -232,7 +232,7 @@ def check_search(config: SearchConfig) -> None:
         if "attention" in terms and (filled.student_dropout or filled.teacher_dropout):
             problems.append(
                 "The attention objective compares distributions, and dropout removes parts of them: give "
-                "--student-dropout 0 and --no-teacher-dropout, or use --profile tuned."
+                "--student-dropout 0 and teacher_dropout: false in a --config file, or use --profile tuned."
             )
         if "contrastive" in terms:
             attempt(check_negatives, filled.segments, filled.batch_tokens)
@@ -303,7 +303,7 @@ def _check_pattern(config: SearchConfig, text: str) -> None:
 def _no_thresholds(option: str, filled: ResolvedSearch) -> str:
     return (
         f"{option} selects at every step, and reselect_steps is {filled.reselect_steps} (profile "
-        f"{filled.profile}); use another profile, or give --reselect-steps 1."
+        f"{filled.profile}); use another profile, or set reselect_steps: 1 in a --config file."
     )
 
 
