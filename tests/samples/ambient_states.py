@@ -122,9 +122,10 @@ STATES = {
     "dispatch mode": Doubles,
     "no gradients": torch.no_grad,
     "inference": torch.inference_mode,
+    "no function modes": torch._C.DisableTorchFunction,
 }
 """By name, a function that makes a context."""
-_APART = ("device", "no hooks on saved tensors")  # exclude another state
+_APART = ("device", "no hooks on saved tensors", "no function modes")  # exclude another state
 
 
 @contextmanager

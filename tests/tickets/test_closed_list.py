@@ -86,7 +86,13 @@ def of_inference(value):
     return value.clone()
 
 
+def replaced(layer):
+    layer.forward = lambda states: nn.functional.linear(states, torch.ones_like(layer.weight))
+    return layer
+
+
 KINDS = {
+    "another forward": (replaced, r"is in a torch\.nn\.modules\.linear\.Linear whose forward was replaced"),
     "own class": (
         scaled,
         rf"{QUERY} is in a .*\.Scaled, {NEVER}.*Linear, Embedding and Conv1D; put one of these there",

@@ -93,6 +93,11 @@ def check_layer(name: str, chain: Sequence[nn.Module]) -> None:
     layer = chain[-1]
     if name.rpartition(".")[2] not in layer._parameters or not _is_known(layer):
         check_absent(name, chain)
+    if _has_other_forward(layer):
+        raise ContentError(
+            f"{name} is in a {class_of(layer)} whose forward was replaced, so that it may compute with other weights; "
+            "put the ticket on the model as its class defines it."
+        )
 
 
 def check_adapters(name: str, chain: Sequence[nn.Module], otherwise: str = "") -> None:
@@ -104,10 +109,8 @@ def check_adapters(name: str, chain: Sequence[nn.Module], otherwise: str = "") -
     for around in chain[:-1]:
         kind = class_of(around)
         variants = {class_of(one) for one in getattr(around, "lora_variant", {}).values()}
-        # X-LoRA replaces `forward`; so does accelerate, which moves weights only.
-        replaced = "forward" in vars(around) and not hasattr(around, "_hf_hook")
-        if kind not in _WRAPPERS | LORA | _SCALING or variants - _LORA_VARIANTS or replaced:
-            found = ", ".join([kind, *sorted(variants), *(["with another forward"] if replaced else [])])
+        if kind not in _WRAPPERS | LORA | _SCALING or variants - _LORA_VARIANTS or _has_other_forward(around):
+            found = ", ".join([kind, *sorted(variants), *(["with another forward"] * _has_other_forward(around))])
             raise ContentError(
                 f"{name} has an adapter that cannot be masked ({found}), so a merged model would be dense. Merge the "
                 f"adapter before, or use LoRA, also with DoRA, or IA3{otherwise}."
@@ -127,6 +130,11 @@ def check_absent(name: str, chain: Sequence[nn.Module]) -> None:
 def _is_known(layer: nn.Module) -> bool:
     kind = class_of(layer)
     return kind in _LAYERS or (kind.startswith(_OF_MODELS) and isinstance(layer, nn.Linear | nn.Embedding))
+
+
+def _has_other_forward(module: nn.Module) -> bool:
+    """Return whether a module computes something else than its class, as with X-LoRA; accelerate only moves weights."""
+    return "forward" in vars(module) and not hasattr(module, "_hf_hook")
 
 
 def _cure(layer: nn.Module) -> str:

@@ -335,6 +335,7 @@ def _thread_switches() -> Iterator[_Switch]:
     yield _Switch(c._is_fwd_grad_enabled, c._set_fwd_grad_enabled, True)
     yield _Switch(c._is_multithreading_enabled, c._set_multithreading_enabled, True)
     yield _Switch(c._is_view_replay_enabled, c._set_view_replay_enabled, False)
+    yield _Switch(c._get_torch_function_state, c._set_torch_function_state, c._TorchFunctionState.ENABLED)
     yield _Switch(_flushes_denormals, _flush_denormals, False)
     yield from _compiler_switches()
     saving = torch.serialization._serialization_tls

@@ -54,19 +54,19 @@ class _HeldParameter:
     mask: Mask
     hooked: Any = None
     handle: RemovableHandle | None = None
-    kind: type = object  # the layer's class
+    computes: Any = None  # the layer's class, and the function that replaces its `forward`, if any
     state: Any = None
 
     @property
     def is_unchanged(self) -> bool:
         """Whether layer and parameter are those that were checked."""
         owner, present = self.place.owner, self.place.owner._parameters.get(self.place.name)
-        return present is self.hooked and type(owner) is self.kind and _state_of(present) == self.state
+        return present is self.hooked and _computation_of(owner) == self.computes and _state_of(present) == self.state
 
     def attach(self) -> None:
         """Mask the gradients of the parameter that is in this place now; sharding and some moves replace it."""
         parameter: Any = self.place.parameter
-        self.kind, self.state = type(self.place.owner), _state_of(parameter)
+        self.computes, self.state = _computation_of(self.place.owner), _state_of(parameter)
         if parameter is self.hooked:
             # After a swap of the tensor behind a parameter, its hooks are still in this list but are not called;
             # assigning the list registers them again.
@@ -77,6 +77,10 @@ class _HeldParameter:
         parameter.requires_grad_(True)
         self.hooked, self.handle = parameter, parameter.register_post_accumulate_grad_hook(mask_gradient(self.mask))
         parameter.requires_grad_(trained)
+
+
+def _computation_of(layer: nn.Module) -> Any:
+    return type(layer), vars(layer).get("forward")
 
 
 def _state_of(parameter: Any) -> Any:
