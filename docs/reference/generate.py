@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import typer.main
-
 from winning_tickets import config
-from winning_tickets.cli import app
+from winning_tickets.cli.application import whole_application
 from winning_tickets.cli.commands import Verb, written
 from winning_tickets.studies.text import describe_recipes
 
@@ -85,7 +83,7 @@ def options(command: Any) -> list[str]:
 def command_line() -> str:
     """All commands with their options."""
     lines = []
-    for name, command in commands(typer.main.get_command(app)):
+    for name, command in commands(whole_application()):
         arguments = [one for one in command.params if one.param_type_name == "argument"]
         words = " ".join([name, *(one.metavar or one.name.upper() for one in arguments)])
         lines += [f"## {words}", "", " ".join(command.help.partition("\n\n")[0].split()), ""]

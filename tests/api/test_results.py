@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import winning_tickets as wt
 from samples.tiny_models import TEXT, make_model
-from winning_tickets.analysis.report.result import Result
+from winning_tickets.report.result import Result
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.store.store import Store
@@ -108,7 +108,7 @@ def test_analyses_take_tickets_and_give_results(ticket, folder, tmp_path):
 
 
 def test_every_analysis_is_public():
-    from winning_tickets.analysis.kinds import ANALYSES
+    from winning_tickets.studies.analysis.kinds import ANALYSES
 
     assert set(wt.analysis.__all__) == set(ANALYSES)
     assert all(getattr(wt.analysis, name) is ANALYSES[name] for name in wt.analysis.__all__)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from winning_tickets.analysis.averages import average_runs
 from winning_tickets.cli import app
 from winning_tickets.data.metrics import COLUMNS, PAPER_TASKS, averages, column_average, metric_names, task_average
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.studies.analysis.averages import average_runs
 
 # As in the tables: RTE, MRPC acc/F1, CoLA, SST, STS-B Pearson/Spearman, QNLI, QQP acc/F1, MNLI m/mm.
 TABLE_1 = {

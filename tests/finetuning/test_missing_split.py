@@ -6,14 +6,14 @@ import pytest
 
 from samples.tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, ShareConfig, TransferConfig, share, transfer
-from winning_tickets.analysis.averages import average_runs
-from winning_tickets.analysis.results import read_runs
 from winning_tickets.cli import show
 from winning_tickets.data.metrics import averages, combine_splits
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.store.records import shape_problem
+from winning_tickets.studies.analysis.averages import average_runs
+from winning_tickets.studies.analysis.results import read_runs
 from winning_tickets.studies.report.observations import StudyRun, observe
 
 QUIET = Runtime(quiet=True)

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 
 from fuzz import seeds
-from winning_tickets.analysis.averages import average_runs
-from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.cli import show
 from winning_tickets.cli.commands import settings_of
 from winning_tickets.config import SearchConfig, ShareConfig, TransferConfig
@@ -34,6 +32,8 @@ from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
 from winning_tickets.runs.identity import digest, run_id
 from winning_tickets.runs.store import query
 from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.analysis.averages import average_runs
+from winning_tickets.studies.analysis.kinds import ANALYSES
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import plan_study
 from winning_tickets.studies.report import report_study

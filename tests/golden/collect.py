@@ -166,7 +166,7 @@ READINGS = {
     "inspect": "inspect out/kd/sparsity-0.70",
     "inspect-structured": "inspect out/importance/level-50",
     "inspect-gates": "inspect out/gates",
-    "average": "average out/transfer-ticket out/transfer-stsb out/transfer-cola",
+    "average": "analyse average out/transfer-ticket out/transfer-stsb out/transfer-cola",
     "measure": "measure out/export-compact --batch 1 --length 8 --repeats 1 --device cpu --quiet",
     "measure-ticket": "measure out/magnitude-global --batch 1,2 --length 8 --repeats 1 --device cpu --quiet",
     "dry-run-search": f"search bert --corpus text {TRAINED} --dry-run --out out/never",

@@ -447,8 +447,8 @@ def _steps(
 
 def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
     """Plan an evaluation: check its text and pairs."""
-    from winning_tickets.analysis.evaluate import head_for
     from winning_tickets.data.outlook import outlook_of_files, outlook_of_task
+    from winning_tickets.evaluation.evaluate import head_for
 
     plan = Plan(config)
     model = _model_of(plan, config.target, config.base, config.revision, config.layers, head_for(config), onnx=True)

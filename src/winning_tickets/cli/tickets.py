@@ -1,4 +1,4 @@
-"""Commands about tickets and models: compare, inspect, average, predict, combine, perturb, export, push, verify ..."""
+"""Commands about tickets and models: compare, inspect, predict, combine, perturb, export, push, verify ..."""
 
 from __future__ import annotations
 
@@ -45,21 +45,6 @@ def inspect(
 
     result = describe(Ticket.from_pretrained(ticket)) | {"tickets_inside": children(ticket)}
     emit(result, as_json, show.description)
-
-
-@app.command()
-def average(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfers, one per task.")],
-    as_json: commands.Json = False,
-) -> None:
-    """Average the scores of several tasks, by both rules of the Super Tickets paper.
-
-    Example: tickets average runs/cola runs/mrpc runs/rte --json
-    """
-    from winning_tickets.analysis.averages import average_runs
-
-    result = average_runs(runs)
-    emit(result, as_json, show.averages)
 
 
 @app.command()
