@@ -106,7 +106,7 @@ def test_verbs_of_runs(tickets, world, tmp_path):
     assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "@"))]
     assert "-1" in rows[1]  # a number stays one
     transfer_run(tmp_path / "runs" / "a", NASTY, {0: 0.5, 1: 0.6})
-    assert tickets("average", tmp_path / "runs" / "a")[0] in (0, 1)
+    assert tickets("analyse", "average", tmp_path / "runs" / "a")[0] in (0, 1)
     (tmp_path / "rows.csv").write_text(f'text,"{NASTY.replace(chr(34), "")}"\nw1,a\nw2,b\n', newline="")
     files = ("--train-file", tmp_path / "rows.csv", "--validation-file", tmp_path / "rows.csv")
     assert tickets("transfer", world[1], *files, "--label-column", "absent", "--out", tmp_path / "t")[0] in (1, 2)

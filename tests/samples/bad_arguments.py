@@ -14,7 +14,7 @@ BASE: dict[str, str] = {
     "share": "--model bert --tasks rte,cola --data-dir glue --steps 1 --quiet --out out",
     "compare": "ticket other",
     "inspect": "ticket",
-    "average": "run",
+    "analyse average": "run",
     "combine": "union ticket other --out out",
     "perturb": "ticket --out out",
     "super": "bert --task rte --data-dir glue --level 50 --steps 1 --quiet --out out",
@@ -359,7 +359,7 @@ ROWS: dict[str, str] = {
         ! a--2 | 2 | no ticket a--2
         ! x/a--2 | 2 | no ticket folder x/a--2
     """ + f"! {'x' * 300} | 1 | File name too long. Give another path",
-    "average": """
+    "analyse average": """
         ! nowhere/x | 2 | nowhere/x
         ! ticket | 2 | ticket
         ! run run | 2 | both runs of

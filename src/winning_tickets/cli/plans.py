@@ -24,8 +24,8 @@ from winning_tickets.config import (
 from winning_tickets.config.objective import TEXT_NAMES
 from winning_tickets.config.settings import WeightType, count_of
 from winning_tickets.data.records import Task
+from winning_tickets.report.costs import MACHINE, TASK_SIZES, UNKNOWN_TASK, ModelSize, cost_of, seconds_of, size_of
 from winning_tickets.runs.escapes import escaped
-from winning_tickets.studies.costs import MACHINE, TASK_SIZES, UNKNOWN_TASK, ModelSize, cost_of, seconds_of, size_of
 
 if TYPE_CHECKING:
     from winning_tickets.data.outlook import Outlook

@@ -179,10 +179,10 @@ def test_the_command(tmp_path: Path) -> None:
         str(run(tmp_path / "rte", "rte", [0, 1, 2], accuracy=[0.5, 0.6, 0.9])),
         str(run(tmp_path / "mrpc", "mrpc", [0, 1], accuracy=[0.7, 0.8], f1=[0.8, 1.0])),
     ]
-    done = CliRunner().invoke(app, ["average", *paths, "--json"])
+    done = CliRunner().invoke(app, ["analyse", "average", *paths, "--json"])
     assert done.exit_code == 0
     assert json.loads(done.stdout) == average_runs(paths)
-    done = CliRunner().invoke(app, ["average", *paths])
+    done = CliRunner().invoke(app, ["analyse", "average", *paths])
     assert done.stdout.splitlines() == [
         "rte accuracy: final 55.0 ± 7.1, best 65.0 ± 7.1",
         "mrpc accuracy: final 75.0 ± 7.1, best 85.0 ± 7.1",

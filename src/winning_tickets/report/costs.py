@@ -7,10 +7,9 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from winning_tickets.config import (
     AUTO,
@@ -32,10 +31,7 @@ from winning_tickets.data.corpora import TEXT_SUFFIXES
 from winning_tickets.data.glue import LAYOUTS, count_rows
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
-from winning_tickets.runs.errors import TicketsError, UsageError
-from winning_tickets.runs.store.records import Record
-from winning_tickets.studies.plan import Plan
-from winning_tickets.studies.verbs import VERBS
+from winning_tickets.runs.errors import UsageError
 
 
 class TaskSize(NamedTuple):
@@ -116,13 +112,13 @@ _TOKEN_SECONDS = (STEP_SECONDS / (16 * 128) - 128 * MODEL_SIZES["minilm"].all_he
 _FORWARD = 1 / 3  # share of the forward pass in a step
 _FIXED_SECONDS, _TINY_SECONDS = 5.0, 0.2  # fixed time of a run, and of a run with a tiny model
 _LEAST_SECONDS = 0.008  # least time of a step, however small the model is
-_RESULT_BYTES = 5_000  # settings, results and provenance of a run
+RESULT_BYTES = 5_000  # settings, results and provenance of a run
 _TICKET_BYTES = 6_000  # description of a ticket, and names and offsets of its masks
 _TRAINING_BYTES = 5_000  # settings, results and provenance of one training inside a run
 _LINE_BYTES = 115  # line of a step in metrics.jsonl
 _EVALUATION_BYTES = 350
-_WEIGHT_BYTES = 4
-_STATE_BYTES = 3 * _WEIGHT_BYTES  # per parameter of a checkpoint: the weight and two optimizer moments
+WEIGHT_BYTES = 4
+STATE_BYTES = 3 * WEIGHT_BYTES  # per parameter of a checkpoint: the weight and two optimizer moments
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ def cost_of(settings: Settings, model: ModelSize, data: TaskSize | None = None) 
     if isinstance(settings, FitHeadConfig):
         trained = settings.steps * settings.batch_tokens * (1.0 if settings.train_encoder else _FORWARD)
         pairs = trained * _longest(settings.segments)
-        return Cost(trained, settings.steps, settings.steps * _LINE_BYTES, _WEIGHT_BYTES * model.parameters, 1, pairs)
+        return Cost(trained, settings.steps, settings.steps * _LINE_BYTES, WEIGHT_BYTES * model.parameters, 1, pairs)
     if isinstance(settings, EvaluateConfig):
         passes = len(settings.objectives) + sum(name in TEACHER_NAMES for name in settings.objectives)
         read = _FORWARD * passes * float(settings.max_tokens or _VALIDATION_TOKENS)
@@ -188,7 +184,7 @@ def _search(settings: SearchConfig, model: ModelSize) -> Cost:
     if config.needs.sources:
         steps, per_step, pairs = _source_steps(config)
         states = (len(config.rungs) if config.save_trained else 0) + str(config.rewind).startswith(("step", "percent"))
-        kept += states * _WEIGHT_BYTES * model.parameters
+        kept += states * WEIGHT_BYTES * model.parameters
         return Cost(steps * per_step, steps, steps * _LINE_BYTES, kept, 1, steps * pairs)
     if config.needs.structured and config.selection != "random":
         return _importance(config, model) + Cost(weight_bytes=kept)
@@ -199,7 +195,7 @@ def _search(settings: SearchConfig, model: ModelSize) -> Cost:
 
 def _head_bytes(model: ModelSize) -> int:
     """Return the bytes of an MLM head without its decoder, as it is saved beside a ticket."""
-    return _WEIGHT_BYTES * (model.width**2 + 3 * model.width + model.words)
+    return WEIGHT_BYTES * (model.width**2 + 3 * model.width + model.words)
 
 
 def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
@@ -240,7 +236,7 @@ def _importance(config: ResolvedSearch, model: ModelSize) -> Cost:
 
     The signed importances of every example are kept.
     """
-    gates = model.layers * (model.heads + 2) * _WEIGHT_BYTES
+    gates = model.layers * (model.heads + 2) * WEIGHT_BYTES
     if config.importance_from is None:
         tokens = float(config.steps * config.batch_tokens)
         return Cost(tokens, 0, 0, gates * tokens / 128)
@@ -332,7 +328,7 @@ def _fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize | No
     if config.evaluate_each_epoch and not config.patience and config.eval_steps != "epoch":
         evaluations += steps // per_epoch
     one = _training(steps, steps * batch * length * passes, evaluations, measured, length)
-    return (one + Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)) * len(config.seeds)
+    return (one + Cost(weight_bytes=WEIGHT_BYTES * model.parameters * config.save_model)) * len(config.seeds)
 
 
 def _passes(smart: Smart | None) -> float:
@@ -379,7 +375,7 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
         length = _length(data, limit, grouped=config.group_by_length)
         tokens = own * batch * length * _passes(config.smart)
         total += _training(own, tokens, steps // per_epoch + 1, _validation(data, limit), length)
-    total += Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)
+    total += Cost(weight_bytes=WEIGHT_BYTES * model.parameters * config.save_model)
     total *= len(config.seeds)
     # Further trainings of a sharing that finds its own tickets, or fine-tunes afterwards.
     for name in config.tasks:
@@ -417,7 +413,7 @@ def _super(settings: SuperConfig, model: ModelSize) -> Cost:
 def _recovery(steps: int, length: float, model: ModelSize) -> Cost:
     """Return the cost of training the encoder of one ticket to follow the dense encoder, on texts of a length."""
     tokens = steps * ShrinkConfig.model_fields["batch_tokens"].default * (1 + _FORWARD)
-    return Cost(tokens, steps, steps * _LINE_BYTES, _WEIGHT_BYTES * model.parameters, 1, tokens * length)
+    return Cost(tokens, steps, steps * _LINE_BYTES, WEIGHT_BYTES * model.parameters, 1, tokens * length)
 
 
 def size_of(name: str) -> ModelSize:
@@ -436,87 +432,6 @@ def seconds_of(cost: Cost, model: ModelSize) -> float:
     fixed = _TINY_SECONDS if model == MODEL_SIZES["tiny"] else _FIXED_SECONDS
     matrices, scores = _TOKEN_SECONDS * model.encoder, _SCORE_SECONDS * model.all_heads
     return fixed + cost.steps * _LEAST_SECONDS + cost.tokens * matrices + cost.pairs * scores
-
-
-_INSIDE = re.compile(r"(?:^@|/runs/)([^/]+)")
-
-
-class Estimator:
-    """Estimates the seconds and bytes of the remaining runs, from similar runs in the store where there are some."""
-
-    def __init__(self, plan: Plan, records: Mapping[str, Record]) -> None:
-        self._plan = plan
-        self._records = records
-        measured: dict[tuple[str, ...], list[float]] = {}
-        for record in records.values():
-            # The seconds of a resumed run are those of its last attempt, which may have done hardly anything.
-            whole = record.status == "done" and record.seconds is not None and not record.resumed
-            settings = _settings_of(record) if whole else None
-            if settings is not None:
-                config = _flat(record.config)
-                seconds = float(record.seconds or 0.0) / (self._cost(settings, config).tokens or 1.0)
-                measured.setdefault(self._kind(record.verb, config), []).append(seconds)
-        self._typical = {kind: statistics.median(seconds) for kind, seconds in measured.items()}
-
-    def estimate(self, left: Iterable[str], workers: int) -> dict[str, Any]:
-        """Return the costs of the remaining runs.
-
-        `seconds`; `tokens` trained on, where tokens of a forward pass alone count a third; `trainings`; `bytes` that
-        stay in the store; `scratch_bytes` of checkpoints while runs are at work; `runs`, the number of runs; and
-        `measured_runs`, the number of those that have similar runs in the store.
-        """
-        seconds, total, kept, scratch, measured, count = 0.0, Cost(), 0.0, 0.0, 0, 0
-        for run in (self._plan.runs[run] for run in left):
-            config = _flat(dict(run.settings))
-            cost, size = self._cost(run.settings, config), size_of(self._model(config))
-            known = self._typical.get(self._kind(run.verb, config))
-            seconds += seconds_of(cost, size) if known is None else known * (cost.tokens or 1.0)
-            total += cost
-            kept += _RESULT_BYTES + (_WEIGHT_BYTES * size.parameters if run.verb == "export" else 0)
-            scratch = max(scratch, 2 * _STATE_BYTES * size.parameters if cost.trainings else 0.0)
-            measured += known is not None
-            count += 1
-        return {
-            "seconds": seconds / max(1, workers),
-            "tokens": total.tokens,
-            "trainings": total.trainings,
-            "bytes": round(kept + total.bytes),
-            "scratch_bytes": round(scratch * max(1, workers)),
-            "runs": count,
-            "measured_runs": measured,
-        }
-
-    def _cost(self, settings: Settings, config: Mapping[str, Any]) -> Cost:
-        return cost_of(settings, size_of(self._model(config)))
-
-    def _kind(self, verb: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-        return (verb, self._model(config), str(config.get("method")))
-
-    def _model(self, config: Mapping[str, Any]) -> str:
-        """Return the model that a run starts from; references to other runs are followed."""
-        config = _flat(config)
-        name = config.get("model") or config.get("target")
-        inside = _INSIDE.search(str(name))
-        if inside is None:
-            return str(name)
-        run = self._plan.runs.get(inside.group(1))
-        if run is not None:
-            return self._model(run.config)
-        record = self._records.get(inside.group(1))
-        return str(name) if record is None else self._model(record.config)
-
-
-def _settings_of(record: Record) -> Settings | None:
-    """Return the settings of a stored run; None if they are not valid settings of a verb."""
-    try:
-        return VERBS[record.verb].settings.of(**record.config)
-    except (KeyError, TicketsError, TypeError):
-        return None
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with the nested `fine_tuning` settings of a super ticket merged in."""
-    return {**config, **dict(config.get("fine_tuning") or {})}
 
 
 def bytes_text(count: float) -> str:
