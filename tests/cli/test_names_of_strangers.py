@@ -66,9 +66,9 @@ def test_verbs_of_tickets(tickets, world):
     assert code == 0
     assert json.loads(out)["base"]["name"] == str(base)  # JSON has the name itself
     assert tickets("compare", first, second)[0] == 0
-    assert tickets("perturb", second, "--out", folder / "third")[0] == 0
-    assert tickets("combine", "union", first, second, "--out", folder / "fourth")[0] == 0
-    assert tickets("verify", second)[0] == 0
+    assert tickets("mask", "perturb", second, "--out", folder / "third")[0] == 0
+    assert tickets("mask", "combine", "union", first, second, "--out", folder / "fourth")[0] == 0
+    assert tickets("runs", second, "--verify")[0] == 0
     assert tickets("analyse", "similarity", first, second, "--labels", f"{NASTY.replace(',', '')},b")[0] == 0
     text = ("--corpus", folder / "texts.txt", "--segments", "packed:16", "--max-tokens", "64", "--batch-tokens", "64")
     assert tickets("evaluate", second, "--objective", "kd", *text)[0] == 0
@@ -98,7 +98,7 @@ def test_verbs_of_runs(tickets, world, tmp_path):
     assert tickets("runs", "--store", store.path)[0] == 0
     assert tickets("runs", "--store", store.path, "--json")[0] == 0
     assert tickets("study", "list", "--store", store.path)[0] == 0
-    assert tickets("verify", "--store", store.path)[0] in (0, 1)
+    assert tickets("runs", "--store", store.path, "--verify")[0] in (0, 1)
     code, out = tickets("runs", "--store", store.path, "--csv")
     assert code == 0
     rows = list(csv.reader(io.StringIO(out)))

@@ -27,16 +27,13 @@ GUIDES = {
     "share": ("researchers", "how_to/share_tickets.md"),
     "compare": ("researchers", "how_to/analyse_tickets.md"),
     "inspect": ("students", "tutorials/first_ticket.md"),
-    "combine": ("researchers", "how_to/controls.md"),
-    "perturb": ("researchers", "how_to/controls.md"),
+    "mask": ("researchers", "how_to/controls.md"),
     "super": ("researchers", "how_to/find_a_super_ticket.md"),
     "shrink": ("NLP engineers", "how_to/make_a_model_faster.md"),
     "export": ("NLP engineers", "how_to/make_a_model_smaller.md"),
     "push": ("NLP engineers", "how_to/publish_on_the_hub.md"),
-    "import-mask": ("researchers", "how_to/use_the_papers_masks.md"),
     "measure": ("NLP engineers", "how_to/measure_speed.md"),
     "runs": ("cluster users", "explanation/store.md"),
-    "verify": ("cluster users", "explanation/store.md"),
     "cache": ("NLP engineers", "how_to/use_your_own_files.md"),
 }
 """The commands in the order of `--help`: for each, its readers and the page that guides them."""

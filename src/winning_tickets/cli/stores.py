@@ -17,7 +17,9 @@ def runs(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FOLDER]", help="A store, or a folder with runs made with --out at any depth, instead of --store."
+            metavar="[FOLDER]",
+            help="A store, or a folder with runs made with --out at any depth, instead of --store. With --verify also "
+            "the folder of one run, ticket or export.",
         ),
     ] = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
@@ -29,6 +31,14 @@ def runs(
         str | None, typer.Option("--status", help="Only runs that are done, failed, running or unfinished.")
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table with a column for each value.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Hash all files again, and report changed, missing and surplus files, and those that killed processes "
+            "left. The exit code is 1 where something is wrong.",
+        ),
+    ] = False,
     as_json: commands.Json = False,
 ) -> None:
     """List the runs of a store or below a folder: their status, settings, numbers and errors.
@@ -36,7 +46,17 @@ def runs(
     Example: tickets runs --where task=rte --where 'metrics.accuracy.final.mean>0.7'
 
     Example: tickets runs my-experiments --csv
+
+    Example: tickets runs --store tickets-store --verify
     """
+    if verify:
+        if where or status is not None or as_csv:
+            raise UsageError("--verify checks all files; leave --where, --status and --csv out.")
+        from winning_tickets.deploy.verify import verify as check
+
+        checked = check([folder or store])
+        emit(checked, as_json, show.verification)
+        raise typer.Exit(0 if checked["ok"] else 1)
     from winning_tickets.runs.store import query
     from winning_tickets.runs.store.folders import find_records, list_runs
     from winning_tickets.runs.store.store import Store
