@@ -100,9 +100,6 @@ def test_analyses_take_tickets_and_give_results(ticket, folder, tmp_path):
     assert found.labels == ["magnitude 50%", "random 50%"]
     assert len(found.to_frame()) == 4
     is_drawn(found.plot(), "magnitude 50%")
-    densities = wt.analysis.densities([ticket])
-    assert densities.tickets[0]["label"] == "magnitude 50%"
-    is_drawn(densities.plot(), "magnitude 50%")
     with pytest.raises(AttributeError, match="has no attribute 'similarty'"):
         _ = wt.analysis.similarty
 

@@ -147,7 +147,6 @@ def _results(folder: Path) -> Any:
         lambda: show.averages(average_runs([folder / "run"])),
         lambda: _gain(folder / "run", folder / "dense"),
         lambda: ANALYSES["winning"]([folder / "run"], dense=[folder / "dense"]),
-        lambda: ANALYSES["sensitivity"]([folder / "run", folder / "dense"]),
         lambda: ANALYSES["predictors"]([folder / "run", folder / "evaluation.json"]),
         lambda: _gain(folder / "seed", folder / "dense"),
     ]

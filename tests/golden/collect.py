@@ -141,11 +141,9 @@ RUNS = {
     "import-mask": "mask import out/export-mask-pt/mask.pt --base bert",
     "analyse-similarity": "analyse similarity out/magnitude/sparsity-0.70 out/kd/sparsity-0.70 out/mlm --labels a,b,c",
     "analyse-distance": "analyse distance out/kd",
-    "analyse-densities": "analyse densities out/magnitude-global out/kd/sparsity-0.70",
     "analyse-predictors": "analyse predictors json/evaluate-kd.json json/evaluate-magnitude.json json/evaluate-random.json"
     " out/transfer-ticket out/transfer-kd out/transfer-random",
     "analyse-sharing": "analyse sharing out/importance/level-50 out/importance-losing",
-    "analyse-sensitivity": "analyse sensitivity out/transfer out/transfer-ticket out/transfer-kd",
     "analyse-cards": "analyse cards --tasks rte,stsb,squad --data-dir glue",
     "analyse-gain": "analyse gain out/transfer-kd --baseline out/transfer-ticket --dense out/transfer",
     "analyse-winning": "analyse winning out/transfer-kd out/transfer-ticket --dense out/transfer --criterion within-std",

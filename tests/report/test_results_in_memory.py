@@ -39,7 +39,6 @@ def test_gains_and_winning_tickets_of_results(runs):
     assert found.groups["target"]["runs"] == ["a (in memory)"]
     winning = wt.analysis.winning([first, runs[1]], dense)
     assert winning == wt.analysis.winning(runs[:2], [runs[2]])
-    assert numbers(wt.analysis.sensitivity([first, dense])) == numbers(wt.analysis.sensitivity([runs[0], runs[2]]))
 
 
 def test_what_is_no_transfer_is_refused(runs):
@@ -74,7 +73,6 @@ def test_tickets_and_models_in_memory(tmp_path):
     found = wt.analysis.distance(ticket, base=model)
     other = wt.analysis.distance(tmp_path / "ticket", base=bert)
     assert found.searches[0]["checkpoints"][0] | {"folder": ""} == other.searches[0]["checkpoints"][0] | {"folder": ""}
-    assert wt.analysis.densities(ticket).tickets[0]["id"] == ticket.id
     tickets = [
         wt.search(bert, method="importance", selection="random", seed=seed, level="50%", objective="kd")
         for seed in range(2)

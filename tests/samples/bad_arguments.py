@@ -28,10 +28,8 @@ BASE: dict[str, str] = {
     "demo": "--out out",
     "analyse similarity": "ticket other",
     "analyse distance": "ticket",
-    "analyse densities": "ticket",
     "analyse predictors": "run evaluation.json",
     "analyse sharing": "structured structured",
-    "analyse sensitivity": "run",
     "analyse cards": "--train-file rows.csv --validation-file rows.csv",
     "analyse gain": "run --baseline dense",
     "analyse winning": "run --dense dense",
@@ -538,11 +536,6 @@ ROWS: dict[str, str] = {
         --labels a,b | 2 | --labels
         --out foreign | 2 | untouched
     """,
-    "analyse densities": """
-        ! nowhere/x | 2 | no ticket
-        --labels a,b | 2 | --labels
-        --out foreign | 2 | untouched
-    """,
     "analyse predictors": """
         ! nowhere/x | 2 | nowhere/x
         ! run | 2 | no evaluations
@@ -559,12 +552,6 @@ ROWS: dict[str, str] = {
         --importances nowhere/x | 2 | importance
         --definition sampel --importances importance,importance | 2 | 'sample'
         --base nowhere/x | 2 | nowhere/x
-        --out foreign | 2 | untouched
-    """,
-    "analyse sensitivity": """
-        ! nowhere/x | 2 | nowhere/x
-        --score fnal | 2 | Did you mean 'final'
-        --metric acuracy | 2 | Did you mean 'accuracy'
         --out foreign | 2 | untouched
     """,
     "analyse cards": """

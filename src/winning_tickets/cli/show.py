@@ -198,6 +198,9 @@ def description(result: dict[str, Any]) -> str:
         lines.append(f"  each of the {len(by_matrix)} matrices: {next(iter(by_matrix.values()))}")
     else:
         lines += [f"  {name}: {value}" for name, value in by_matrix.items()]
+    for name, empty in result["empty"].items():
+        if any(empty.values()):
+            lines.append(f"  {name}: {empty['rows']:,} rows and {empty['columns']:,} columns keep no weight")
     if result["tickets_inside"]:
         lines.append(f"  tickets inside: {', '.join(result['tickets_inside'])}")
     return "\n".join(lines)

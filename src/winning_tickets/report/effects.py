@@ -1,6 +1,6 @@
 """The one answer to "is A better than B?": a mean difference over runs that share tasks, masks and seeds.
 
-Claims and tables of studies, `analyse gain`, `winning` and `sensitivity`, and `tickets super` all take it from
+Claims and tables of studies, `analyse gain` and `winning`, and `tickets super` all take it from
 `mean_effect` or `paired_effect`. docs/explanation/claims.md compares its intervals with others on simulated runs.
 """
 

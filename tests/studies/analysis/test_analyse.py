@@ -14,7 +14,7 @@ from winning_tickets.studies.analysis.masks import labels_of, places
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 
 QUIET = Runtime(quiet=True)
-similarity, distance, densities = (ANALYSES[kind] for kind in ("similarity", "distance", "densities"))
+similarity, distance = ANALYSES["similarity"], ANALYSES["distance"]
 LAYER = "encoder.layer.0."
 Q, FI = LAYER + "attention.self.query.weight", LAYER + "intermediate.dense.weight"
 
@@ -96,41 +96,6 @@ def test_labels_are_as_short_as_they_can_be(tmp_path):
     assert labels_of(paths[:1]) == ["sparsity-0.50"]
     assert labels_of(["hub/a", "hub/b"]) == ["a", "b"]
     assert labels_of(["same", "same"]) == ["same", "same"]
-
-
-def test_densities_by_hand(tmp_path):
-    path = save(
-        tmp_path / "t",
-        {
-            "embeddings.word_embeddings.weight": [[1, 0], [0, 0], [1, 0]],
-            Q: [[0, 0, 0, 0], [1, 1, 1, 0]],
-            "encoder.layer.3.output.dense.weight": [[1, 1]],
-        },
-    )
-    (one,) = densities([path])["tickets"]
-    assert one["constant"] is False
-    assert one["sparsity"] == 9 / 16
-    embeddings, query, last = one["matrices"]
-    assert (embeddings["layer"], embeddings["kind"], embeddings["shape"]) == (None, "embeddings", [3, 2])
-    assert embeddings["kept"] == pytest.approx(1 / 3)
-    assert embeddings["empty_rows"] == pytest.approx(1 / 3)
-    assert embeddings["empty_columns"] == 0.5
-    assert (query["layer"], query["kind"], query["kept"]) == (0, "Q", 3 / 8)
-    assert (query["empty_rows"], query["empty_columns"]) == (0.5, 0.25)
-    assert (last["layer"], last["kind"], last["empty_rows"]) == (1, "FO", 0.0)  # layers are counted as they come
-    with pytest.raises(UsageError, match="No ticket was given"):
-        densities([])
-
-
-def test_ranking_inside_matrices_gives_constant_densities_and_global_ranking_does_not(tmp_path):
-    model = str(make_model(tmp_path / "m"))
-    for ranking in ("matrix", "global"):
-        config = SearchConfig(model=model, method="magnitude", sparsity=0.61, ranking=ranking)
-        search(config, tmp_path / ranking, QUIET)
-    inside, everywhere = densities([tmp_path / "matrix", tmp_path / "global"])["tickets"]
-    assert inside["constant"] is True  # though floor(0.61 * n) / n differs between matrices
-    assert len({one["kept"] for one in inside["matrices"]}) > 1
-    assert everywhere["constant"] is False
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -235,16 +200,14 @@ def test_the_command_line(tickets, pair, world, tmp_path):
     code, out, err = tickets("analyse", "similarity", *pair)
     assert (code, err) == (0, "")
     assert "| b      | jaccard | 0.286 | 1.000 |" in out
-    code, out, err = tickets("analyse", "densities", world / "kd", "--out", tmp_path / "d")
+    code, out, err = tickets("analyse", "distance", world / "kd", "--reference", world / "omp", "--out", tmp_path / "d")
     assert (code, err) == (0, "")
-    assert "kd: every matrix keeps 40" in out
     assert f"Saved in {tmp_path / 'd'}" in out
     code, out, err = tickets("analyse", "distance", world / "kd", "--reference", world / "omp", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["kind"] == "distance"
     for wrong, message in (
         (["analyse", "similarity", pair[0]], "expected two or more"),
-        (["analyse", "densities", tmp_path / "nothing"], "There is no ticket"),
         (["analyse", "similarities", *pair], "Did you mean 'similarity'?"),
     ):
         code, out, err = tickets(*wrong)

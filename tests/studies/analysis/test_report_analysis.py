@@ -59,17 +59,6 @@ SAMPLES = {
             {"label": "mlm", "sparsity": 0.7, "checkpoints": [checkpoint(5, 0.3, None)]},
         ],
     },
-    "densities": {
-        "kind": "densities",
-        "tickets": [
-            {
-                "label": "global",
-                "constant": False,
-                "matrices": [matrix(None, "embeddings", 0.5), matrix(0, "FI", 0.2, 0.25), matrix(0, "FI", 0.4, 0.75)],
-            },
-            {"label": "inside", "constant": True, "matrices": [matrix(0, "FI", 0.4, 0.0001)]},
-        ],
-    },
     "predictors": {
         "kind": "predictors",
         "predictors": ["kd[c]"],
@@ -185,9 +174,6 @@ def test_figures_are_what_their_names_say_and_the_same_every_time(kind):
 def test_what_the_figures_say():
     assert {"kd & co", "$omp$", "0.81", "(0.20)", "Similarity of kept weights"} <= set(words("similarity"))
     assert {"kd (60 %)", "mlm (70 %)", "From OMP", "emb.", "search step"} <= set(words("distance"))
-    assert {"global", "inside", "layer 0", "embeddings", "FI", "30.0", "50.0", "empty rows (%)"} <= set(
-        words("densities")
-    )
     assert {
         "kd[c]", "magnitude", "random", "60 % pruned", "dense", "Spearman -1.00, within methods +0.50 (n = 5)",
     } <= set(words("predictors"))  # fmt: skip
@@ -207,14 +193,6 @@ def test_what_the_tables_say():
     text = analysis_table(SAMPLES["distance"]).text()
     assert "| kd     |     60.0 |    1 |    0.100 |      0.000 |             – |  0.750 |      0.000 | 0.200 |" in text  # noqa: RUF001
     assert "from the OMP ticket of the same weights, sparsity, ranking and rounding" in text
-    text = analysis_table(SAMPLES["densities"]).text()
-    assert "| global | kept       | –     |       50.0 |    – |" in text  # noqa: RUF001
-    assert "| global | kept       | 0     |          – | 30.0 |" in text  # noqa: RUF001
-    assert "| global | empty rows | 0     |          – | 50.0 |" in text  # noqa: RUF001
-    assert text.count("| global | empty rows") == 1  # the embeddings have none
-    assert "global: no empty columns in any matrix." in text
-    assert "inside: every matrix keeps 40.0 %, as ranking inside each matrix does." in text
-    assert "inside: less than 0.05 % empty rows in every matrix." in text
     text = analysis_table(SAMPLES["predictors"]).text()
     assert "| a      | magnitude |     60.0 | 0.200 | 60.0 | 60.0 |" in text
     assert "|       5 |       5 |   -0.91 | [-0.99, -0.50] |    -1.00 |" in text
@@ -251,7 +229,6 @@ def test_an_analysis_as_files(tmp_path, quick_figures, kind):
         "predictors": {"correlations.csv"},
         "winning": {"grid.csv", "cells.csv"},
         "sharing": {"used_by.csv", "layers.csv", "overlap.csv", "structures.csv"},
-        "sensitivity": {"settings.csv", "differences.csv"},
         "cards": {"labels.csv"},
     }
     expected |= further.get(kind, set())

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from samples.sharing_samples import CARDS, SENSITIVITY, SHARING
+from samples.sharing_samples import CARDS, SHARING
 from winning_tickets.studies.analysis.report.save import analysis_table, figure
 
 
@@ -96,23 +96,6 @@ def test_who_dominates_is_said_of_three_tasks_or_more():
     }
     assert "One task has more than half of 1 of 2 structures: mrpc 1." in analysis_table(three).notes
     assert "more than half" not in analysis_table(SHARING).text()
-
-
-def test_what_the_sensitivity_tables_say():
-    text = analysis_table(SENSITIVITY).text()
-    assert "| dense                   | 62.0 |              – |              2.83 |  4.00 |" in text  # noqa: RUF001
-    assert "|  4.00 | learning rate 0.0002 |" in text
-    assert "| importance $task$, 21 % | 65.0 |           1.41 |                 – |  0.00 |" in text  # noqa: RUF001
-    assert "| dense                   | learning rate 0.0001 | 60.0 | 2.83 | 62.0 | 58.0 |     2 |" in text
-    assert "|         +5.00 | [+1.00, +9.00] | yes     |    2 |      0 |     2 |" in text
-    assert "rte, accuracy, final score of each seed." in text
-    assert "Fewer than two common seeds, so no deviation over seeds: dense." in text
-    assert "Some run is no better than one answer for all examples: dense." in text
-    alone = SENSITIVITY | {"baseline": None, "differences": []}
-    assert "nothing is compared with it" in analysis_table(alone).text()
-    assert "differences" not in analysis_table(alone).further
-    drawn = words(SENSITIVITY)
-    assert {"learning rate 0.0001", "learning rate 0.0002", "importance $task$, 21 %", "accuracy (x 100)"} <= drawn
 
 
 def test_what_the_cards_say():

@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from winning_tickets.studies.analysis.data_cards import cards as cards
-    from winning_tickets.studies.analysis.masks import densities as densities
     from winning_tickets.studies.analysis.masks import distance as distance
     from winning_tickets.studies.analysis.masks import similarity as similarity
     from winning_tickets.studies.analysis.paired_gains import gain as gain
-    from winning_tickets.studies.analysis.score_sensitivity import sensitivity as sensitivity
     from winning_tickets.studies.analysis.shared_units import sharing as sharing
     from winning_tickets.studies.analysis.transfer_predictors import predictors as predictors
     from winning_tickets.studies.analysis.winning_criteria import winning as winning
 
 __all__ = [
-    *("similarity", "distance", "densities", "predictors", "gain", "winning", "sharing", "sensitivity", "cards"),
+    *("similarity", "distance", "predictors", "gain", "winning", "sharing", "cards"),
 ]
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from winning_tickets.studies.analysis.data_cards import cards
-from winning_tickets.studies.analysis.masks import densities, distance, similarity
+from winning_tickets.studies.analysis.masks import distance, similarity
 from winning_tickets.studies.analysis.paired_gains import gain
-from winning_tickets.studies.analysis.score_sensitivity import sensitivity
 from winning_tickets.studies.analysis.shared_units import sharing
 from winning_tickets.studies.analysis.transfer_predictors import predictors
 from winning_tickets.studies.analysis.winning_criteria import winning
@@ -16,12 +15,10 @@ from winning_tickets.studies.analysis.winning_criteria import winning
 ANALYSES: dict[str, Callable[..., dict[str, Any]]] = {
     "similarity": similarity,
     "distance": distance,
-    "densities": densities,
     "predictors": predictors,
     "gain": gain,
     "winning": winning,
     "sharing": sharing,
-    "sensitivity": sensitivity,
     "cards": cards,
 }
 """Each analysis by its kind: the command under `tickets analyse` and `kind` in its result."""

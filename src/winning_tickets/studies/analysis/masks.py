@@ -1,4 +1,4 @@
-"""Overlap of masks: similarity of tickets, distances along a search (TAMT, Figure 8), and densities of matrices."""
+"""Overlap of masks: similarity of tickets, and distances along a search (TAMT, Figure 8)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import nn
 
 from winning_tickets.config import Pattern
@@ -119,49 +118,6 @@ def places(ticket: Ticket) -> dict[str, Place]:
         else:
             found[name] = (None, outside.get(name, OTHER))
     return found
-
-
-@resulting(views=REPORTS)
-def densities(paths: Tickets, *, labels: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return, for each matrix, the kept fraction and the fractions of rows and columns without a kept weight."""
-    paths = as_list(paths)
-    if not paths:
-        raise UsageError("No ticket was given; give one or more folders made by tickets search.")
-    names = labels_of(paths, labels)
-    tickets = [_describe(name, path, open_ticket(path)) for name, path in zip(names, paths, strict=True)]
-    return {"kind": "densities", "tickets": tickets}
-
-
-def _describe(label: str, path: Ticket | str | Path, ticket: Ticket) -> dict[str, Any]:
-    where = places(ticket)
-    matrices = []
-    lowest, highest = -1.0, 2.0
-    for name, mask in ticket.masks.items():
-        kept = mask.reshape(mask.shape[0], -1).cpu().numpy()
-        rows, columns = kept.any(1), kept.any(0)
-        fraction = int(np.count_nonzero(kept)) / kept.size
-        matrices.append(
-            {
-                "name": name,
-                "layer": where[name][0],
-                "kind": where[name][1],
-                "shape": list(mask.shape),
-                "kept": fraction,
-                "empty_rows": 1 - int(np.count_nonzero(rows)) / rows.size,
-                "empty_columns": 1 - int(np.count_nonzero(columns)) / columns.size,
-            }
-        )
-        # Ranking within each matrix keeps the same fraction of each; rounding changes a count by less than one weight.
-        lowest, highest = max(lowest, fraction - 1 / kept.size), min(highest, fraction + 1 / kept.size)
-    return {
-        "label": label,
-        "path": names_of([path])[0],
-        "id": ticket.id,
-        "method": ticket.info.method,
-        "sparsity": ticket.sparsity,
-        "constant": lowest < highest,
-        "matrices": matrices,
-    }
 
 
 @resulting(views=REPORTS)

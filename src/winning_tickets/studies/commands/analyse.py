@@ -129,14 +129,6 @@ def distance(
     """
 
 
-@analysis(labels=split_words)
-def densities(tickets: Tickets, labels: Labels = None) -> None:
-    """Count the weights that tickets keep of each matrix, and the rows and columns that are removed.
-
-    Example: tickets analyse densities global-ticket --out densities
-    """
-
-
 @analysis()
 def predictors(
     paths: Annotated[
@@ -175,22 +167,6 @@ def sharing(
     """Show the heads and FFNs that each task keeps, and their importance for it.
 
     Example: tickets analyse sharing tickets/rte tickets/mrpc tickets/cola --out sharing
-    """
-
-
-@analysis()
-def sensitivity(
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Transfer runs of one task, of any settings and seeds.")
-    ],
-    score: Score = "final",
-    metric: Annotated[
-        str | None, typer.Option("--metric", help="Metric. By default the primary one of the task.")
-    ] = None,
-) -> None:
-    """Measure how much scores depend on seeds, learning rates and batch sizes.
-
-    Example: tickets analyse sensitivity runs/rte-dense-* runs/rte-ticket-* --out sensitivity
     """
 
 

@@ -13,17 +13,15 @@ from winning_tickets.report.tables import Result, Table
 from winning_tickets.runs.errors import UsageError, foreign
 from winning_tickets.runs.files import read_json, write_bytes, write_json
 from winning_tickets.runs.locks import hold
-from winning_tickets.studies.analysis.report import cards, gain, masks, predictors, sensitivity, sharing, winning
+from winning_tickets.studies.analysis.report import cards, distance, gain, predictors, sharing, winning
 
 REPORTS: dict[str, tuple[Callable[[Result], Table], Callable[[Result], Drawing]]] = {
     "similarity": (similarity_table, similarity_figure),
-    "distance": (masks.distance_table, masks.distance_figure),
-    "densities": (masks.densities_table, masks.densities_figure),
+    "distance": (distance.distance_table, distance.distance_figure),
     "predictors": (predictors.predictors_table, predictors.predictors_figure),
     "gain": (gain.gain_table, gain.gain_figure),
     "winning": (winning.winning_table, winning.winning_figure),
     "sharing": (sharing.sharing_table, sharing.sharing_figure),
-    "sensitivity": (sensitivity.sensitivity_table, sensitivity.sensitivity_figure),
     "cards": (cards.cards_table, cards.cards_figure),
 }
 """The functions that make the table and the figure of each analysis, by its kind."""
