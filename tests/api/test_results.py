@@ -154,7 +154,7 @@ def test_other_results_are_a_row_for_each_fact_and_have_no_figure(ticket, tmp_pa
     assert frame["sparsity"] == found.sparsity
     assert wt.export.__doc__.startswith("Write")
     with pytest.raises(
-        UsageError, match="Results of export have no figure; those of similarity, .*measure, shrink have one"
+        UsageError, match="Results of export have no figure; those of evaluate, .*measure, shrink have one"
     ):
         found.plot()
 

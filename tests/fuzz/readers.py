@@ -34,6 +34,7 @@ from winning_tickets.runs.store import query
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.analysis.averages import average_runs
 from winning_tickets.studies.analysis.kinds import ANALYSES
+from winning_tickets.studies.commands.analyse import averages_text
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import plan_study
 from winning_tickets.studies.report import report_study
@@ -144,7 +145,7 @@ def _rows(name: str, **options: Any) -> Callable[[Path], Any]:
 def _results(folder: Path) -> Any:
     """What `average` and `analyse` make of runs."""
     found = [
-        lambda: show.averages(average_runs([folder / "run"])),
+        lambda: averages_text(average_runs([folder / "run"])),
         lambda: _gain(folder / "run", folder / "dense"),
         lambda: ANALYSES["winning"]([folder / "run"], dense=[folder / "dense"]),
         lambda: ANALYSES["predictors"]([folder / "run", folder / "evaluation.json"]),

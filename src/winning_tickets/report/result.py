@@ -242,6 +242,16 @@ def _as_similarity(found: Found) -> Found:
     return {**found, "of": "kept", **{key: found[name] for key, name in keys.items()}}
 
 
+def comparison_table(found: Found) -> Table:
+    """Return the overlap of kept weights of each pair, and the chance level."""
+    return similarity_table(_as_similarity(found))
+
+
+def comparison_figure(found: Found) -> Drawing:
+    """Draw a heat map of the overlap of kept weights of all pairs."""
+    return similarity_figure(_as_similarity(found))
+
+
 def measure_table(found: Found) -> Table:
     """Return one row for each batch size and length."""
     rows = [
@@ -297,10 +307,7 @@ VIEWS: Views = {
     "transfer": (transfer_table, transfer_figure),
     "share": (share_table, share_figure),
     "super": (super_table, super_figure),
-    "compare": (
-        lambda found: similarity_table(_as_similarity(found)),
-        lambda found: similarity_figure(_as_similarity(found)),
-    ),
+    "compare": (comparison_table, comparison_figure),
     "measure": (measure_table, measure_figure),
     "predict": (predictions_table, None),
     "fit-head": (fitted_table, None),

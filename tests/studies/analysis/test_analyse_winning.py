@@ -287,7 +287,7 @@ def test_refusals(tmp_path, grid, dense):
         winning([*grid, dense], [dense])
     with pytest.raises(ContentError, match="is a run of a ticket; take it out of --dense"):
         winning(grid, [dense, grid[0]])
-    with pytest.raises(ContentError, match="There is no dense run of cola; fine-tune the base model on it"):
+    with pytest.raises(UsageError, match="There is no dense run of cola; fine-tune the base model on it"):
         winning([run(tmp_path / "c", "cola", {0: 0.1})], [dense])
     again = run(tmp_path / "again", "rte", {2: 0.7}, ticket=None, sparsity=0.0)
     with pytest.raises(ContentError, match="The dense runs hold rte with seed 2 twice"):

@@ -164,7 +164,7 @@ def _dense_of(task: str, full: Sequence[RunScore]) -> list[RunScore]:
     """Return the full model's runs of a task, each seed once."""
     found = index_once((cell for cell in full if cell.task == task), lambda cell: cell.seed, "The dense runs")
     if not found:
-        raise ContentError(f"There is no dense run of {task}; fine-tune the base model on it and add it to --dense.")
+        raise UsageError(f"There is no dense run of {task}; fine-tune the base model on it and add it to --dense.")
     return list(found.values())
 
 

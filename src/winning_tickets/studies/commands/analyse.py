@@ -281,10 +281,10 @@ def average(
     from winning_tickets.studies.analysis.averages import average_runs
 
     result = average_runs(runs)
-    emit(result, as_json, _averages)
+    emit(result, as_json, averages_text)
 
 
-def _averages(result: dict[str, Any]) -> str:
+def averages_text(result: dict[str, Any]) -> str:
     """Show the scores of each task and both averages x100, and the tasks and seeds that are left out."""
     lines = []
     for task, run in result["tasks"].items():
