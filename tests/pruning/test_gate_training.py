@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
+from winning_tickets.pruning.base import prepare_search
 
 from samples.batches import plain
 from samples.learning import Killed, corpus_of, killed_after
@@ -20,7 +21,6 @@ from winning_tickets.config import Pattern
 from winning_tickets.models.structure import UNITS, count_units, gated, structure_of
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning import structured
-from winning_tickets.pruning.base import prepare_search
 from winning_tickets.pruning.importance import close_gates
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer
 from winning_tickets.pruning.search import check_search

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from winning_tickets.pruning.base import load_sources, prepare_search
 
 from samples.batches import plain
 from samples.learning import QUIET, Killed, corpus_of, killed_after, learning, with_tiny_tasks, without_dropout
@@ -15,7 +16,6 @@ from winning_tickets.config import parse_rewind
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.pruning import base as base_module
 from winning_tickets.pruning import imp as imp_module
-from winning_tickets.pruning.base import load_sources, prepare_search
 from winning_tickets.pruning.imp import Rounds
 from winning_tickets.pruning.search import check_search, search, search_all
 from winning_tickets.runs.directory import read_log

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from winning_tickets.pruning.base import load_sources, prepare_search
 
 from samples.batches import plain
 from samples.learning import QUIET, Killed, corpus_of, killed_after, learning, with_tiny_tasks, without_dropout
@@ -13,7 +14,6 @@ from winning_tickets import Runtime, Ticket
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.pruning import base as base_module
 from winning_tickets.pruning import search as search_module
-from winning_tickets.pruning.base import load_sources, prepare_search
 from winning_tickets.pruning.search import search, search_all
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.selection import keep_top

@@ -12,6 +12,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from winning_tickets.pruning.base import prepare_search
 
 from samples.launch import launched
 from samples.learning import corpus_of, learning, without_dropout
@@ -21,7 +22,6 @@ from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.loading import load_plm, prunable_names
 from winning_tickets.models.twin import make_twin
-from winning_tickets.pruning.base import prepare_search
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
 from winning_tickets.pruning.sharded import Shards, _check
 from winning_tickets.runs.errors import UsageError

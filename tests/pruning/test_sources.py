@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from winning_tickets.pruning.base import load_sources, prepare_search
 
 from samples.batches import plain
 from samples.learning import QUIET, corpus_of, learning, with_tiny_tasks
@@ -13,7 +14,6 @@ from winning_tickets import SearchConfig
 from winning_tickets.config import METHOD_NEEDS
 from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
-from winning_tickets.pruning.base import load_sources, prepare_search
 from winning_tickets.pruning.search import check_search, search
 from winning_tickets.runs.errors import UsageError
 

@@ -18,11 +18,11 @@ from winning_tickets.config import (
     EvaluateConfig,
     FitHeadConfig,
     Runtime,
-    SearchConfig,
     Settings,
     ShrinkConfig,
     TransferConfig,
 )
+from winning_tickets.config.search import TextSearch
 from winning_tickets.config.settings import AnySettings
 from winning_tickets.data.corpora import CorpusText
 from winning_tickets.data.examples import is_text
@@ -141,7 +141,7 @@ class Names:
 
     def settings(self, kind: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of fields with names in place of objects."""
-        found = dict(values)
+        found, kind = dict(values), kind.kind_of(values)
         # A corpus comes last: the other fields say how much of a stream is read.
         for field in sorted(values, key=lambda name: name == "corpus"):
             value = values[field]
@@ -275,12 +275,8 @@ def _characters(config: Settings) -> int:
         if config.max_tokens is None:
             raise UsageError("The corpus is a stream, whose end is not known; give max_tokens=.")
         tokens = config.max_tokens
-    elif isinstance(config, SearchConfig):
-        settings = config.resolved()
-        steps = max(
-            settings.total_steps, settings.calibration_batches, (settings.round_steps or 0) * len(settings.rungs)
-        )
-        tokens = steps * settings.batch_tokens
+    elif isinstance(config, TextSearch):
+        tokens = config.most_steps * config.resolved().batch_tokens
     elif isinstance(config, TransferConfig):
         if config.steps is None:
             raise UsageError("The corpus is a stream, whose end is not known; give steps=.")

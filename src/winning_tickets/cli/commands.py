@@ -18,7 +18,6 @@ from typer.core import TyperCommand
 from winning_tickets.cli import plans, show
 from winning_tickets.config import (
     METHOD_NAMES,
-    METHOD_NEEDS,
     EvaluateConfig,
     FitHeadConfig,
     Runtime,
@@ -30,12 +29,13 @@ from winning_tickets.config import (
     TransferConfig,
     load_config_file,
 )
+from winning_tickets.config.search import classes_of, problems_of, readers_of
 from winning_tickets.config.settings import PERCENT, as_fraction
 from winning_tickets.config.share import SELECT_ON
 from winning_tickets.data.names import misnamed
 from winning_tickets.runs import distributed
 from winning_tickets.runs.ambient import neutral_if_loaded
-from winning_tickets.runs.directory import MARKER, trusting
+from winning_tickets.runs.directory import trusting
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.escapes import escaped, json_text, printable_lines
 from winning_tickets.runs.files import check_working_directory
@@ -107,6 +107,14 @@ def _trust(context: typer.Context, value: bool) -> bool:
     return value
 
 
+def _show_help(context: typer.Context, value: bool) -> None:
+    if value:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+HELP_ALL = "--help-all"
+HelpAll = Annotated[bool, _running(HELP_ALL, callback=_show_help, is_eager=True, help="Show all options and exit.")]
 TrustRemoteCode = Annotated[
     bool, _running("--trust-remote-code", callback=_trust, help=Runtime.help_of("trust_remote_code"))
 ]
@@ -161,9 +169,13 @@ def parsed(cls: type[Settings], field: str, value: Any) -> Any:
 
 
 class Verb(TyperCommand):
-    """A command whose help has a section for each panel, and with `--method` only options that this method reads."""
+    """A command whose help has a section for each panel.
 
-    readers: Mapping[str, tuple[str, ...]] = {}  # the methods that read a parameter
+    It shows the everyday options; with `--help-all` it shows all, and with `--method` those that this method reads.
+    """
+
+    readers: Mapping[str, tuple[str, ...]] = {}  # the methods that read a parameter; all of them if empty
+    rare: frozenset[str] = frozenset()  # parameters that only `--help-all` shows
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; the method is stored first, since the help is printed while options are parsed."""
@@ -171,23 +183,31 @@ class Verb(TyperCommand):
             name, _, value = word.partition("=")
             if name == "--method" and (value or following) in METHOD_NAMES:
                 ctx.meta["method"] = value or following
+        ctx.meta["all"] = HELP_ALL in args
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
-        method = ctx.meta.get("method")
+        method, left_out = ctx.meta.get("method"), 0
+        kinds = classes_of(method) if method and self.readers else ()
         for one in self.get_params(ctx):
             record, methods = one.get_help_record(ctx), self.readers.get(one.name or "")
-            if record is None or (method and methods and method not in methods):
+            if record is None or (kinds and methods and method not in methods):
                 continue
-            if method:
+            if not kinds and not ctx.meta["all"] and one.name in self.rare:
+                left_out += 1
+                continue
+            if kinds:
                 meaning = re.sub(r" \[read by [^;\]]+\]|(?<=\[)read by [^;\]]+; ", "", record[1])
-                record = record[0], with_default(meaning, METHOD_NEEDS[method].defaults.get(one.name or ""))
+                record = record[0], with_default(meaning, kinds[0].usual.get(one.name or ""))
             title = "Arguments" if one.param_type_name == "argument" else getattr(one, "rich_help_panel", None)
             panels.setdefault(title or (RUNNING if self.readers else "Options"), []).append(record)
         for title, records in panels.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+        if left_out:
+            formatter.write_paragraph()
+            formatter.write_text(f"{HELP_ALL} shows {left_out} more options.")
 
 
 def with_default(meaning: str, default: Any) -> str:
@@ -216,15 +236,19 @@ def leaves(
 
     The fields of the settings in the field `inline` have parameters and options without a prefix.
     """
-    for field in sorted(cls.model_fields, key=lambda field: (field == inline, field not in cls.__annotations__)):
-        part = cls.part_of(field)
+    # Fields of a base come last, and with them those of the settings in `inline`.
+    fields = cls.all_fields()
+    own = {field: field not in kind.__annotations__ if kind is cls else False for field, (kind, _) in fields.items()}
+    for field in sorted(fields, key=lambda field: (field == inline, own[field])):
+        kind = fields[field][0]
+        part = kind.part_of(field)
         if part is None:
-            yield field, (*path, field), cls, cls.options_of(field)
+            yield field, (*path, field), kind, kind.options_of(field)
         elif field == inline:
             yield from leaves(part, inline, (*path, field))
         else:
             for inner in part.model_fields:
-                yield f"{field}__{inner}", (*path, field, inner), part, cls.options_of(field, inner)
+                yield f"{field}__{inner}", (*path, field, inner), part, kind.options_of(field, inner)
 
 
 def annotated(
@@ -249,16 +273,16 @@ def annotated(
     if kind is bool and about.default is not False and "/" not in options:
         options = f"{options}/--no-{options[2:]}"
     default = about.default if default is None else default
-    notes = [f"read by {', '.join(dict.fromkeys(methods_of(cls, field)))}"] if extra["methods"] else []
+    notes = [f"read by {', '.join(methods)}"] if (methods := methods_of(cls, field)) else []
     notes += [f"default: {written(default)}"] if default not in (None, ()) and kind is not bool else []
     meaning = f"{about.description} [{'; '.join(notes)}]" if notes else about.description
     return Annotated[kind | None, typer.Option(*options.split(), help=meaning, rich_help_panel=extra["panel"])]
 
 
 def methods_of(cls: type[Settings], field: str) -> tuple[str, ...]:
-    """Return the methods that read a field, where gates belong to `mask-training`; empty if all methods read it."""
-    extra: Any = cls.model_fields[field].json_schema_extra
-    return tuple(name.replace("gates", "mask-training") for name in extra["methods"])
+    """Return the methods that read a field of a search; empty if all methods read it."""
+    found = readers_of(field) if issubclass(cls, SearchConfig) else ()
+    return () if found == METHOD_NAMES else found
 
 
 def written(value: Any) -> str:
@@ -269,6 +293,7 @@ def written(value: Any) -> str:
 
 
 Printed = tuple[dict[str, Any], Show]
+EVERYDAY = ("out", "force", "config", "dry_run", "as_json", "help_all")
 NOT_SHARDED = tuple(field for field in Runtime.model_fields if field != "shard")
 NOT_COMPILED = tuple(field for field in NOT_SHARDED if field != "torch_compile")
 
@@ -292,6 +317,7 @@ def verb(
     paths: dict[str, list[tuple[FieldPath, type[Settings]]]] = {}
     types: dict[str, Any] = {}
     readers: dict[str, tuple[str, ...]] = {}
+    everyday = {argument, *EVERYDAY}
     for key, path, cls, options in leaves(settings, inline):
         if key in without or not options:
             continue
@@ -302,9 +328,12 @@ def verb(
         argued = {"metavar": metavar, "meaning": meaning} if key == argument else {}
         types.setdefault(key, annotated(cls, path[-1], options, default, **argued))
         readers.setdefault(key, methods_of(cls, path[-1]))
+        everyday |= {key} if is_everyday(cls, path[-1]) else set()
     types = {key: types[key] for key in sorted(types, key=lambda key: key != argument)}
     types |= {key: annotated(Runtime, key, Runtime.options_of(key)) for key in runtime}
+    everyday |= {key for key in runtime if is_everyday(Runtime, key)}
     types |= ({"out": Out, "force": Force} if writes else {}) | {"config": Config, "dry_run": DryRun, "as_json": Json}
+    types["help_all"] = HelpAll
 
     def register(function: Callable[..., Printed]) -> Callable[..., None]:
         def run(**given: Any) -> None:
@@ -321,13 +350,10 @@ def verb(
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
             # Names are checked before torch is imported, which takes seconds.
             if problems := misnamed(chosen):
-                raise UsageError(*problems, *unread_options(chosen))
+                raise UsageError(*problems)
             out, as_json = given.get("out"), given["as_json"]
-            # An existing run may have been made with options that its method does not read; its id decides.
-            begun = out is not None and (out / MARKER).is_file()
-            unread = [] if begun else unread_options(chosen)
-            if given["dry_run"] or unread:
-                refuse(chosen, execution, check, unread)
+            if given["dry_run"]:
+                refuse(chosen, execution, check)
                 with trusting(execution.trust_remote_code):
                     planned = plan(chosen, execution)
                 return emit(planned.as_json(out), as_json, lambda _: planned.text(name))
@@ -335,7 +361,7 @@ def verb(
                 result, text_of = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
             return emit(result, as_json, text_of)
 
-        empty, flags = inspect.Parameter.empty, ("force", "dry_run", "as_json")
+        empty, flags = inspect.Parameter.empty, ("force", "dry_run", "as_json", "help_all")
         defaults_of = {key: empty if key in (argument, "out") else False if key in flags else None for key in types}
         run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, types
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -344,31 +370,29 @@ def verb(
                 for key, kind in types.items()
             ]
         )
-        app.command(name, cls=type("SettingsVerb", (Verb,), {"readers": readers}))(run)
+        app.command(name, cls=type("SettingsVerb", (Verb,), {"readers": readers, "rare": frozenset(types) - everyday}))(
+            run
+        )
         return run
 
     return register
 
 
-def unread_options(settings: Settings) -> list[str]:
-    """Return the problems of settings that were given although the method of a search does not read them."""
-    return settings.unread(settings.model_fields_set) if isinstance(settings, SearchConfig) else []
+def is_everyday(cls: type[Settings], field: str) -> bool:
+    """Return whether `--help` shows the option of a field."""
+    extra: Any = cls.model_fields[field].json_schema_extra
+    return bool(extra["everyday"])
 
 
-def refuse(settings: Settings, runtime: Runtime, check: str, problems: list[str]) -> None:
-    """Refuse settings with problems: these, and those that the checks of the command and of SMART find, all at once."""
+def refuse(settings: Settings, runtime: Runtime, check: str) -> None:
+    """Refuse settings with problems: those that the checks of the command and of SMART find, all at once."""
     from winning_tickets.training.objectives.smart import check_precision
 
     module, _, function = check.partition(":")
     checks = [partial(getattr(import_module(module), function), settings)]
     if getattr(getattr(settings, "fine_tuning", settings), "smart", None) is not None:
         checks.append(partial(check_precision, runtime))
-    for one in checks:
-        try:
-            one()
-        except UsageError as error:
-            problems = [*problems, *error.lines]
-    if problems:
+    if problems := problems_of(*checks):
         raise UsageError(*dict.fromkeys(problems))
 
 
@@ -388,10 +412,10 @@ def checked_settings(
             rest = settings_of(kind, file, others, defaults, inline)
         except UsageError:
             raise error from None
-        names = [kind.option_of(field) for field in wrong if field in kind.model_fields]
+        names = [fields[field][0].option_of(field) for field in wrong if field in (fields := kind.all_fields())]
         # A problem that names a refused option is left out: it may come from the option's absence here. Checks that
         # need torch are left out too.
-        more = [*misnamed(rest, with_files=False), *unread_options(rest)]
+        more = [*misnamed(rest, with_files=False), *(rest.problems() if isinstance(rest, SearchConfig) else ())]
         problems += [line for line in more if not any(name in line for name in names)]
         raise UsageError(*dict.fromkeys(problems)) from None
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 from winning_tickets.config import (
     EvaluateConfig,
     FitHeadConfig,
-    ResolvedSearch,
     Runtime,
     SearchConfig,
     Settings,
@@ -21,8 +20,19 @@ from winning_tickets.config import (
     SuperConfig,
     TransferConfig,
 )
+from winning_tickets.config.mask_training import MaskTraining, ScoreTraining
 from winning_tickets.config.objective import TEXT_NAMES
+from winning_tickets.config.search import (
+    CalibratedSearch,
+    CountedSearch,
+    ObjectiveSearch,
+    TextSearch,
+    TrainingSearch,
+    WeightSearch,
+)
 from winning_tickets.config.settings import WeightType, count_of
+from winning_tickets.config.structured import ImportanceSearch
+from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.records import Task
 from winning_tickets.report.costs import MACHINE, TASK_SIZES, UNKNOWN_TASK, ModelSize, cost_of, seconds_of, size_of
 from winning_tickets.runs.escapes import escaped
@@ -233,81 +243,116 @@ def _check_given(plan: Plan, option: str, name: str | None, find: Callable[[str]
 def plan_search(config: SearchConfig, runtime: Runtime) -> Plan:
     """Plan a search: check its text and tasks, and count its steps and rounds."""
     from winning_tickets.pruning.memory import planned_memory
-    from winning_tickets.pruning.sharded import check_sharding
+    from winning_tickets.pruning.search import check_execution
     from winning_tickets.tickets.ticket import Ticket
     from winning_tickets.training.objectives.terms import lm_head_of
 
     settings = config.resolved()
-    if runtime.shard:
-        check_sharding(settings, runtime)
-    reads = {name for name in SearchConfig.model_fields if settings.reads(name)} - _switched_off(settings)
-    plan = Plan(settings, facts=planned_memory(settings, runtime), reads=reads.__contains__)
+    check_execution(config, runtime)
+    off = _switched_off(settings)
+    plan = Plan(settings, facts=planned_memory(settings, runtime), reads=lambda name: name not in off)
     head = lm_head_of([name for name in settings.terms if name != "task"])
     model = _model_of(plan, settings.model, revision=settings.revision, layers=settings.layers, head=head)
-    _check_given(plan, "--like", settings.like, Ticket.from_pretrained)
+    if isinstance(settings, CountedSearch):
+        _check_given(plan, "--like", settings.like, Ticket.from_pretrained)
     plan.add("model", model.words)
-    plan.add("method", settings.method + (f", objective {settings.objective}" if settings.terms else ""))
+    objective = f", objective {settings.objective}" if isinstance(settings, ObjectiveSearch) and settings.terms else ""
+    plan.add("method", settings.method + objective)
     plan.numbers["method"] = settings.method
-    if not settings.needs.structured:
+    if isinstance(settings, WeightSearch):
         plan.add("sparsity", _levels(settings), sparsities=list(settings.sparsities))
-    if settings.reads_corpus:
+    if isinstance(settings, TextSearch) and settings.reads_corpus:
         _check_corpus(plan, settings.corpus, "train", settings.data_dir)
         model.check_segments(settings.segments, settings.batch_tokens)
         plan.add("corpus", f"{settings.corpus}, segments {settings.segments}, {settings.batch_tokens:,} tokens a batch")
         plan.numbers |= {"segments": settings.segments, "batch_tokens": settings.batch_tokens}
-    tasks = _tasks_of_search(plan, settings)
     cost = cost_of(settings, model.size)
-    if settings.method == "imp":
-        _add_rounds(plan, settings, round(cost.steps))
-    elif settings.needs.mask_training:
-        steps = settings.total_steps * (len(settings.rungs) if settings.needs.structured else 1)
-        more = f" ({settings.first_steps}, then {settings.steps_of_a_rung} for each further level)"
-        plan.add("steps", f"{steps:,}" + (more if len(settings.sparsities) > 1 else ""), total_steps=steps)
-    elif settings.needs.objective and settings.terms:
-        what = "optimizer steps" if settings.method == "movement" else "batches over which gradients are summed"
+    if isinstance(settings, SourceSearch):
+        _add_training(plan, settings, round(cost.steps), model)
+    elif isinstance(settings, ScoreTraining):
+        _add_score_training(plan, settings)
+        plan.add("learning_rate", _rate(settings.learning_rate, model), learning_rate=settings.learning_rate)
+    elif isinstance(settings, ImportanceSearch) and settings.terms:
         if settings.importance_from is None:
-            plan.add("steps", f"{settings.steps:,} {what}", total_steps=settings.steps)
-    elif settings.needs.corpus:
+            steps = settings.steps
+            plan.add("steps", f"{steps:,} batches over which gradients are summed", total_steps=steps)
+    elif isinstance(settings, CalibratedSearch):
         plan.add("calibration_batches", f"{settings.calibration_batches} (no training)", total_steps=0)
     else:
         plan.add("steps", "none: the weights alone decide", total_steps=0)
-    _add_rate_of_search(plan, settings, tasks, model)
     plan.estimate(seconds_of(cost, model.size))
     return plan
 
 
-def _switched_off(settings: ResolvedSearch) -> set[str]:
+def _switched_off(settings: SearchConfig) -> set[str]:
     """Return the fields that a method reads only with others, or that the table names in other rows."""
-    terms = settings.terms
-    needed = {
-        "temperature": "contrastive" in terms,
-        "logits_temperature": "logits" in terms,
-        "mlm_probability": "mlm" in terms,
-        "head_learning_rate": "mlm" in terms,
-        "kd_masked_tokens": "mlm" not in terms,
-        "kd_padding": "kd" in terms,
-        "short_sequence_probability": str(settings.segments).startswith("sections"),
-        "calibration_batches": settings.score_init == "activation" or not settings.needs.mask_training,
-        "alpha": settings.score_init in ("plateau", "random"),
-        "max_grad_norm": settings.clip != "none" or not settings.needs.mask_training,
-        "mixing": len(settings.tasks) + (settings.text_term is not None if settings.needs.sources else 0) > 1,
-        "label_column": settings.train_file is not None,
-        "group_by_length": "task" in terms,
-        **dict.fromkeys(("segments", "batch_tokens"), settings.reads_corpus),
-        **dict.fromkeys(("objective", "scope"), False),
-    }
-    return {name for name, is_read in needed.items() if not is_read}
+    terms, found = settings.terms, {"objective", "scope"}
+    if isinstance(settings, TextSearch) and not settings.reads_corpus:
+        found |= {"segments", "batch_tokens"}
+    if not str(getattr(settings, "segments", None)).startswith("sections"):
+        found.add("short_sequence_probability")
+    if "mlm" not in terms:
+        found.add("mlm_probability")
+    if isinstance(settings, ScoreTraining):
+        needed = {
+            "temperature": "contrastive" in terms,
+            "logits_temperature": "logits" in terms,
+            "head_learning_rate": "mlm" in terms,
+            "kd_masked_tokens": "mlm" not in terms,
+            "kd_padding": "kd" in terms,
+            "calibration_batches": settings.score_init == "activation",
+            "alpha": settings.score_init in ("plateau", "random"),
+            "max_grad_norm": settings.clip != "none",
+        }
+        found |= {name for name, is_read in needed.items() if not is_read}
+    if isinstance(settings, SourceSearch):
+        needed = {
+            "mixing": len(settings.tasks) + (settings.text_term is not None) > 1,
+            "label_column": settings.train_file is not None,
+            "group_by_length": "task" in terms,
+        }
+        found |= {name for name, is_read in needed.items() if not is_read}
+    return found
 
 
-def _levels(settings: ResolvedSearch) -> str:
+def _levels(settings: WeightSearch) -> str:
     levels = ", ".join(f"{100 * one:g} %" for one in settings.sparsities)
     return f"{levels} of {settings.scope}" + (", one ticket each" if len(settings.sparsities) > 1 else "")
 
 
-def _tasks_of_search(plan: Plan, settings: ResolvedSearch) -> list[Task]:
+def _add_score_training(plan: Plan, settings: ScoreTraining) -> None:
+    """Add the steps of the training of masks, or of the gates of each level."""
+    steps, more = settings.total_steps, ""
+    if isinstance(settings, MaskTraining) and len(settings.sparsities) > 1:
+        more = f" ({settings.first_steps}, then {settings.steps_of_a_rung} for each further level)"
+    elif not isinstance(settings, MaskTraining):
+        steps *= len(settings.rungs)
+    plan.add("steps", f"{steps:,}{more}", total_steps=steps)
+
+
+def _add_training(plan: Plan, settings: SourceSearch, estimated: int, model: _Model) -> None:
+    """Add the tasks, the steps and the learning rate of a method that learns from text and tasks."""
+    from winning_tickets.pruning.sources import TEXT_LEARNING_RATE
+
+    tasks = _tasks_of_search(plan, settings)
+    if isinstance(settings, ImpSearch):
+        _add_rounds(plan, settings, estimated)
+    else:
+        moves = isinstance(settings, TrainingSearch)
+        what = "optimizer steps" if moves else "batches over which gradients are summed"
+        plan.add("steps", f"{settings.source_steps:,} {what}", total_steps=settings.source_steps)
+    if isinstance(settings, TrainingSearch):
+        rate = settings.learning_rate or TEXT_LEARNING_RATE
+        if settings.learning_rate is None and tasks and settings.text_term is None:
+            steps = plan.numbers.get("round_steps", settings.source_steps)
+            rate = tasks[0].peak_rate(settings.profile, model.size.width, steps)
+        plan.add("learning_rate", _rate(rate, model), learning_rate=rate)
+
+
+def _tasks_of_search(plan: Plan, settings: SourceSearch) -> list[Task]:
     from winning_tickets.data.outlook import outlook_of_files, outlook_of_task
 
-    if not settings.needs.sources or "task" not in settings.terms:
+    if "task" not in settings.terms:
         return []
     found = {name: outlook_of_task(name, settings.data_dir) for name in settings.tasks}
     if settings.train_file is not None:
@@ -321,7 +366,7 @@ def _tasks_of_search(plan: Plan, settings: ResolvedSearch) -> list[Task]:
     return [outlook.task or Task(name, (), (), ()) for name, outlook in found.items()]
 
 
-def _add_rounds(plan: Plan, settings: ResolvedSearch, estimated: int) -> None:
+def _add_rounds(plan: Plan, settings: ImpSearch, estimated: int) -> None:
     """Add the rounds of iterative pruning; their length follows from the data where it is not given in steps."""
     rounds = len(settings.sparsities) - bool(settings.prune_first)
     known = settings.round_steps is not None
@@ -333,20 +378,6 @@ def _add_rounds(plan: Plan, settings: ResolvedSearch, estimated: int) -> None:
     plan.add("rounds", words, rounds=rounds, round_steps=steps, total_steps=total, steps_are_estimated=not known)
     if (advice := settings.advice_on_rounds) is not None:
         plan.remarks.append(advice)
-
-
-def _add_rate_of_search(plan: Plan, settings: ResolvedSearch, tasks: list[Task], model: _Model) -> None:
-    from winning_tickets.pruning.base import TEXT_LEARNING_RATE
-
-    rate = settings.learning_rate
-    if settings.method in ("imp", "movement") and rate is None:
-        steps = plan.numbers.get("round_steps", settings.steps)
-        rate = TEXT_LEARNING_RATE
-        if tasks and settings.text_term is None:
-            rate = tasks[0].peak_rate(settings.profile, model.size.width, steps)
-    elif not settings.needs.mask_training and settings.method not in ("imp", "movement"):
-        return
-    plan.add("learning_rate", _rate(rate, model), learning_rate=rate)
 
 
 def _rate(rate: float, model: _Model) -> str:

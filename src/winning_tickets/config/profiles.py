@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from winning_tickets.config.objective import paper_objective
@@ -178,41 +177,3 @@ def profile_values(
             values | _CODE | (_CODE_BY_OBJECTIVE.get(objective, {}) if method == "mask-training" else _CODE_ONE_SHOT)
         )
     return values
-
-
-@dataclass(frozen=True)
-class MethodNeeds:
-    """Inputs and settings that a method reads, besides the model."""
-
-    corpus: bool = False  # it always reads text
-    objective: bool = False  # it minimizes or differentiates an objective
-    mask_training: bool = False  # it trains scores of masks or gates
-    counts: bool = False  # an N:M pattern or another ticket can set how many weights it keeps
-    other_weights: bool = False  # it can rank other weights than those of the model
-    sources: bool = False  # its objective is a sum of `mlm` on a corpus and `task` on tasks
-    structured: bool = False  # its tickets prune heads, FFNs, neurons or layers
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # fields whose default differs for this method
-
-    @property
-    def gates(self) -> bool:
-        """True if the method trains gates of heads, FFNs, neurons or layers."""
-        return self.structured and self.mask_training
-
-
-TENTHS = tuple(tenth / 10 for tenth in range(1, 10))  # 10 to 90 %, the sparsities of the papers' iterative pruning
-
-METHOD_NEEDS = {
-    "random": MethodNeeds(counts=True),
-    "magnitude": MethodNeeds(counts=True, other_weights=True),
-    "wanda": MethodNeeds(corpus=True, counts=True, defaults={"ranking": "row"}),
-    "mask-training": MethodNeeds(corpus=True, objective=True, mask_training=True, counts=True),
-    "imp": MethodNeeds(objective=True, sources=True, defaults={"objective": "mlm", "sparsity": TENTHS}),
-    "snip": MethodNeeds(objective=True, sources=True, counts=True, defaults={"objective": "mlm"}),
-    "movement": MethodNeeds(objective=True, sources=True, counts=True, defaults={"objective": "mlm"}),
-    "importance": MethodNeeds(objective=True, structured=True, defaults={"scope": "encoder"}),
-}
-METHOD_NAMES = tuple(METHOD_NEEDS)
-GATE_TRAINING = MethodNeeds(
-    corpus=True, objective=True, mask_training=True, structured=True, defaults={"scope": "encoder"}
-)
-"""Inputs of `mask-training` with a level, units or counts, which trains gates instead of masks of weights."""

@@ -1,21 +1,28 @@
-"""The configuration of a search for a ticket."""
+"""The base of the configurations of all methods that search for a ticket, and the parts that several of them share.
+
+Each method has a class of its own, with the fields that the method reads. `SearchConfig(method="imp", ...)` makes an
+instance of the class that `METHODS` names for the method.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping
+from functools import cache, partial
+from importlib import import_module
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from winning_tickets.config import objective as objectives
 from winning_tickets.config import profiles
-from winning_tickets.config.profiles import METHOD_NEEDS, MethodNeeds, Profile
+from winning_tickets.config.levels import UNIT_FIELDS
+from winning_tickets.config.profiles import Profile
 from winning_tickets.config.settings import (
     CORPORA,
-    GROUPING_MEANING,
     PERCENT,
     Count,
+    Open,
     Seed,
     Settings,
     Share,
@@ -25,350 +32,235 @@ from winning_tickets.config.settings import (
     setting,
 )
 from winning_tickets.config.sparsity import Pattern, check_sparsity
-from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, StructuredSettings
-from winning_tickets.config.weights import PRETRAINED
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, unknown
 
-LEARNED = ("imp", "snip", "movement")  # methods whose objective is a sum of `mlm` on a corpus and `task` on tasks
-TRAINED = ("mask-training", GATES)
-MASKS = ("mask-training",)
-ON_TEXT = ("wanda", *TRAINED, *LEARNED, "importance")
-OF_WEIGHTS = ("random", "magnitude", "wanda", "mask-training", *LEARNED)
-COUNTED = tuple(name for name, needs in METHOD_NEEDS.items() if needs.counts)
+METHODS: dict[str, str] = {
+    "random": "winning_tickets.config.one_shot:RandomSearch",
+    "magnitude": "winning_tickets.config.one_shot:MagnitudeSearch",
+    "wanda": "winning_tickets.config.one_shot:WandaSearch",
+    "mask-training": "winning_tickets.config.mask_training:MaskTraining",
+    "imp": "winning_tickets.config.weight_training:ImpSearch",
+    "snip": "winning_tickets.config.weight_training:SnipSearch",
+    "movement": "winning_tickets.config.weight_training:MovementSearch",
+    "importance": "winning_tickets.config.structured:ImportanceSearch",
+}
+"""The class of the settings of each method; these classes are imported without torch."""
+METHOD_NAMES = tuple(METHODS)
+USUAL_METHOD = "mask-training"
+GATE_TRAINING = "winning_tickets.config.structured:GateTraining"
+"""The class of `mask-training` with a level, units or counts, which trains gates instead of masks of weights."""
+
+SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
+TEXTS = "pydocs, wikitext-103, task:NAME, a text file or a folder."
+
+DATA = "Model and data"
+TICKET = "Ticket"
+OBJECTIVE = "Objective"
+TRAINING = "Mask training"
+MEMORY = "Memory"
+UNITS = "Structured tickets"
+TASK_DATA = "Tasks of the objective"
+ROUNDS = "Iterative pruning"
+PANELS = (DATA, TICKET, OBJECTIVE, TRAINING, MEMORY, UNITS, TASK_DATA, ROUNDS)
 
 _Sparsity = Annotated[float, Field(allow_inf_nan=True), PERCENT]
 """Values that are not finite pass here, since the validator refuses them with a better message."""
-DATA = "Model and data"
-TICKET = "Ticket"
-TRAINING = "Mask training"
-MEMORY = "Memory"
-ROUNDS = "Iterative pruning"
-TASK_DATA = "Tasks of the objective"
-
-_task = partial(setting, panel=TASK_DATA, methods=LEARNED)
-_round = partial(setting, panel=ROUNDS, methods=("imp",))
+_text = partial(setting, panel=DATA)
 _ticket = partial(setting, panel=TICKET)
-_text = partial(setting, panel=DATA, methods=ON_TEXT)
-_of_tasks = partial(setting, panel=TASK_DATA, methods=(*LEARNED, "importance"))
-_objective = partial(setting, panel="Objective")
-_weights = partial(setting, panel=TRAINING, methods=(*TRAINED, "imp", "movement"))
-_train = partial(setting, panel=TRAINING, methods=TRAINED)
-_mask = partial(setting, panel=TRAINING, methods=MASKS)
-_memory = partial(setting, panel=MEMORY, methods=MASKS)
+_objective = partial(setting, panel=OBJECTIVE)
 
 
-class TaskSettings(Settings):
-    """The part of a `SearchConfig` about learning from tasks, and about iterative pruning."""
-
-    tasks: tuple[str, ...] = _task(
-        (), "Tasks that the objective's term task is about, such as rte,mrpc.", option="--task"
-    )
-    train_file: str | None = _task(None, "Your own training file, as one more task.")
-    text_columns: tuple[str, ...] | None = _task(None, "Text columns of your file, such as premise,hypothesis.")
-    label_column: str = _task("label", "Label column of your file.")
-    kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = _task(
-        None,
-        "Kind of the labels of your file: classification, regression, multilabel, tokens or span. By default the file "
-        "is inspected.",
-    )
-    train_size: Size | None = setting(
-        None,
-        "N examples or P% of each task's training set, and N segments or P% of the corpus. With one seed, larger "
-        "subsets contain smaller ones.",
-        DATA,
-        ON_TEXT,
-    )
-    batch_size: int | None = _of_tasks(None, "Batch size of each task. By default that of the task's definition.", ge=1)
-    max_length: int | None = _task(
-        None, "Maximum tokens of a task's example. By default that of the task's definition.", ge=1
-    )
-    group_by_length: bool | None = _task(None, GROUPING_MEANING)
-    mixing: Literal["sum", "proportional"] = _task(
-        "sum",
-        "A step over several sources (text and tasks): one batch of each with their losses added (sum), or a batch of "
-        "one source, drawn in proportion to its size (proportional).",
-        option=None,
-    )
-    round_steps: int | None = _round(None, "Optimizer steps of a round.", ge=1)
-    round_epochs: float | None = _round(None, "Passes over the largest source (text or a task) in a round.", gt=0)
-    round_examples: int | None = _round(None, "Examples (segments of text) of all sources in a round.", ge=1)
-    rewind: str | None = _round(
-        None,
-        "Weights restored after each pruning: pretrained, step:K or percent:P of the first round, none, noise, "
-        "noise:SCALE (pre-trained weights plus noise) or reinit.",
-    )
-    rewind_scope: Literal["all", "encoder", "prunable"] | None = _round(
-        None,
-        "Parameters that are rewound: all (encoder and heads), encoder, or only the prunable matrices.",
-        option=None,
-    )
-    prune_first: bool | None = _round(None, "Prune the pre-trained weights before the first round.")
-    rate_horizon: Literal["round", "total"] | None = _round(
-        None, "Period over which the learning rate decays to zero: each round, or all rounds (total)."
-    )
-    reset_optimizer: bool | None = _round(
-        None, "Reset the optimizer's moments after each round, or keep them from round to round.", option=None
-    )
-    save_trained: bool = _round(False, "Save the weights at the end of each round, for transfer --start-from.")
-
-    @field_validator("tasks")
-    @classmethod
-    def _sorted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """Sort the tasks and drop repeated ones, so that equal sets are equal runs."""
-        return tuple(sorted(set(value)))
+def load_named(path: str) -> Any:
+    """Return the object with a name such as `package.module:name`; its module is imported."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
-SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
+def classes_of(method: str) -> tuple[type[SearchConfig], ...]:
+    """Return the classes of a method's settings: one, or for mask training those of masks and of gates."""
+    paths = (METHODS[method], GATE_TRAINING) if method == USUAL_METHOD else (METHODS[method],)
+    return tuple(map(load_named, paths))
 
 
-class SearchConfig(TaskSettings, StructuredSettings):
-    """Configuration of a search for a ticket.
+def readers_of(field: str) -> tuple[str, ...]:
+    """Return the methods that read a field."""
+    return tuple(name for name in METHODS if any(field in kind.model_fields for kind in classes_of(name)))
+
+
+class SearchConfig(Settings):
+    """Configuration of a search for a ticket: what all methods read.
 
     A field that is None takes the value of the profile.
     """
 
+    finder: ClassVar[str] = ""  # module and function that find the tickets
+    together: ClassVar[bool] = False  # whether all ranks run this function; otherwise rank 0 does
+    usual: ClassVar[Mapping[str, Any]] = {}  # defaults unlike those of the fields; part of the run id
+
     model: str = setting(..., "Hub id, local folder or builtin:minilm.", DATA)
     revision: str | None = setting(None, "Hub revision of the model.", DATA)
     layers: Count | None = setting(None, "Number of layers to keep, from the first. By default all.", DATA)
-    method: str = _ticket("mask-training", f"Method of the search: {', '.join(METHOD_NEEDS)}.")
-    sparsity: _Sparsity | tuple[_Sparsity, ...] = _ticket(
-        0.6,
-        "Fraction of the weights in scope to prune, in [0, 1), such as 0.6 or 60%. Several values, such as 0.5,0.6, "
-        "give one ticket for each sparsity level.",
-        methods=OF_WEIGHTS,
-        option="--sparsity --sparsities",
-    )
-    scope: str | None = _ticket(None, f"Matrices that are pruned: {', '.join(SCOPES[:-1])} or {SCOPES[-1]}.")
-    ranking: Literal["matrix", "row", "global"] = _ticket(
-        "matrix",
-        "Weights that are ranked together: those of each matrix (matrix), of each row (row), or all (global). Wanda "
-        "ranks by row by default.",
-        methods=OF_WEIGHTS,
-    )
-    pattern: str | None = _ticket(
-        None,
-        "N:M pattern, such as 2:4: N of every M consecutive weights of a row are kept. It sets the sparsity.",
-        methods=COUNTED,
-    )
-    like: str | None = _ticket(
-        None, "Ticket to match: each matrix keeps as many weights as in that ticket.", methods=COUNTED
-    )
-    weights_from: str = _ticket(
-        PRETRAINED,
-        "Weights whose magnitudes are ranked: pretrained, reinit, shuffle-within, shuffle-encoder, shuffle-layers, "
-        "noise:0.1 or a path.",
-        methods=("magnitude",),
+    method: str = _ticket(USUAL_METHOD, f"Method of the search: {', '.join(METHODS)}.", everyday=True)
+    scope: Open[str] = _ticket(
+        None, f"Matrices that are pruned: {', '.join(SCOPES[:-1])} or {SCOPES[-1]}.", everyday=True
     )
     profile: Profile = _ticket(
         "tuned",
         "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
         "project (tuned).",
+        everyday=True,
     )
-    seed: Seed = _ticket(0, "Seed of random masks, data order and MLM masking.")
-    objective: str = _objective(
-        "kd",
-        "Loss. For mask-training: kd, mlm (encoders), clm (decoders), attention, contrastive, logits, or a weighted "
-        "sum such as mlm:1,kd:2. For imp, snip and movement: mlm or clm, task, or their sum. For importance: kd, mlm, "
-        "clm, or task with --importance-from.",
-        methods=ON_TEXT[1:],
-    )
-    temperature: float = _objective(0.05, "Temperature of the contrastive term.", methods=TRAINED, gt=0)
-    logits_temperature: float = _objective(1.0, "Temperature of the logits term.", methods=TRAINED, gt=0)
-    logits_top_k: int | None = _objective(
-        None,
-        "Number of tokens that the logits term compares one by one at each position: those that the dense model finds "
-        "most probable. The others are merged into one class. By default all are compared.",
-        methods=MASKS,
-        ge=1,
-    )
-    kd_layers: tuple[Count, ...] = _objective(
-        (),
-        "Layers whose hidden states the kd term compares, counted from 1, such as 12 or 4,8,12. By default all.",
-        methods=TRAINED,
-    )
-    corpus: str | None = _text(None, f"Text: {CORPORA}.")
-    data_dir: str | None = _text(
-        None, "Folder with the data of tasks: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
-    )
-    steps: int = setting(
-        60,
-        "Optimizer steps; with several sparsities, those of the first. For snip and importance: batches over which "
-        "gradients are summed.",
-        TRAINING,
-        (*TRAINED, "snip", "movement", "importance"),
-        ge=1,
-    )
-    rung_steps: int | None = _mask(
-        None, "Optimizer steps of each sparsity level after the first. By default half of --steps.", ge=1
-    )
-    batch_tokens: int | None = setting(
-        None, "Tokens in an optimizer step, over all processes.", TRAINING, ON_TEXT, ge=1
-    )
-    segments: str | None = _text(None, "Segments that the corpus is cut into: packed:L, lines, mixed or sections:L.")
-    short_sequence_probability: Share = setting(
-        0.1,
-        "Fraction of the sections (of --segments sections:L) whose sequences get a random target length.",
-        DATA,
-        ("wanda", *TRAINED, "importance"),
-        ge=0,
-        le=1,
-        option=None,
-    )
-    calibration_batches: int = setting(
-        8,
-        "Batches that input norms are computed on, for wanda and for --score-init activation.",
-        TRAINING,
-        ("wanda", *TRAINED),
-        ge=1,
-    )
-    learning_rate: float | None = _weights(
-        None, "Learning rate of the scores, or of the weights of imp and movement.", gt=0
-    )
-    head_learning_rate: float | None = _mask(None, "Learning rate of the MLM head.", gt=0, option=None)
-    weights_dtype: Literal["float32", "bfloat16"] = setting(
-        "float32",
-        "Type of the model's weights during the search. In bfloat16 they take half the memory; weights that a "
-        "checkpoint stores in a longer type are rounded. The ticket is for the weights of the checkpoint.",
-        MEMORY,
-        ("random", "magnitude", "wanda", *MASKS),
-    )
-    score_dtype: Literal["float32", "bfloat16"] = _memory(
-        "float32", "Type of the scores. In bfloat16 they are rounded up or down at random, so that no update is lost."
-    )
-    moment_dtype: Literal["float32", "bfloat16"] = _memory(
-        "float32", "Type of AdamW's two moments of each score: 4 bytes each, or 2 in bfloat16."
-    )
-    block_wise: bool = _memory(
-        False,
-        "Train the masks of one layer after the other, each on the distance of its output from that of the dense layer "
-        "(--objective kd). --steps are divided among the layers. Only one layer has gradients, scores and moments.",
-        option="--block-wise/--end-to-end",
-    )
-    schedule_steps: int | None = setting(
-        None,
-        "Steps after which the linearly decaying learning rate is zero. By default it follows from schedule_passes, "
-        "or for imp from --rate-horizon; imp may end before this many steps, at a rate above zero.",
-        TRAINING,
-        (*TRAINED, "imp"),
-        ge=1,
-    )
-    schedule_passes: int | None = setting(
-        None,
-        "Passes over the corpus after which the learning rate is zero, or after --steps if these take longer. With 0 "
-        "it is zero after --steps. For imp by default as --rate-horizon says.",
-        TRAINING,
-        (*TRAINED, "imp"),
-        ge=0,
-        option=None,
-    )
-    warmup_steps: int | None = _weights(None, "Steps of linear warm-up.", ge=0)
-    step_offset: int | None = _train(
-        None, "Number added to --steps. The released KD code saves its tickets one step early (-1).", option=None
-    )
-    score_init: Literal["activation", "rank", "plateau", "random"] | None = _train(
-        None,
-        "Initial scores: by the rank of absolute weights (rank), by the rank of absolute weights times input norms "
-        "(activation), two values by magnitude (plateau, TAMT eq. 5), or two values at random (random).",
-    )
-    alpha: float = _train(2.0, "Initial scores of kept weights in units of phi (TAMT eq. 5).", gt=0)
-    phi: float = _train(0.01, "Threshold at the start (TAMT eq. 3).", gt=0, option=None)
-    rank_by: Literal["signed", "absolute"] | None = _mask(
-        None,
-        "Rank scores by their value (signed: TAMT eq. 3, the released code) or by absolute value (TAMT section 3.4.2).",
-    )
-    reselect_steps: int | None = _mask(None, "Steps between adjustments of the threshold.", ge=1, option=None)
-    cadence: Literal["after", "before"] | None = _mask(
-        None,
-        "Time of adjusting the threshold: after every reselect_steps steps, or one step earlier and also after the "
-        "first step (before).",
-        option=None,
-    )
-    threshold: Literal["reached", "exceeded"] | None = _mask(
-        None, "Between adjustments, keep weights whose score has reached the threshold (TAMT eq. 3), or exceeded it."
-    )
-    count_rounding: Literal["floor", "nearest"] | None = _ticket(
-        None,
-        "Rounding of the number of pruned weights: floor, or nearest (the released one-shot code).",
-        methods=OF_WEIGHTS,
-        option=None,
-    )
-    train_embeddings: bool | None = _mask(
-        None, "Train the mask of the word embeddings too. Otherwise it keeps its initial value."
-    )
-    student_dropout: Share | None = _train(
-        None, "Dropout of the student. The profiles paper and code use that of the model."
-    )
-    teacher_dropout: bool | None = _train(
-        None, "Run the teacher with dropout, as the released KD code does by an oversight.", option=None
-    )
-    optimizer: Literal["adamw", "adamw-hf", "bertadam"] | None = _train(
-        None, "Optimizer: adamw, adamw-hf (epsilon before the bias correction) or bertadam (no bias correction)."
-    )
-    adam_epsilon: float | None = _train(None, "Epsilon of the optimizer.", gt=0)
-    weight_decay: float | None = setting(
-        None, "Weight decay of the scores, or of the weights of imp.", TRAINING, (*TRAINED, "imp"), ge=0
-    )
-    clip: Literal["global", "tensor", "none"] | None = _train(
-        None,
-        "Clip gradients by the norm over scores and head together (global) or of each tensor (tensor), or not (none).",
-    )
-    max_grad_norm: float = _weights(
-        1.0, "Norm that gradients are clipped to; with 0 the weights of imp are not clipped.", ge=0
-    )
-    mlm_probability: Share = _objective(
-        0.15, "Fraction of the tokens that are masked for MLM.", methods=ON_TEXT[1:], gt=0, lt=1
-    )
-    kd_masked_tokens: int | None = _objective(
-        None,
-        "Tokens masked in each sequence if --objective has no mlm. The released KD code masks one.",
-        methods=TRAINED,
-        ge=0,
-        option=None,
-    )
-    kd_padding: Literal["ignored", "counted"] | None = _objective(
-        None,
-        "Treatment of padded positions in the KD loss: ignored, or counted (the released KD code).",
-        methods=TRAINED,
-        option=None,
-    )
-    save_at: tuple[int, ...] = _train((), "Steps at which intermediate tickets are saved, such as 100,500.")
+    seed: Seed = _ticket(0, "Seed of random masks, data order and MLM masking.", everyday=True)
+
+    def __new__(cls, /, **fields: Any) -> Self:
+        """Make an instance of the class of the method."""
+        return super().__new__(cls.kind_of(fields))
+
+    @classmethod
+    def kind_of(cls, fields: Mapping[str, Any]) -> type[Self]:
+        """Return the class of the settings with these values; an unknown method has this one."""
+        method = str(fields.get("method", USUAL_METHOD))
+        if cls is not SearchConfig or method not in METHODS:
+            return cls
+        gates = method == USUAL_METHOD and any(fields.get(name) not in (None, (), []) for name in UNIT_FIELDS)
+        kind: type[Self] = load_named(GATE_TRAINING if gates else METHODS[method])
+        return kind
+
+    @classmethod
+    def all_fields(cls) -> dict[str, tuple[type[Settings], FieldInfo]]:
+        """Return the fields of all methods, by panel, each with a class that has it."""
+        return _all_fields() if cls is SearchConfig else super().all_fields()
+
+    @classmethod
+    def words_on(cls, field: str, fields: Mapping[str, Any]) -> str:
+        """Say which methods read a field that this method does not read."""
+        if cls is SearchConfig or field not in SearchConfig.all_fields():
+            return "" if field in SearchConfig.all_fields() else super().words_on(field, fields)
+        able = list(readers_of(field))
+        if "mask-training" in able and field not in UNIT_FIELDS:
+            masks, gates = (field in kind.model_fields for kind in classes_of("mask-training"))
+            able[able.index("mask-training")] += "" if masks else " with --level or counts" if gates else ""
+        option = SearchConfig.all_fields()[field][0].option_of(field)
+        needed = (", ".join(able[:-1]) + " or " if able[1:] else "") + able[-1]
+        return f"{cls.named(fields)} does not read {option}; it needs --method {needed}."
+
+    @classmethod
+    def named(cls, fields: Mapping[str, Any]) -> str:
+        """Return the method as messages name it; `fields` are the values that were given."""
+        return f"--method {cls.method_name()}"
+
+    @classmethod
+    def method_name(cls) -> str:
+        """Return the name under which `METHODS` has this class."""
+        own = f"{cls.__module__}:{cls.__name__}"
+        return next((name for name, path in METHODS.items() if path == own), USUAL_METHOD)
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_method(cls, values: Any) -> Any:
+    def _with_defaults(cls, values: Any) -> Any:
         """Fill in the defaults of the method or pattern, so that they are part of the run id."""
         if not isinstance(values, dict):
             return values
-        method = str(values.get("method", cls.model_fields["method"].default))
-        needs = _needs_of(method, any(values.get(field) not in (None, (), []) for field in UNIT_FIELDS))
-        defaults = dict(needs.defaults)
-        if needs.sources and (values.get("tasks") or values.get("train_file")):
-            defaults["objective"] = "task"
-        if needs.sources and values.get("profile") in ("paper", "code"):
-            defaults["ranking"] = "global"  # one threshold over all matrices (Chen et al. 2020)
-        if needs.structured and not needs.gates and values.get("importance_from") is not None:
-            defaults["objective"] = "task"
-        patterned = isinstance(values.get("pattern"), str)
-        if needs.counts and (patterned or values.get("like") is not None):
-            defaults = {key: value for key, value in defaults.items() if key not in ("ranking", "sparsity")}
-            defaults |= _defaults_of_a_pattern(values["pattern"]) if patterned else {}
-        return defaults | values
+        # A field of another method without a value, as in settings that were stored, says nothing.
+        empty = [name for name, value in values.items() if value in (None, (), []) and name not in cls.model_fields]
+        values = {k: v for k, v in values.items() if k not in empty or k not in SearchConfig.all_fields()}
+        own = {} if cls.method_name() == USUAL_METHOD else {"method": cls.method_name()}
+        return (own if cls is not SearchConfig else {}) | cls.usual_for(values) | values
 
-    @field_validator("pattern", mode="before")
+    @field_validator("method")
     @classmethod
-    def _not_a_number(cls, value: Any) -> Any:
-        """YAML 1.1 reads 2:4 without quotes as 124, in base 60."""
-        if isinstance(value, int):
-            raise ValueError("write it with quotes in a configuration file, such as pattern: '2:4'")
+    def _is_its_own(cls, value: str) -> str:
+        if cls is SearchConfig:
+            raise impossible(str(unknown("method", value, METHODS)))
+        if value != cls.method_name():
+            raise ValueError(f"{cls.__name__} is for the method {cls.method_name()}")
         return value
 
-    @field_validator("student_dropout")
     @classmethod
-    def _dropout(cls, value: float | None) -> float | None:
-        """Refuse a number that is no dropout; stored settings of a profile may have `MODEL_DROPOUT`."""
-        if value not in (None, profiles.MODEL_DROPOUT) and not 0 <= value < 1:
-            raise impossible(f"--student-dropout {value:g} is impossible; give a number from 0 to below 1.")
-        return value
+    def usual_for(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defaults of the method that differ from those of the fields, next to these values."""
+        return dict(cls.usual)
+
+    def misnamed(self) -> list[str]:
+        """Return a line for each unknown name of a term or scope."""
+        scope = [] if self.scope in (None, *SCOPES) else [str(unknown("scope", self.scope, SCOPES))]
+        return problems_of(lambda: self.terms) + scope
+
+    def problems(self) -> list[str]:
+        """Return a line for each reason why the settings cannot work together."""
+        return self.misnamed()
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Weights of the terms of the objective; none for a method without one."""
+        return {}
+
+    @property
+    def reads_corpus(self) -> bool:
+        """Whether the search reads a text."""
+        return False
+
+    @property
+    def rungs(self) -> tuple[float, ...] | tuple[str, ...]:
+        """The sparsity of each ticket of the search, or the folder of its level."""
+        raise NotImplementedError
+
+    @staticmethod
+    def rung_folder(rung: float | str) -> str:
+        """Return the folder of one of several tickets: `sparsity-0.60`, or that of its level."""
+        return rung if isinstance(rung, str) else f"sparsity-{all_digits(rung, 2)}"
+
+    def resolved(self) -> Self:
+        """Return this configuration with the values of its profile where a field is None."""
+        return self.filled(type(self), self.profile_values())
+
+    def profile_values(self) -> dict[str, Any]:
+        """Return the values of the profile; those of fields that the method does not have are ignored."""
+        return profiles.profile_values(self.profile, self.method, "kd")
+
+
+@cache
+def _all_fields() -> dict[str, tuple[type[Settings], FieldInfo]]:
+    kinds = [kind for method in METHODS for kind in classes_of(method)]
+    found = {name: (kind, field) for kind in reversed(kinds) for name, field in kind.model_fields.items()}
+    return dict(sorted(found.items(), key=lambda item: PANELS.index(_panel(item[1][1]))))
+
+
+def _panel(field: FieldInfo) -> str:
+    extra: Any = field.json_schema_extra
+    return str(extra["panel"])
+
+
+def problems_of(*tests: Any) -> list[str]:
+    """Return the lines of the errors that these functions without arguments raise."""
+    found: list[str] = []
+    for test in tests:
+        try:
+            test()
+        except UsageError as error:
+            found.extend(error.lines)
+    return found
+
+
+class WeightSearch(SearchConfig):
+    """What methods read that prune single weights at one or more sparsities."""
+
+    sparsity: _Sparsity | tuple[_Sparsity, ...] = _ticket(
+        0.6,
+        "Fraction of the weights in scope to prune, in [0, 1), such as 0.6 or 60%. Several values, such as 0.5,0.6, "
+        "give one ticket for each sparsity level.",
+        option="--sparsity --sparsities",
+        everyday=True,
+    )
+    ranking: Literal["matrix", "row", "global"] = _ticket(
+        "matrix",
+        "Weights that are ranked together: those of each matrix (matrix), of each row (row), or all (global). Wanda "
+        "ranks by row by default.",
+        everyday=True,
+    )
+    count_rounding: Open[Literal["floor", "nearest"]] = _ticket(
+        None, "Rounding of the number of pruned weights: floor, or nearest (the released one-shot code).", option=None
+    )
 
     @field_validator("sparsity")
     @classmethod
@@ -386,11 +278,185 @@ class SearchConfig(TaskSettings, StructuredSettings):
             raise ValueError("give at least one sparsity")
         return rungs if len(rungs) > 1 else rungs[0]
 
-    @field_validator("kd_layers")
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        return self.sparsity if isinstance(self.sparsity, tuple) else (self.sparsity,)
+
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        """The sparsity of each ticket of the search."""
+        return self.sparsities
+
+    @property
+    def n_of_m(self) -> Pattern | None:
+        """The N:M pattern of the masks."""
+        return None
+
+
+class CountedSearch(WeightSearch):
+    """What methods read that can keep as many weights as an N:M pattern or another ticket says."""
+
+    pattern: str | None = _ticket(
+        None,
+        "N:M pattern, such as 2:4: N of every M consecutive weights of a row are kept. It sets the sparsity.",
+        everyday=True,
+    )
+    like: str | None = _ticket(
+        None, "Ticket to match: each matrix keeps as many weights as in that ticket.", everyday=True
+    )
+
+    @field_validator("pattern", mode="before")
     @classmethod
-    def _layers_in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        """Sort the layers and drop repeated ones, so that equal sets are equal runs."""
-        return tuple(sorted(set(value)))
+    def _not_a_number(cls, value: Any) -> Any:
+        """YAML 1.1 reads 2:4 without quotes as 124, in base 60."""
+        if isinstance(value, int):
+            raise ValueError("write it with quotes in a configuration file, such as pattern: '2:4'")
+        return value
+
+    @classmethod
+    def usual_for(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defaults; a pattern or a ticket to match determines ranking and sparsity."""
+        found = super().usual_for(values)
+        pattern = values.get("pattern")
+        if not isinstance(pattern, str) and values.get("like") is None:
+            return found
+        found = {name: value for name, value in found.items() if name not in ("ranking", "sparsity")}
+        return found | (_usual_for_a_pattern(pattern) if isinstance(pattern, str) else {})
+
+    @property
+    def n_of_m(self) -> Pattern | None:
+        return None if self.pattern is None else Pattern.parse(self.pattern)
+
+    def problems(self) -> list[str]:
+        """Return a line for each reason why the settings cannot work together."""
+        found = super().problems()
+        if self.pattern is not None:
+            found += problems_of(self._check_pattern)
+        if self.like is not None:
+            written = ("ranking", "pattern" if self.pattern is not None else "sparsity")  # a pattern sets the sparsity
+            found += [
+                f"--{field} contradicts --like, which takes the counts of each matrix from a ticket; leave it out."
+                for field in written
+                if field in self.model_fields_set
+            ]
+        return found
+
+    def _check_pattern(self) -> None:
+        """Refuse settings that contradict the pattern, which determines groups, counts and sparsity itself."""
+        pattern, scope, problems = Pattern.parse(str(self.pattern)), self.resolved().scope, []
+        if self.sparsities != (pattern.sparsity,):
+            found = ",".join(map(str, self.sparsities))
+            problems.append(
+                f"--sparsity {found} contradicts --pattern {pattern}, which removes {pattern.sparsity:.4g} of each "
+                "group; leave --sparsity out."
+            )
+        if self.ranking != "matrix":
+            problems.append(
+                f"--ranking {self.ranking} contradicts --pattern {pattern}, whose groups are {pattern.of} consecutive "
+                "weights; leave --ranking out."
+            )
+        if "embeddings" in scope:
+            problems.append(
+                f"--scope {scope} has word embeddings, and --pattern {pattern} is for matrices that multiply their "
+                "input; use encoder or encoder+pooler."
+            )
+        if problems:
+            raise UsageError(*problems)
+
+
+def _usual_for_a_pattern(text: str) -> dict[str, Any]:
+    """Return a pattern's defaults: its sparsity, and a scope without word embeddings, which have no input dimension."""
+    try:
+        return {"sparsity": Pattern.parse(text).sparsity, "scope": "encoder"}
+    except UsageError:
+        return {}  # refused later
+
+
+class RoundedWeights(SearchConfig):
+    """What methods read that work on weights of a shorter type too."""
+
+    weights_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "Type of the model's weights during the search. In bfloat16 they take half the memory; weights that a "
+        "checkpoint stores in a longer type are rounded. The ticket is for the weights of the checkpoint.",
+        MEMORY,
+    )
+
+
+class TextSearch(SearchConfig):
+    """What methods read that use text or tasks."""
+
+    corpus: str | None = _text(None, f"Text: {CORPORA}.", everyday=True)
+    data_dir: str | None = _text(
+        None,
+        "Folder with the data of tasks: a GLUE download (CoLA/ ...), or a copy of the hub's repository.",
+        everyday=True,
+    )
+    train_size: Size | None = _text(
+        None,
+        "N examples or P% of each task's training set, and N segments or P% of the corpus. With one seed, larger "
+        "subsets contain smaller ones.",
+        everyday=True,
+    )
+    segments: Open[str] = _text(
+        None, "Segments that the corpus is cut into: packed:L, lines, mixed or sections:L.", everyday=True
+    )
+    short_sequence_probability: Share = _text(
+        0.1,
+        "Fraction of the sections (of --segments sections:L) whose sequences get a random target length.",
+        ge=0,
+        le=1,
+        option=None,
+    )
+    batch_tokens: Open[int] = setting(
+        None, "Tokens in an optimizer step, over all processes.", TRAINING, everyday=True, ge=1
+    )
+
+    @property
+    def text_term(self) -> str | None:
+        """The term that is a loss of pre-training itself: mlm or clm."""
+        return next((name for name in objectives.TEXT_NAMES if name in self.terms), None)
+
+    @property
+    def most_steps(self) -> int:
+        """The largest number of batches of text that the search reads, as far as the settings say."""
+        return 0
+
+
+class CalibratedSearch(TextSearch):
+    """What methods read that measure the inputs of each matrix."""
+
+    calibration_batches: int = setting(
+        8, "Batches that input norms are computed on, for wanda and for --score-init activation.", TRAINING, ge=1
+    )
+
+    @property
+    def reads_corpus(self) -> bool:
+        return True
+
+    @property
+    def most_steps(self) -> int:
+        return self.calibration_batches
+
+    def problems(self) -> list[str]:
+        """Return a line for each reason why the settings cannot work together."""
+        missing = [f"--method {self.method} needs --corpus: {TEXTS}"] if self.corpus is None else []
+        return super().problems() + missing
+
+
+class ObjectiveSearch(TextSearch):
+    """What methods read that minimize or differentiate an objective."""
+
+    term_names: ClassVar[tuple[str, ...]] = objectives.TERM_NAMES
+
+    objective: str = _objective(
+        "kd",
+        "Loss. For mask-training: kd, mlm (encoders), clm (decoders), attention, contrastive, logits, or a weighted "
+        "sum such as mlm:1,kd:2. For imp, snip and movement: mlm or clm, task, or their sum. For importance: kd, mlm, "
+        "clm, or task with --importance-from.",
+        everyday=True,
+    )
+    mlm_probability: Share = _objective(0.15, "Fraction of the tokens that are masked for MLM.", gt=0, lt=1)
 
     @field_validator("objective")
     @classmethod
@@ -402,185 +468,74 @@ class SearchConfig(TaskSettings, StructuredSettings):
             return value
 
     @property
-    def needs(self) -> MethodNeeds:
-        """Inputs of the method besides the model; an unknown method has none."""
-        return _needs_of(self.method, any(getattr(self, field) for field in UNIT_FIELDS))
-
-    def reads(self, field: str) -> bool:
-        """Return whether the method reads a field."""
-        extra: Any = SearchConfig.model_fields[field].json_schema_extra
-        return not extra["methods"] or (GATES if self.needs.gates else self.method) in extra["methods"]
-
-    @property
-    def advice_on_rounds(self) -> str | None:
-        """What to know about iterative pruning in a single round; None for other searches."""
-        if self.method != "imp" or len(self.sparsities) - bool(self.resolved().prune_first) != 1:
-            return None
-        last = self.sparsities[-1]
-        levels = ",".join(f"{last * part / 3:.2g}" for part in (1, 2)) + f",{last:g}"
-        return (
-            f"One sparsity level is one round: the model is trained once, pruned to {100 * last:g} %, and not trained "
-            f"again. For iterative pruning give several levels, such as --sparsity {levels}."
-        )
-
-    def unread(self, fields: Container[str] | None = None) -> list[str]:
-        """Return a line for each of these fields that the method does not read; none for an unknown method.
-
-        Without `fields`, those fields are checked that were set and describe the ticket or its tasks, because in Python
-        one set of training settings may serve several methods. For gates, all fields that were set are checked.
-        """
-        lines = []
-        for field, info in type(self).model_fields.items() if self.method in METHOD_NEEDS else ():
-            extra: Any = info.json_schema_extra
-            if self.reads(field) or getattr(self, field) in (None, ()):
-                continue
-            wanted = extra["panel"] in (TICKET, UNITS, TASK_DATA) or self.needs.gates
-            if field in fields if fields is not None else wanted and field in self.model_fields_set:
-                option, able = self.option_of(field), _able(field, extra)
-                lines.append(f"{self._named} does not read {option}; it needs {able}.")
-        return lines
-
-    @property
-    def _named(self) -> str:
-        if not self.needs.gates:
-            return f"--method {self.method}"
-        unit = next(field for field in UNIT_FIELDS if getattr(self, field))
-        return f"--method {self.method} with {self.option_of(unit)} trains gates and"
-
-    @property
     def terms(self) -> dict[str, float]:
-        """Weights of the terms of the objective; none for a method without one."""
-        if self.needs.gates:
-            why = f"{self._named.removesuffix(' and')}, which learn from these losses only."
-            return objectives.parse_objective(self.objective, objectives.GATE_NAMES, why)
-        if not self.needs.objective or (self.needs.structured and self.selection == "random"):
+        """Weights of the terms of the objective."""
+        return objectives.parse_objective(self.objective, self.term_names)
+
+    @property
+    def known_terms(self) -> dict[str, float]:
+        """The terms of the objective; none if it is impossible, which another problem says."""
+        try:
+            return self.terms
+        except UsageError:
             return {}
-        if self.needs.structured:
-            return objectives.parse_objective(self.objective, objectives.STRUCTURED_NAMES)
-        return objectives.parse_objective(
-            self.objective, objectives.SOURCE_NAMES if self.needs.sources else objectives.TERM_NAMES
-        )
-
-    @property
-    def text_term(self) -> str | None:
-        """The term that is a loss of pre-training itself: mlm or clm."""
-        return next((name for name in objectives.TEXT_NAMES if name in self.terms), None)
-
-    @property
-    def reads_corpus(self) -> bool:
-        if self.needs.sources:
-            return self.text_term is not None
-        return self.needs.corpus or (self.needs.structured and bool(self.terms) and "task" not in self.terms)
-
-    @property
-    def n_of_m(self) -> Pattern | None:
-        return None if self.pattern is None else Pattern.parse(self.pattern)
-
-    @property
-    def sparsities(self) -> tuple[float, ...]:
-        return self.sparsity if isinstance(self.sparsity, tuple) else (self.sparsity,)
-
-    @property
-    def rungs(self) -> tuple[float, ...] | tuple[str, ...]:
-        """The sparsity of each ticket of the search, or the folder of its level."""
-        return tuple(level.folder for level in self.levels) if self.needs.structured else self.sparsities
-
-    @staticmethod
-    def rung_folder(rung: float | str) -> str:
-        """Return the folder of one of several tickets: `sparsity-0.60`, or that of its level."""
-        return rung if isinstance(rung, str) else f"sparsity-{all_digits(rung, 2)}"
-
-    @property
-    def steps_of_a_rung(self) -> int:
-        """Optimizer steps of every sparsity level but the first."""
-        return (self.steps + 1) // 2 if self.rung_steps is None else self.rung_steps
-
-    @property
-    def first_steps(self) -> int:
-        """Optimizer steps of the first sparsity level; at least 1."""
-        return max(1, self.steps + (self.step_offset or 0))
-
-    @property
-    def _steps_of_all_scores(self) -> int:
-        """Steps of the first sparsity level; 0 for gates, and for layers that share the steps."""
-        return 0 if self.block_wise or self.needs.structured else self.first_steps
-
-    @property
-    def total_steps(self) -> int:
-        return self.first_steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
-
-    def resolved(self) -> ResolvedSearch:
-        """Return this configuration with the values of its profile where a field is None."""
-        if self.needs.sources:
-            values = profiles.learned_values(self.profile, self.terms)
-        elif self.needs.gates:
-            values = profiles.GATE_VALUES
-        elif self.needs.structured:
-            values = profiles.structured_values(self.profile, self.selection)
-        else:
-            values = profiles.profile_values(
-                self.profile, self.method, self.objective, self.ranking, self._steps_of_all_scores
-            )
-        return self.filled(ResolvedSearch, values)
 
 
-class ResolvedSearch(SearchConfig):
-    """A `SearchConfig` in which the profile has filled every field that was None.
+class SteppedSearch(SearchConfig):
+    """What methods read whose number of steps is given."""
 
-    Fields that its method does not read may stay None at run time. So may `learning_rate` of `imp`, `snip` and
-    `movement`, which is then that of the task.
-    """
-
-    if TYPE_CHECKING:
-        scope: str
-        batch_tokens: int
-        segments: str
-        learning_rate: float
-        head_learning_rate: float
-        schedule_passes: int
-        warmup_steps: int
-        step_offset: int
-        score_init: Literal["activation", "rank", "plateau", "random"]
-        rank_by: Literal["signed", "absolute"]
-        reselect_steps: int
-        cadence: Literal["after", "before"]
-        threshold: Literal["reached", "exceeded"]
-        count_rounding: Literal["floor", "nearest"]
-        train_embeddings: bool
-        student_dropout: float
-        teacher_dropout: bool
-        optimizer: Literal["adamw", "adamw-hf", "bertadam"]
-        adam_epsilon: float
-        weight_decay: float
-        clip: Literal["global", "tensor", "none"]
-        kd_masked_tokens: int
-        kd_padding: Literal["ignored", "counted"]
-        rewind: str
-        rewind_scope: Literal["all", "encoder", "prunable"]
-        prune_first: bool
-        rate_horizon: Literal["round", "total"]
-        reset_optimizer: bool
-        group_by_length: bool
-        importance: Literal["sample", "token", "batch", "released"]
-        min_heads_per_layer: int
+    steps: int = setting(
+        60,
+        "Optimizer steps; with several sparsities, those of the first. For snip and importance: batches over which "
+        "gradients are summed.",
+        TRAINING,
+        everyday=True,
+        ge=1,
+    )
 
 
-def _able(field: str, extra: dict[str, Any]) -> str:
-    """Return the methods that read a field, in words."""
-    able = [name for name in METHOD_NEEDS if name in extra["methods"]]
-    if GATES in extra["methods"] and "mask-training" not in able:
-        able.append("mask-training" if field in UNIT_FIELDS else "mask-training with --level or counts")
-    return "--method " + (", ".join(able[:-1]) + " or " if able[1:] else "") + able[-1]
+class TrainingSearch(SearchConfig):
+    """What methods read that take optimizer steps."""
+
+    together = True
+
+    learning_rate: Open[float] = setting(
+        None,
+        "Learning rate of the scores, or of the weights of imp and movement.",
+        TRAINING,
+        everyday=True,
+        gt=0,
+    )
+    warmup_steps: Open[int] = setting(None, "Steps of linear warm-up.", TRAINING, ge=0)
+    max_grad_norm: float = setting(
+        1.0, "Norm that gradients are clipped to; with 0 the weights of imp are not clipped.", TRAINING, ge=0
+    )
 
 
-def _needs_of(method: str, units: bool) -> MethodNeeds:
-    """Return the inputs of a method; with units, a level or counts, mask training trains gates."""
-    return profiles.GATE_TRAINING if units and method == "mask-training" else METHOD_NEEDS.get(method, MethodNeeds())
+class ScheduledSearch(TrainingSearch):
+    """What methods read whose learning rate may decay over a period of its own."""
+
+    schedule_steps: int | None = setting(
+        None,
+        "Steps after which the linearly decaying learning rate is zero. By default it follows from schedule_passes, "
+        "or for imp from --rate-horizon; imp may end before this many steps, at a rate above zero.",
+        TRAINING,
+        ge=1,
+    )
+    schedule_passes: Open[int] = setting(
+        None,
+        "Passes over the corpus after which the learning rate is zero, or after --steps if these take longer. With 0 "
+        "it is zero after --steps. For imp by default as --rate-horizon says.",
+        TRAINING,
+        ge=0,
+        option=None,
+    )
+    weight_decay: Open[float] = setting(None, "Weight decay of the scores, or of the weights of imp.", TRAINING, ge=0)
 
 
-def _defaults_of_a_pattern(text: str) -> dict[str, Any]:
-    """Return a pattern's defaults: its sparsity, and a scope without word embeddings, which have no input dimension."""
-    try:
-        return {"sparsity": Pattern.parse(text).sparsity, "scope": "encoder"}
-    except UsageError:
-        return {}  # refused later
+class BatchedSearch(SearchConfig):
+    """What methods read that read the examples of tasks in batches."""
+
+    batch_size: int | None = setting(
+        None, "Batch size of each task. By default that of the task's definition.", TASK_DATA, everyday=True, ge=1
+    )

@@ -10,10 +10,11 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
@@ -104,22 +105,33 @@ WeightType = Literal["float32", "float16", "bfloat16"]
 DTYPE_MEANING = "Type of the weights: float32, float16 or bfloat16. By default that of the checkpoint."
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
+Value = TypeVar("Value")
+
+if TYPE_CHECKING:
+    Open = Annotated[Value, "given by a profile"]
+else:
+
+    class Open:
+        """The type of a field that may be None, until `resolved` gives it the value of the profile."""
+
+        def __class_getitem__(cls, kind: Any) -> Any:
+            return kind | None
 
 
 def setting(
     default: Any,  # `...` if the field is required
     meaning: str,  # the help, one or two sentences
     panel: str,  # the section of `--help` that lists the option
-    methods: tuple[str, ...] = (),  # the methods of a search that read the field; all if empty
     option: str | None = "",  # names of the option, separated by spaces; if empty, made from the field's name
+    everyday: bool = False,  # whether `--help` shows the option; `--help-all` shows all
     output: bool = False,  # whether it chooses optional outputs, which a later call may add to a finished run
     **rules: Any,  # arguments of pydantic's `Field`, such as `ge`
 ) -> Any:
-    """Define a field of settings: the only place for its default, range, help, option, panel and methods.
+    """Define a field of settings: the only place for its default, range, help, option and panel.
 
     A field whose `option` is None has none: profiles give its value, or a configuration file, a study or Python.
     """
-    extra: Any = {"panel": panel, "methods": methods, "option": option, "output": output}
+    extra: Any = {"panel": panel, "option": option, "everyday": everyday, "output": output}
     return Field(default, description=meaning, json_schema_extra=extra, **rules)
 
 
@@ -134,7 +146,22 @@ class Settings(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise UsageError(*_problems(cls, error)) from error
+            raise UsageError(*_problems(cls.kind_of(fields), error, fields)) from error
+
+    @classmethod
+    def kind_of(cls, fields: Mapping[str, Any]) -> type[Self]:
+        """Return the class of the settings with these values: this one, or one that the values choose."""
+        return cls
+
+    @classmethod
+    def all_fields(cls) -> dict[str, tuple[type[Settings], FieldInfo]]:
+        """Return every field by name, also of the classes that `kind_of` may choose, each with a class that has it."""
+        return {name: (cls, field) for name, field in cls.model_fields.items()}
+
+    @classmethod
+    def words_on(cls, field: str, fields: Mapping[str, Any]) -> str:
+        """Return the message on a field that this class does not have; empty if another message says enough."""
+        return str(unknown("field", field, cls.all_fields()))
 
     @classmethod
     def part_of(cls, field: str) -> type[Settings] | None:
@@ -176,12 +203,12 @@ class Settings(BaseModel):
 
     def filled(self, kind: type[AnySettings], values: Mapping[str, Any]) -> AnySettings:
         """Return these settings as another type, with these values in the fields that are None."""
-        open_ = {name: value for name, value in values.items() if getattr(self, name) is None}
+        open_ = {name: value for name, value in values.items() if getattr(self, name, "") is None}
         return kind.model_construct(self.model_fields_set, **(dict(self) | open_))
 
 
-def _problems(cls: type[Settings], error: ValidationError) -> list[str]:
-    return [_problem(cls, item) for item in error.errors()]
+def _problems(cls: type[Settings], error: ValidationError, fields: Mapping[str, Any]) -> list[str]:
+    return [text for item in error.errors() if (text := _problem(cls, item, fields))]
 
 
 _WORDED = "worded"
@@ -200,11 +227,11 @@ _LIMITS = {
 }
 
 
-def _problem(cls: type[Settings], item: Any) -> str:
+def _problem(cls: type[Settings], item: Any, fields: Mapping[str, Any]) -> str:
     names = [str(part) for part in item["loc"]]
     field = ".".join(names)
     if item["type"] == "extra_forbidden":
-        return str(unknown("field", field, cls.model_fields))
+        return cls.words_on(field, fields)
     if item["type"] == _WORDED:
         return str(item["msg"])
     if item["type"] in _LIMITS and names[0] in cls.model_fields:

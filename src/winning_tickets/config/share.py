@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from winning_tickets.config.levels import PercentLevels, Unit, WithLevels
 from winning_tickets.config.profiles import Profile, tuned_rate
 from winning_tickets.config.settings import GROUPING_MEANING, Count, Share, Size, as_percent, setting
-from winning_tickets.config.structured import StructuredSettings, Unit, WithLevels
 from winning_tickets.config.transfer import (
     DROPOUT_MEANING,
     FILES,
@@ -354,7 +354,7 @@ _super = partial(setting, panel="Tickets")
 _grid = partial(setting, panel="Grid")
 
 
-class SuperConfig(WithLevels):
+class SuperConfig(PercentLevels):
     """Configuration of the search for the best ticket of heads and FFNs for a task (Super Tickets, sections 3, 5)."""
 
     fine_tuning: TransferConfig = setting(
@@ -397,9 +397,6 @@ class SuperConfig(WithLevels):
         "Source of the settings that are not given. The profiles paper and code also try the paper's grid: 3 learning "
         "rates and 3 batch sizes.",
     )
-
-    _percent = field_validator("level", mode="before")(StructuredSettings._without_percent_signs.__func__)  # type: ignore[attr-defined]
-    _sorted = field_validator("level")(StructuredSettings._ascending.__func__)  # type: ignore[attr-defined]
 
     @field_validator("selections")
     @classmethod

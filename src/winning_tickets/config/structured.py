@@ -1,137 +1,62 @@
-"""Levels and counts of the heads, FFNs, neurons and layers that a structured ticket prunes."""
+"""The configurations of searches for structured tickets: by importance, and by training gates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator, model_serializer
+from pydantic import field_validator
 
-from winning_tickets.config.settings import Settings, all_digits, as_percent, impossible, setting
+from winning_tickets.config import profiles
+from winning_tickets.config.levels import COUNT_FIELDS, UNIT_FIELDS, UNIT_NAMES, Level, PercentLevels, Unit
+from winning_tickets.config.mask_training import MaskTraining, ScoreTraining
+from winning_tickets.config.objective import GATE_NAMES, STRUCTURED_NAMES, parse_objective
+from winning_tickets.config.search import (
+    TEXTS,
+    UNITS,
+    BatchedSearch,
+    ObjectiveSearch,
+    SearchConfig,
+    SteppedSearch,
+    problems_of,
+)
+from winning_tickets.config.settings import Open, setting
 from winning_tickets.runs.errors import UsageError
 
-Unit = Literal["heads", "ffns", "neurons", "layers"]
-UNIT_NAMES: tuple[Unit, ...] = ("heads", "ffns", "neurons", "layers")
-COUNT_FIELDS: dict[Unit, str] = {  # the field that says how many of a unit are pruned
-    "heads": "prune_heads",
-    "ffns": "prune_ffns",
-    "neurons": "prune_neurons",
-    "layers": "prune_layers",
-}
-UNIT_FIELDS = ("level", "units", *COUNT_FIELDS.values())  # with one of them `mask-training` trains gates
-_FFN_SHARE = Fraction(10, 12)  # factor of a level for FFNs: 10 % prunes one of the 12 FFNs of BERT-base
+_units = partial(setting, panel=UNITS)
 
 
-@dataclass(frozen=True)
-class Level:
-    """Units that one ticket prunes: a percentage of all units, or a number of each kind."""
+class UnitSearch(PercentLevels, SearchConfig):
+    """What methods read that prune heads, FFNs, neurons and layers."""
 
-    units: tuple[Unit, ...]
-    percent: float | None = None
-    given: Mapping[Unit, int] | None = None
-
-    @property
-    def folder(self) -> str:
-        """`level-30`, or `heads-43-ffns-3`."""
-        if self.given is not None:
-            return "-".join(f"{unit}-{count}" for unit, count in self.given.items())
-        assert self.percent is not None
-        return f"level-{'0' * (self.percent < 10)}{all_digits(self.percent, 0)}"
-
-    @property
-    def option(self) -> str:
-        """`--level 30%`, or the name of the folder for numbers of units."""
-        return self.folder if self.percent is None else f"--level {self.percent:g}%"
-
-    def counts(self, totals: Mapping[Unit, int]) -> dict[Unit, int]:
-        """Return the numbers of units that are pruned from a model with these totals."""
-        # A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released code p / 10 of
-        # every 12 FFNs.
-        if self.given is not None:
-            for unit, count in self.given.items():
-                if count > totals[unit]:
-                    raise UsageError(f"{count} {unit} cannot be pruned: the model has {totals[unit]}.")
-            return dict(self.given)
-        share = Fraction(str(self.percent)) / 100
-        return {unit: int(share * totals[unit] * (_FFN_SHARE if unit == "ffns" else 1)) for unit in self.units}
-
-
-def written_levels(levels: Iterable[float]) -> tuple[Any, ...]:
-    """Return levels as settings read them: with a percent sign where they could be read as fractions."""
-    return tuple(f"{level}%" if 0 < level <= 1 else level for level in levels)
-
-
-UNITS = "Structured tickets"
-GATES = "gates"  # among the methods of a setting: `mask-training` with a level, units or counts, which trains gates
-_units = partial(setting, panel=UNITS, methods=("importance", GATES))
-_importance = partial(setting, panel=UNITS, methods=("importance",))
-
-
-class WithLevels(Settings):
-    """Settings with a `level`, which is stored with a percent sign where it could be read as a fraction."""
-
-    @model_serializer(mode="wrap")
-    def _readable_again(self, dump: Any, info: Any) -> Any:
-        found = dump(self)
-        level = found.get("level") if info.mode == "json" else None
-        if isinstance(level, dict):
-            found["level"] = dict(zip(level, written_levels(level.values()), strict=True))
-        elif level:
-            found["level"] = list(written_levels(level))
-        return found
-
-
-class StructuredSettings(WithLevels):
-    """The part of a `SearchConfig` about tickets of heads, FFNs, neurons and layers."""
+    usual: ClassVar[Mapping[str, Any]] = {"scope": "encoder"}
 
     level: tuple[float, ...] = _units(
-        (), "Percent of the units that are pruned, such as 30%. Several values, such as 10,20,30, give one ticket each."
+        (),
+        "Percent of the units that are pruned, such as 30%. Several values, such as 10,20,30, give one ticket each.",
+        everyday=True,
     )
     units: tuple[Unit, ...] = _units(
         (), "Units that --level prunes: any of heads, ffns, neurons and layers. By default heads,ffns."
     )
     prune_heads: tuple[int, ...] = _units(
-        (), "Number of heads to prune, instead of --level. Several numbers give one ticket each.", option="--heads"
+        (),
+        "Number of heads to prune, instead of --level. Several numbers give one ticket each.",
+        option="--heads",
+        everyday=True,
     )
     prune_ffns: tuple[int, ...] = _units(
         (), "Number of FFNs to prune. Give as many numbers as for --heads.", option="--ffns"
     )
     prune_neurons: tuple[int, ...] = _units((), "Number of FFN neurons to prune.", option="--neurons")
     prune_layers: tuple[int, ...] = _units((), "Number of whole layers to prune.", option="--whole-layers")
-    selection: Literal["winning", "losing", "random"] = _importance(
-        "winning",
-        "Units that are pruned: the least important (winning), the most important (losing), or random ones "
-        "(Super Tickets, section 3.2).",
-    )
-    importance: Literal["sample", "token", "batch", "released"] | None = _units(
+    importance: Open[Literal["sample", "token", "batch", "released"]] = _units(
         None,
         "Unit over which a gradient is summed before its absolute value is taken: sample (Super Tickets, eq. 3), token "
         "or batch; or as in the released code (released).",
     )
-    min_heads_per_layer: int | None = _units(None, "Smallest number of heads that every layer keeps.", ge=0)
-    importance_from: str | None = _importance(
-        None,
-        "Source of the importances: a transfer with --save-model, or an earlier search by importance. By default they "
-        "are computed from --objective on --corpus.",
-    )
-    keep_token_importance: bool = _importance(False, "Save the importances by token too, not only by sample.")
-
-    @field_validator("level", mode="before")
-    @classmethod
-    def _without_percent_signs(cls, value: Any) -> Any:
-        """Read `30%`, `30` or a list of them as percentages; refuse 0.5, which could also be a fraction."""
-        try:
-            return tuple(as_percent("--level", one) for one in (value if isinstance(value, list | tuple) else (value,)))
-        except UsageError as error:
-            raise impossible(str(error)) from error
-
-    @field_validator("level")
-    @classmethod
-    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(sorted(set(value)))
+    min_heads_per_layer: Open[int] = _units(None, "Smallest number of heads that every layer keeps.", ge=0)
 
     @field_validator("units")
     @classmethod
@@ -156,6 +81,11 @@ class StructuredSettings(WithLevels):
             return tuple(Level(tuple(counted), given=dict(zip(counted, row, strict=True))) for row in rows)
         return tuple(Level(self.units or ("heads", "ffns"), percent) for percent in self.level)
 
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """The folder of each level."""
+        return tuple(level.folder for level in self.levels)
+
     def _level_problems(self) -> list[str]:
         counted = self.counted
         if bool(counted) == bool(self.level):
@@ -175,3 +105,116 @@ class StructuredSettings(WithLevels):
         if len(set(rows)) < len(rows):
             problems.append("Two tickets lose the same numbers of units; give each combination once.")
         return problems
+
+    def problems(self) -> list[str]:
+        """Return a line for each reason why the settings cannot work together."""
+        found = super().problems() + problems_of(lambda: self.levels)
+        if self.scope != "encoder":
+            found.append(f"--scope {self.scope} cannot be used with tickets of whole units, which prune the encoder.")
+        return found
+
+
+class ImportanceSearch(BatchedSearch, SteppedSearch, UnitSearch, ObjectiveSearch):
+    """Tickets of the units whose removal would change a loss most (Super Tickets, section 3)."""
+
+    finder = "winning_tickets.pruning.structured:find_structured_ticket"
+    term_names = STRUCTURED_NAMES
+
+    selection: Literal["winning", "losing", "random"] = _units(
+        "winning",
+        "Units that are pruned: the least important (winning), the most important (losing), or random ones "
+        "(Super Tickets, section 3.2).",
+    )
+    importance_from: str | None = _units(
+        None,
+        "Source of the importances: a transfer with --save-model, or an earlier search by importance. By default they "
+        "are computed from --objective on --corpus.",
+        everyday=True,
+    )
+    keep_token_importance: bool = _units(False, "Save the importances by token too, not only by sample.")
+
+    @classmethod
+    def usual_for(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defaults; importances of a source are about its task."""
+        about = {} if values.get("importance_from") is None else {"objective": "task"}
+        return super().usual_for(values) | about
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The term of the objective; none for random tickets."""
+        return {} if self.selection == "random" else super().terms
+
+    @property
+    def reads_corpus(self) -> bool:
+        return bool(self.terms) and "task" not in self.terms
+
+    @property
+    def most_steps(self) -> int:
+        return self.steps
+
+    def profile_values(self) -> dict[str, Any]:
+        """Return the values of the profile for this selection."""
+        return profiles.structured_values(self.profile, self.selection)
+
+    def problems(self) -> list[str]:
+        """Return a line for each reason why the settings cannot work together."""
+        found, terms = super().problems(), self.known_terms
+        if len(terms) > 1:
+            return [
+                *found,
+                f"Importance is about one loss, mlm, clm, kd or task, and the objective is {self.objective}.",
+            ]
+        if "task" in terms and self.importance_from is None:
+            found.append(
+                "Importance for a task needs a model fine-tuned on it: tickets transfer --save-model, then "
+                "--importance-from RUN."
+            )
+        elif terms and "task" not in terms and self.importance_from is not None:
+            found.append(
+                f"--objective {self.objective} contradicts --importance-from, which says what importances are about; "
+                "give one of them."
+            )
+        elif terms and "task" not in terms and self.corpus is None:
+            found.append(
+                f"Importance by {self.objective} needs --corpus: {TEXTS[:-1]}. For that of a task give "
+                "--importance-from RUN."
+            )
+        return found
+
+
+class GateTraining(UnitSearch, ScoreTraining):
+    """Tickets from gates of units that are trained on a corpus: `mask-training` with a level or counts."""
+
+    finder = "winning_tickets.pruning.structured:find_gate_ticket"
+
+    @classmethod
+    def named(cls, fields: Mapping[str, Any]) -> str:
+        unit = next((name for name in UNIT_FIELDS if fields.get(name)), UNIT_FIELDS[0])
+        return f"{super().named(fields)} with {cls.option_of(unit)} trains gates and"
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Weights of the terms of the objective."""
+        why = f"{self.named(dict(self)).removesuffix(' and')}, which learn from these losses only."
+        return parse_objective(self.objective, GATE_NAMES, why)
+
+    def profile_values(self) -> dict[str, Any]:
+        """Return the values of `tuned`: no paper trains gates."""
+        return profiles.GATE_VALUES
+
+    def as_masks(self) -> MaskTraining:
+        """Return settings of mask training with these values, for the optimizer of the scores."""
+        shared = {name: value for name, value in self if name in MaskTraining.model_fields}
+        return MaskTraining.model_construct(**profiles.GATE_VALUES | shared)
+
+    def problems(self) -> list[str]:
+        """Return a line for each reason why the settings cannot work together."""
+        found = super().problems()
+        if self.profile != "tuned":
+            found.append(
+                f"--profile {self.profile} is a recipe for masks of weights, and none of the papers trains gates; "
+                "leave it out."
+            )
+        if self.score_init == "activation":
+            found.append("--score-init activation is about weights; for gates give rank, plateau or random.")
+        return found

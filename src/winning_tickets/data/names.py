@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from winning_tickets.config import METHOD_NAMES, SCOPES, EvaluateConfig, SearchConfig, Settings
+from winning_tickets.config import EvaluateConfig, SearchConfig, Settings
 from winning_tickets.config.builtin_models import BUILTIN, builtin
 from winning_tickets.config.objective import EVALUATION_NAMES
 from winning_tickets.data.corpora import check_corpus_name
@@ -23,7 +23,7 @@ def misnamed(settings: Settings, with_files: bool = True, with_corpus: bool = Tr
     """Return a line for each unknown method, term, scope, model, task, metric or corpus, and for each missing file."""
     found = []
     if isinstance(settings, SearchConfig):
-        found += _of_search(settings)
+        found += settings.misnamed()
     if isinstance(settings, EvaluateConfig):
         given = [name for name in settings.objectives if name not in EVALUATION_NAMES]
         found += [str(unknown("objective", name, EVALUATION_NAMES)) for name in given]
@@ -31,19 +31,6 @@ def misnamed(settings: Settings, with_files: bool = True, with_corpus: bool = Tr
         if isinstance(one, Settings):
             found += [*_of_models(one), *_of_data(one, with_files, with_corpus)]
     return list(dict.fromkeys(found))
-
-
-def _of_search(settings: SearchConfig) -> list[str]:
-    found = []
-    if settings.method not in METHOD_NAMES:
-        found.append(str(unknown("method", settings.method, METHOD_NAMES)))
-    try:
-        assert settings.terms is not None
-    except UsageError as error:
-        found.extend(error.lines)
-    if settings.scope is not None and settings.scope not in SCOPES:
-        found.append(str(unknown("scope", settings.scope, SCOPES)))
-    return found
 
 
 def _of_models(settings: Settings) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from winning_tickets.config import AUTO, Runtime, SearchConfig, ShareConfig
-from winning_tickets.config.structured import written_levels
+from winning_tickets.config import AUTO, Runtime, ShareConfig
+from winning_tickets.config.levels import written_levels
+from winning_tickets.config.structured import ImportanceSearch
 from winning_tickets.data.metrics import averages
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.sharing_optimizer import union_of
@@ -211,11 +212,10 @@ def _find_tickets(prepared: PreparedSharing, path: Path, runtime: Runtime) -> di
         base = {"revision": target.revision, "layers": target.layers, "seeds": settings.seeds[:1]}
         transfer(alone.model_copy(update=base), folder / FINE_TUNED, runtime)
         # The importances come from the fine-tuned model, but the ticket is of the pre-trained model.
-        wanted = SearchConfig(
+        wanted = ImportanceSearch.of(
             model=target.model,
             revision=target.revision,
             layers=target.layers,
-            method="importance",
             importance_from=str(folder / FINE_TUNED),
             level=written_levels([level]),
             profile=settings.profile,

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from winning_tickets.config import Level, Runtime, SearchConfig
+from winning_tickets.config import Level, Runtime
+from winning_tickets.config.levels import Unit
 from winning_tickets.config.shrink import ShrinkConfig
-from winning_tickets.config.structured import Unit
+from winning_tickets.config.structured import GateTraining, ImportanceSearch
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.deploy.costs import CostTable, cost_table, stored_costs, time_share
 from winning_tickets.deploy.formats import copy_sentence_modules
@@ -35,10 +36,11 @@ from winning_tickets.models.removal import first_layer_differs, remove_
 from winning_tickets.models.structure import Structure, gated, structure_of
 from winning_tickets.models.vocabulary import trim_
 from winning_tickets.pruning import importance, mask_training
-from winning_tickets.pruning.base import PreparedSearch, RankedWeights, counted
 from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, even_sizes, gates_of, unit_magnitudes
-from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceSource
+from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance
+from winning_tickets.pruning.preparation import PreparedSearch, RankedWeights
 from winning_tickets.pruning.removal_losses import measure_losses
+from winning_tickets.pruning.steps import counted
 from winning_tickets.pruning.structured import GateSearch, gate_scores
 from winning_tickets.runs.directory import MARKER, RESULT, SCRATCH, RunDirectory, stored_run
 from winning_tickets.runs.errors import UsageError
@@ -219,26 +221,32 @@ def _structure(plm: PLM) -> Structure:
 
 def prepare(
     config: ShrinkConfig, source: ShrinkSource, base: BaseModelInfo, identity: str, runtime: Runtime
-) -> PreparedSearch:
+) -> PreparedSearch[Any]:
     """Return the preparation that searches for tickets use, so that the ticket is like that of any other search."""
-    gates = config.choice == "gates"
-    settings = SearchConfig(
-        model=config.model,
-        revision=config.revision,
-        corpus=config.text,
-        method="mask-training" if gates else "importance",
-        objective="kd",
-        segments=config.cut,
-        batch_tokens=config.batch_tokens,
-        prune_heads=(1,),
-        prune_neurons=(1,),
-        seed=config.seed,
+    fields: dict[str, Any] = {
+        "model": config.model,
+        "revision": config.revision,
+        "corpus": config.text,
+        "objective": "kd",
+        "segments": config.cut,
+        "batch_tokens": config.batch_tokens,
+        "prune_heads": (1,),
+        "prune_neurons": (1,),
+        "seed": config.seed,
+    }
+    settings: GateTraining | ImportanceSearch = ImportanceSearch(**fields)
+    if config.choice == "gates":
+        settings = GateTraining(**fields).model_copy(update={"steps": config.gate_steps})
+    return PreparedSearch(
+        config=settings.resolved(),
+        plm=source.plm,
+        loaded={},
+        ranked=RankedWeights({}),
+        base=base,
+        run_id=identity,
+        device=choose_device(runtime.device),
+        all_parameters=sum(parameter.numel() for parameter in source.plm.encoder.parameters()),
     )
-    resolved = (settings.model_copy(update={"steps": config.gate_steps}) if gates else settings).resolved()
-    parameters = sum(parameter.numel() for parameter in source.plm.encoder.parameters())
-    device = choose_device(runtime.device)
-    ranked, nothing = RankedWeights({}), ImportanceSource()
-    return PreparedSearch(resolved, source.plm, {}, base, None, (), identity, device, parameters, ranked, None, nothing)
 
 
 def unit_values(
@@ -302,7 +310,7 @@ def _folder(config: ShrinkConfig, name: str, run: Path) -> Path:
 
 
 def _make(
-    name: str, choice: Choice, prepared: PreparedSearch, source: ShrinkSource, run: RunDirectory, runtime: Runtime
+    name: str, choice: Choice, prepared: PreparedSearch[Any], source: ShrinkSource, run: RunDirectory, runtime: Runtime
 ) -> dict[str, Any]:
     """Choose, remove, recover and export one small model; skip parts that are already done."""
     config, folder = choice.config, _folder(choice.config, name, run.path)
@@ -360,7 +368,7 @@ def _sizes(gates: Mapping[str, Tensor], layers: int) -> Sizes:
 def train_gates(
     choice: Choice,
     budget: float,
-    prepared: PreparedSearch,
+    prepared: PreparedSearch[Any],
     source: ShrinkSource,
     run: RunDirectory,
     folder: Path,
@@ -403,9 +411,9 @@ def train_gates(
     own = RunDirectory(folder / "gates", run.status, f"{run.id}-{folder.name}-gates")
     batches = _Some(source.batches, config.gate_steps)
     with gated(source.plm.encoder, structure, state.gates):
-        mask_training.train_scores(
-            state, "training gates", own, runtime, batches, objective_of(config, source, every, copy.deepcopy(model))
-        )
+        objective = objective_of(config, source, every, copy.deepcopy(model))
+        levels = [mask_training.SparsityLevel(0.0, 0, prepared.config.first_steps)]
+        mask_training.train_scores(state, "training gates", own, runtime, batches, objective, levels)
     shutil.rmtree(own.scratch, ignore_errors=True)
     model.requires_grad_(True)
     return choose(state.optimizer.scores)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.config import PRETRAINED, Level, Runtime, SearchConfig, SuperConfig, TransferConfig
+from winning_tickets.config import PRETRAINED, Level, Runtime, SuperConfig, TransferConfig
+from winning_tickets.config.levels import written_levels
 from winning_tickets.config.shrink import ShrinkConfig
-from winning_tickets.config.structured import written_levels
+from winning_tickets.config.structured import ImportanceSearch
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.recovery import recover
 from winning_tickets.finetuning.seeds import statistics_of
@@ -336,9 +337,9 @@ def _folder(config: SuperConfig, level: float) -> str:
     return Level(config.units, level).folder
 
 
-def _search(config: SuperConfig, selection: str, source: Path, seed: int) -> SearchConfig:
+def _search(config: SuperConfig, selection: str, source: Path, seed: int) -> ImportanceSearch:
     fine_tuning = config.fine_tuning
-    fields: dict[str, Any] = {"model": fine_tuning.target, "method": "importance", "selection": selection}
+    fields: dict[str, Any] = {"model": fine_tuning.target, "selection": selection}
     fields |= {
         "level": written_levels(config.level),
         "units": config.units,
@@ -346,11 +347,11 @@ def _search(config: SuperConfig, selection: str, source: Path, seed: int) -> Sea
     }
     fields |= {"layers": fine_tuning.layers, "revision": fine_tuning.revision, "profile": config.profile}
     if selection == "random":
-        return SearchConfig.of(**fields, seed=seed)
+        return ImportanceSearch.of(**fields, seed=seed)
     fields |= {"importance_from": str(source), "importance": config.importance}
     if selection == "winning":
         fields |= {"train_size": config.importance_train_size, "data_dir": fine_tuning.data_dir}
-    return SearchConfig.of(**fields)
+    return ImportanceSearch.of(**fields)
 
 
 def _result(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.config import ResolvedSearch
+from winning_tickets.config.mask_training import MaskTraining
 from winning_tickets.data.batches import count_tokens
 from winning_tickets.models.architectures import Architecture
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer
@@ -110,7 +110,7 @@ class BlockOptimizer(torch.optim.Optimizer):
         turns: Sequence[Turn],
         scores: Callable[[Sequence[str]], Mapping[str, Tensor]],
         begin: Callable[[Turn], None],
-        config: ResolvedSearch,
+        config: MaskTraining,
     ) -> None:
         self._masked, self._turns, self._scores = masked, turns, scores
         self._begin, self._config = begin, config

@@ -9,12 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from winning_tickets.config import ResolvedSearch, Runtime, parse_rewind
+from winning_tickets.config import Runtime, parse_rewind
 from winning_tickets.config.settings import all_digits
+from winning_tickets.config.weight_training import ImpSearch
 from winning_tickets.models.architectures import present_in, prunable_views
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.weights import StateInfo, add_noise, load_state, reinitialize, save_state, write_state_
-from winning_tickets.pruning.base import PreparedSearch, Sources, load_sources, train_in_order
+from winning_tickets.pruning.preparation import PreparedSearch
+from winning_tickets.pruning.sources import Sources, load_sources
+from winning_tickets.pruning.steps import train_in_order
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError, UsageError
@@ -68,7 +71,7 @@ class Rounds:
         return factor
 
 
-def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+def find_imp_ticket(prepared: PreparedSearch[ImpSearch], run: RunDirectory, runtime: Runtime) -> None:
     """Prune in rounds; the ticket of each sparsity is saved when its round ends."""
     config = prepared.config
     sources = load_sources(prepared)
@@ -100,7 +103,7 @@ def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtim
     )
 
 
-def _horizon(config: ResolvedSearch, sources: Sources, length: int) -> int | None:
+def _horizon(config: ImpSearch, sources: Sources, length: int) -> int | None:
     """Return the steps after which the learning rate would be zero; None for the end of its decay."""
     if config.schedule_steps is not None or not config.schedule_passes:
         return config.schedule_steps
@@ -110,7 +113,9 @@ def _horizon(config: ResolvedSearch, sources: Sources, length: int) -> int | Non
 class IterativePruning(Callback):
     """Holds the present ticket during training; at the end of a round, prunes, saves the new ticket and rewinds."""
 
-    def __init__(self, prepared: PreparedSearch, model: SharedEncoder, rounds: Rounds, run: RunDirectory) -> None:
+    def __init__(
+        self, prepared: PreparedSearch[ImpSearch], model: SharedEncoder, rounds: Rounds, run: RunDirectory
+    ) -> None:
         self._prepared, self._model, self._rounds, self._run = prepared, model, rounds, run
         self._config = prepared.config
         self._policy = parse_rewind(self._config.rewind)

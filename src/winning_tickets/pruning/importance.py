@@ -24,8 +24,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from winning_tickets.config import UNIT_NAMES, Level, ResolvedSearch, TransferConfig
-from winning_tickets.config.structured import Unit
+from winning_tickets.config import UNIT_NAMES, Level, TransferConfig
+from winning_tickets.config.levels import Unit
+from winning_tickets.config.structured import ImportanceSearch, UnitSearch
 from winning_tickets.data.encode import EncodedSplit, make_collator, train_subset
 from winning_tickets.data.records import TaskData
 from winning_tickets.models.loading import PLM, base_hash, weight_hashes
@@ -318,7 +319,7 @@ class ImportanceModel:
         """Load the model with its task head."""
         return load_fine_tuned(self.folder, self.info)
 
-    def examples(self, plm: PLM, config: ResolvedSearch) -> EncodedSplit:
+    def examples(self, plm: PLM, config: ImportanceSearch) -> EncodedSplit:
         """Return the examples that the model was trained on, or `train_size` of them, in order."""
         split = train_split(self.transfer, self.data, self.transfer.seeds[0])
         split = train_subset(split, config.train_size, config.seed)
@@ -339,7 +340,7 @@ class ImportanceSource:
     model: ImportanceModel | None = None
 
     @classmethod
-    def find(cls, config: ResolvedSearch) -> ImportanceSource:
+    def find(cls, config: ImportanceSearch) -> ImportanceSource:
         """Open the source that the settings name."""
         if config.importance_from is None or config.selection == "random":
             return cls()
@@ -361,7 +362,7 @@ class ImportanceSource:
             return str(self.saved.about["kind"])
         return None if self.model is None else f"task {self.model.info.task}"
 
-    def objective(self, config: ResolvedSearch) -> str:
+    def objective(self, config: ImportanceSearch) -> str:
         """Return the objective whose loss the importances are about."""
         return config.objective if self.saved is None else str(self.saved.about["objective"])
 
@@ -374,7 +375,7 @@ class ImportanceSource:
             return {"fine_tuned": weights, "data": self.model.data.fingerprint}
         return {}
 
-    def check(self, structure: Structure, base: str, config: ResolvedSearch) -> None:
+    def check(self, structure: Structure, base: str, config: ImportanceSearch) -> None:
         """Refuse importances of a model whose weights have another hash than `base`, or that lack a unit to prune."""
         found = None if self.saved is None else str(self.saved.about["base_hash"])
         found = self.model.base if self.model is not None else found
@@ -393,12 +394,21 @@ class ImportanceSource:
             self.saved.scores(DEFINITIONS[0], unit)
 
 
-def pruned_units(config: ResolvedSearch) -> list[Unit]:
+def fit_units(config: UnitSearch, structure: Structure, source: ImportanceSource | None, base: str) -> dict[str, Any]:
+    """Refuse levels and importances that do not fit a model; return the settings that the source gives."""
+    unit_counts(config, structure)
+    if source is None or not isinstance(config, ImportanceSearch):
+        return {}
+    source.check(structure, base, config)
+    return {"importance_from": source.kind, "objective": source.objective(config)}
+
+
+def pruned_units(config: UnitSearch) -> list[Unit]:
     """Return the kinds of units that at least one ticket of a search prunes, sorted."""
     return sorted({unit for level in config.levels for unit in level.units})
 
 
-def unit_counts(config: ResolvedSearch, structure: Structure) -> list[tuple[Level, dict[Unit, int]]]:
+def unit_counts(config: UnitSearch, structure: Structure) -> list[tuple[Level, dict[Unit, int]]]:
     """Return how many units of each kind every level prunes; refuse counts that are too high for the model, or zero."""
     totals = {unit: structure.size(unit) for unit in UNIT_NAMES}
     found = [(level, level.counts(totals)) for level in config.levels]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.config import ResolvedSearch
+from winning_tickets.config.mask_training import MaskTraining
 from winning_tickets.pruning.low_precision import LowPrecisionAdamW
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.masking import MaskedWeights
@@ -112,7 +112,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         masked: MaskedWeights,
         scores: Mapping[str, Tensor],
         head: Mapping[str, nn.Parameter],
-        config: ResolvedSearch,
+        config: MaskTraining,
         choose: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
         ranks: Ranks | None = None,
     ) -> None:

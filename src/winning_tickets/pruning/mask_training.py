@@ -14,16 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.config import MODEL_DROPOUT, ResolvedSearch, Runtime, SearchConfig
+from winning_tickets.config import MODEL_DROPOUT, Runtime
+from winning_tickets.config.mask_training import MaskTraining, ScoreTraining
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.architectures import present_in, split_name
 from winning_tickets.models.loading import PLM, head_without_decoder, set_dropout, untie_decoder
 from winning_tickets.models.twin import make_twin
-from winning_tickets.pruning.base import PreparedSearch, train_in_order
 from winning_tickets.pruning.block_wise import BlockOptimizer, LayerDistance, Turn, turns_of
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores
 from winning_tickets.pruning.one_shot import activation_importance, input_norms
+from winning_tickets.pruning.preparation import PreparedSearch
 from winning_tickets.pruning.sharded import ShardedMaskOptimizer, shard_
+from winning_tickets.pruning.steps import train_in_order
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
@@ -35,6 +37,8 @@ from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import needs_lm_head, needs_teacher
 from winning_tickets.training.trainer import Callback, TicketTrainer, last_step
 
+PreparedMasks = PreparedSearch[MaskTraining]
+
 
 @dataclass(frozen=True)
 class SparsityLevel:
@@ -45,7 +49,7 @@ class SparsityLevel:
     end: int
 
 
-def sparsity_levels(config: SearchConfig) -> list[SparsityLevel]:
+def sparsity_levels(config: MaskTraining) -> list[SparsityLevel]:
     """Return the sparsity levels of a search, lowest first."""
     ends = [config.first_steps + index * config.steps_of_a_rung for index in range(len(config.sparsities))]
     starts = [0, *ends[:-1]]
@@ -74,7 +78,7 @@ def decay(levels: list[SparsityLevel], warmup_steps: int, horizon: int | None) -
     return factor
 
 
-def horizon(config: SearchConfig, dataset: Any) -> int | None:
+def horizon(config: ScoreTraining, dataset: Any) -> int | None:
     """Return the steps after which the learning rate reaches zero; None for the end of the level."""
     if config.schedule_steps is not None or not config.schedule_passes:
         return config.schedule_steps
@@ -83,7 +87,7 @@ def horizon(config: SearchConfig, dataset: Any) -> int | None:
     return max(config.first_steps, round(config.schedule_passes * steps_of_a_pass))
 
 
-def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+def find_trained_mask(prepared: PreparedMasks, run: RunDirectory, runtime: Runtime) -> None:
     """Train the masks; tickets are saved at the end of each sparsity level and at the steps of `save_at`."""
     config = prepared.config
     dataset = prepared.batches(config.total_steps, needs_lm_head(config.terms), config.kd_masked_tokens)
@@ -95,7 +99,7 @@ def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     if config.block_wise:
         prepared.plm.model.to(prepared.device)
         blocks = BlockSearch(prepared, dataset)
-        train_scores(blocks, title, run, runtime, dataset, blocks.objective, levels=blocks.levels)
+        train_scores(blocks, title, run, runtime, dataset, blocks.objective, blocks.levels)
         ticket = blocks.ticket(config.total_steps)
         distributed.on_main(lambda: ticket.save_pretrained(run.path))
         return
@@ -104,10 +108,10 @@ def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
         levels = sparsity_levels(config)
         # This comes before a checkpoint is restored, whose scores are selected at the sparsity of its level.
         state.set_level(level_at(levels, last_step(run.scratch)))
-        train_scores(state, title, run, runtime, dataset, objective, [_SaveLevels(state, levels, run)])
+        train_scores(state, title, run, runtime, dataset, objective, levels, [_SaveLevels(state, levels, run)])
 
 
-def prepare_whole(prepared: PreparedSearch, dataset: CorpusBatches) -> tuple[MaskSearch, PretrainingObjective]:
+def prepare_whole(prepared: PreparedMasks, dataset: CorpusBatches) -> tuple[MaskSearch, PretrainingObjective]:
     """Return the search state and the objective for a model that this process holds whole."""
     config, plm = prepared.config, prepared.plm
     plm.model.to(prepared.device)
@@ -123,7 +127,7 @@ def prepare_whole(prepared: PreparedSearch, dataset: CorpusBatches) -> tuple[Mas
     return MaskSearch(prepared, start, MaskOptimizer(masked, start.scores, head, config)), objective
 
 
-def prepare_sharded(prepared: PreparedSearch, dataset: CorpusBatches) -> tuple[MaskSearch, PretrainingObjective]:
+def prepare_sharded(prepared: PreparedMasks, dataset: CorpusBatches) -> tuple[MaskSearch, PretrainingObjective]:
     """Return the search state and the objective for a model of which each process keeps some rows.
 
     The loaded matrices stay whole on the CPU until each process has its rows of the initial scores; memory for the
@@ -153,13 +157,10 @@ def train_scores(
     runtime: Runtime,
     dataset: Any,
     objective: Objective,
+    levels: list[SparsityLevel],
     after: Sequence[Callback] = (),
-    levels: list[SparsityLevel] | None = None,
 ) -> None:
-    """Train the scores of a `MaskSearch`, `BlockSearch` or `GateSearch` for all steps.
-
-    The learning rate decays in each of the `levels`, by default one for each sparsity.
-    """
+    """Train the scores of a `MaskSearch`, `BlockSearch` or `GateSearch`; the learning rate decays in each level."""
     config = state.prepared.config
     train_in_order(
         title,
@@ -173,12 +174,14 @@ def train_scores(
         model=state.prepared.plm.model,
         objective=objective,
         build_optimizer=lambda _: state.optimizer,
-        schedule=decay(levels or sparsity_levels(config), config.warmup_steps, horizon(config, dataset)),
+        schedule=decay(levels, config.warmup_steps, horizon(config, dataset)),
         save_weights=False,  # the weights follow from the dense weights and the scores
     )
 
 
-def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]) -> PretrainingObjective:
+def make_objective(
+    prepared: PreparedSearch[ScoreTraining], dense_weights: Mapping[str, Tensor]
+) -> PretrainingObjective:
     """Make the configured objective, with the dense model as the teacher where a term needs one."""
     config, plm = prepared.config, prepared.plm
     teacher, copied = None, []
@@ -193,13 +196,13 @@ def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]
         count_padding=config.kd_padding == "counted",
         temperature=config.temperature,
         logits_temperature=config.logits_temperature,
-        logits_top_k=config.logits_top_k,
+        logits_top_k=config.logits_top_k if isinstance(config, MaskTraining) else None,
     )
     return PretrainingObjective(config.terms, plm.architecture, teacher, settings)
 
 
 def initial_importance(
-    prepared: PreparedSearch, dataset: CorpusBatches, device: torch.device | None = None
+    prepared: PreparedMasks, dataset: CorpusBatches, device: torch.device | None = None
 ) -> Mapping[str, Tensor]:
     """Return the importance that gives the initial scores, by name, computed when read; the model must be dense.
 
@@ -223,7 +226,7 @@ class Start:
     fixed: list[dict[str, Tensor]]  # by sparsity, the masks of all other matrices, always whole
 
 
-def start_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> Start:
+def start_of(prepared: PreparedMasks, importance: Mapping[str, Tensor]) -> Start:
     """Return the initial scores that follow from an importance, and the masks of these scores."""
     config, encoder = prepared.config, prepared.plm.encoder
     parameters = dict(encoder.named_parameters())
@@ -244,7 +247,7 @@ def start_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> Star
     return start
 
 
-def scores_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def scores_of(prepared: PreparedMasks, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the configured initial scores that follow from the importance of matrices, by name."""
     config = prepared.config
     keep = partial(prepared.keep, sparsity=config.sparsities[0])
@@ -252,7 +255,7 @@ def scores_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> dic
     return initial_scores(importance, config.score_init, keep, config.ranking, top, config.seed)
 
 
-def trained_names(config: ResolvedSearch, plm: PLM, scope: Iterable[str]) -> list[str]:
+def trained_names(config: MaskTraining, plm: PLM, scope: Iterable[str]) -> list[str]:
     """Return the matrices in scope whose masks are trained."""
     # The loss does not reach the pooler; the embeddings are trained only on request.
     fixed = {plm.architecture.pooler} | (set() if config.train_embeddings else {plm.architecture.word_embeddings})
@@ -262,7 +265,7 @@ def trained_names(config: ResolvedSearch, plm: PLM, scope: Iterable[str]) -> lis
     return names
 
 
-def copy_weights(prepared: PreparedSearch, groups: Sequence[Sequence[str]]) -> MaskedWeights:
+def copy_weights(prepared: PreparedMasks, groups: Sequence[Sequence[str]]) -> MaskedWeights:
     """Copy the dense weights of the searched model; `prepared` uses the copies from then on.
 
     `groups` are the matrices whose masks are trained; the matrices of a group are neighbors in the buffer.
@@ -281,7 +284,7 @@ def copy_weights(prepared: PreparedSearch, groups: Sequence[Sequence[str]]) -> M
 class MaskSearch:
     """The live state of a search: the optimizer of the scores, and the masks that are not trained."""
 
-    def __init__(self, prepared: PreparedSearch, start: Start, optimizer: MaskOptimizer) -> None:
+    def __init__(self, prepared: PreparedMasks, start: Start, optimizer: MaskOptimizer) -> None:
         self.prepared, self.optimizer = prepared, optimizer
         self._fixed, self._kept, self._level = start.fixed, start.kept, 0
         # They are as large as the weights, and the optimizer has its own copies.
@@ -313,7 +316,7 @@ class MaskSearch:
 class BlockSearch:
     """The live state of a search that trains the masks of one layer after the other."""
 
-    def __init__(self, prepared: PreparedSearch, dataset: CorpusBatches) -> None:
+    def __init__(self, prepared: PreparedMasks, dataset: CorpusBatches) -> None:
         self.prepared = prepared
         config, plm = prepared.config, prepared.plm
         trained = trained_names(config, plm, prepared.shapes)
@@ -357,7 +360,7 @@ def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
         parameter.requires_grad_(id(parameter) in wanted)
 
 
-def trained_head(prepared: PreparedSearch) -> dict[str, nn.Parameter]:
+def trained_head(prepared: PreparedMasks) -> dict[str, nn.Parameter]:
     """Return the trained parameters of the MLM head: all but the decoder matrix, as in the released code."""
     return head_without_decoder(prepared.plm) if "mlm" in prepared.config.terms else {}
 

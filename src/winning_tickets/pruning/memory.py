@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from winning_tickets.config import ResolvedSearch, Runtime
+from winning_tickets.config import Runtime, SearchConfig
+from winning_tickets.config.mask_training import MaskTraining
+from winning_tickets.config.search import RoundedWeights
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.loading import PLM, ModelNotFound, choose_device, outline, prunable_names, untie_decoder
 from winning_tickets.pruning.mask_optimizer import DTYPES
@@ -21,7 +23,7 @@ from winning_tickets.training.objectives.terms import lm_head_of, needs_lm_head,
 _FLOAT = 4  # bytes of a weight in a sharded search
 
 
-def memory_plan(config: ResolvedSearch, processes: int = 1) -> dict[str, int]:
+def memory_plan(config: SearchConfig, processes: int = 1) -> dict[str, int]:
     """Return the bytes of a search by what they hold, without activations, whose size depends on `--batch-tokens`.
 
     With several `processes`, these are the bytes that each process of a sharded search needs on its device.
@@ -32,10 +34,10 @@ def memory_plan(config: ResolvedSearch, processes: int = 1) -> dict[str, int]:
         59645952
     """
     terms = [name for name in config.terms if name != "task"]
-    plm = outline(config.model, lm_head_of(terms), config.revision, config.layers)
-    long = DTYPES[config.weights_dtype].itemsize
+    plm = outline(config.model, lm_head_of(terms) if terms else "none", config.revision, config.layers)
+    long = DTYPES[config.weights_dtype if isinstance(config, RoundedWeights) else "float32"].itemsize
     found = {"model": sum(parameter.numel() for parameter in plm.model.parameters()) * long}
-    if not config.needs.mask_training or config.needs.structured:
+    if not isinstance(config, MaskTraining):
         return found | {"at_once": found["model"]}
     scope = "encoder" if plm.architecture.causal and "scope" not in config.model_fields_set else config.scope
     names = prunable_names(plm, scope.removesuffix("+pooler"))
@@ -64,7 +66,7 @@ def memory_plan(config: ResolvedSearch, processes: int = 1) -> dict[str, int]:
 
 
 def _of_each(
-    whole: Mapping[str, int], plm: PLM, views: Mapping[str, Tensor], config: ResolvedSearch, n: int
+    whole: Mapping[str, int], plm: PLM, views: Mapping[str, Tensor], config: MaskTraining, n: int
 ) -> dict[str, int]:
     """Return the bytes of each of `n` processes of a sharded search from those of one process."""
     if needs_lm_head(config.terms):
@@ -82,7 +84,7 @@ def _of_each(
     }
 
 
-def planned_memory(config: ResolvedSearch, runtime: Runtime) -> dict[str, dict[str, int]]:
+def planned_memory(config: SearchConfig, runtime: Runtime) -> dict[str, dict[str, int]]:
     """Return `memory_plan` for `--dry-run`; nothing if the model is not found, or is refused later."""
     try:
         return {"memory_bytes": memory_plan(config, launched() if runtime.shard else 1)}
@@ -90,7 +92,7 @@ def planned_memory(config: ResolvedSearch, runtime: Runtime) -> dict[str, dict[s
         return {}
 
 
-def check_memory(config: ResolvedSearch, runtime: Runtime) -> None:
+def check_memory(config: SearchConfig, runtime: Runtime) -> None:
     """Refuse a search that this machine, or its GPU, has too little memory for, before weights are loaded."""
     device = choose_device(runtime.device)
     has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
@@ -101,18 +103,23 @@ def check_memory(config: ResolvedSearch, runtime: Runtime) -> None:
         needs *= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # the processes of a machine share its memory
     if has is None or needs <= has:
         return
-    advice = [
-        text
-        for text, given in (
-            ("--weights-dtype bfloat16", config.weights_dtype != "float32"),
-            ("--score-dtype bfloat16 --moment-dtype bfloat16", config.moment_dtype == "bfloat16"),
-            ("--block-wise", config.block_wise or config.terms.keys() != {"kd"}),
-            ("--shard with several GPUs", device.type != "cuda" or config.block_wise or config.needs.structured),
-        )
-        if not given and (config.needs.mask_training or "weights" in text)
-    ]
+    advice = _advice(config, device.type)
     hint = "; start more processes" if runtime.shard else f"; give {' or '.join(advice)}" if advice else ""
     raise UsageError(
         f"The search needs {needs / 1e9:.1f} GB for {config.model} without activations, and {device.type} has "
         f"{has / 1e9:.1f} GB{hint}, or use a larger machine. --dry-run says what the bytes are for."
     )
+
+
+def _advice(config: SearchConfig, device: str) -> list[str]:
+    """Return the options that would save memory and were not given."""
+    found = []
+    if isinstance(config, RoundedWeights) and config.weights_dtype == "float32":
+        found.append("--weights-dtype bfloat16")
+    if isinstance(config, MaskTraining):
+        if config.moment_dtype != "bfloat16":
+            found.append("--score-dtype bfloat16 --moment-dtype bfloat16")
+        if not config.block_wise:
+            found += ["--block-wise"] if config.terms.keys() == {"kd"} else []
+            found += ["--shard with several GPUs"] if device == "cuda" else []
+    return found

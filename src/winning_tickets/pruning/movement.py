@@ -8,16 +8,19 @@ from typing import Any
 import torch
 
 from winning_tickets.config import Runtime
+from winning_tickets.config.weight_training import MovementSearch
 from winning_tickets.models.architectures import present_in, split_name
-from winning_tickets.pruning.base import PreparedSearch, load_sources, train_in_order
 from winning_tickets.pruning.imp import Rounds
+from winning_tickets.pruning.preparation import PreparedSearch
+from winning_tickets.pruning.sources import load_sources
+from winning_tickets.pruning.steps import train_in_order
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 
 MOVEMENT = "movement"
 
 
-def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+def find_movement_ticket(prepared: PreparedSearch[MovementSearch], run: RunDirectory, runtime: Runtime) -> None:
     """Fine-tune the dense model for `steps` steps and keep the weights with the largest -sum of W * dL/dW.
 
     This is the score of section 4 of the paper, used as a one-shot criterion: nothing is pruned during training.

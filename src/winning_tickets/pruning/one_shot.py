@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from winning_tickets.config import Runtime
+from winning_tickets.config.one_shot import MagnitudeSearch, RandomSearch, WandaSearch
+from winning_tickets.config.weight_training import SnipSearch
 from winning_tickets.models.architectures import present_in, prunable_views, split_name
-from winning_tickets.pruning.base import PreparedSearch, Sources, counted, load_sources
 from winning_tickets.pruning.mask_optimizer import random_scores
+from winning_tickets.pruning.preparation import PreparedSearch
+from winning_tickets.pruning.sources import Sources, load_sources
+from winning_tickets.pruning.steps import counted
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import modes
@@ -20,17 +24,17 @@ from winning_tickets.training.execution import attention_for_training
 from winning_tickets.training.objectives.base import Batch
 
 
-def find_random_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+def find_random_ticket(prepared: PreparedSearch[RandomSearch], run: RunDirectory, runtime: Runtime) -> None:
     """Save uniformly random tickets, with the exact counts of a sparsity or pattern, or of a ticket to match."""
     prepared.save_tickets(run, random_scores(prepared.weights, prepared.config.seed))
 
 
-def find_magnitude_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+def find_magnitude_ticket(prepared: PreparedSearch[MagnitudeSearch], run: RunDirectory, runtime: Runtime) -> None:
     """Keep the largest absolute weights of each matrix, row or N:M group, or of all matrices together."""
     prepared.save_tickets(run, magnitudes(prepared.ranked.weights))
 
 
-def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+def find_wanda_ticket(prepared: PreparedSearch[WandaSearch], run: RunDirectory, runtime: Runtime) -> None:
     """Keep the weights with the largest |W_ij| * ||x_j||_2, compared inside each output row (Wanda, section 3).
 
     An embedding is a lookup without inputs: each of its rows, one per token, loses its smallest absolute weights.
@@ -92,7 +96,7 @@ def activation_importance(weights: Mapping[str, Tensor], norms: Mapping[str, Ten
     return Computed(weights, importance)
 
 
-def find_snip_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+def find_snip_ticket(prepared: PreparedSearch[SnipSearch], run: RunDirectory, runtime: Runtime) -> None:
     """Keep the weights with the largest |W * dL/dW|; L is the mean loss over `steps` batches, without dropout.
 
     This is the first-order change of the loss when a weight is removed (SNIP, eq. 6; its normalization would not
@@ -113,7 +117,9 @@ def find_snip_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
     prepared.save_tickets(run, scores)
 
 
-def _accumulate_gradients(sources: Sources, prepared: PreparedSearch, runtime: Runtime, names: list[str]) -> None:
+def _accumulate_gradients(
+    sources: Sources, prepared: PreparedSearch[SnipSearch], runtime: Runtime, names: list[str]
+) -> None:
     """Store the gradient of the mean loss of all batches in `.grad` of the matrices in scope, and of nothing else."""
     config, model = prepared.config, sources.model
     wanted = {split_name(name).parameter for name in names}

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from winning_tickets.config import ResolvedSearch, Runtime
+from winning_tickets.config import Runtime, SearchConfig
+from winning_tickets.config.mask_training import MaskTraining
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.models.architectures import module_of, split_name
 from winning_tickets.models.loading import PLM, choose_device
@@ -56,7 +57,7 @@ class ShardedMaskOptimizer(MaskOptimizer):
         encoder: nn.Module,
         masks: Mapping[str, Tensor],
         scores: Mapping[str, Tensor],
-        config: ResolvedSearch,
+        config: MaskTraining,
         dense: nn.Module | None = None,
         head: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
@@ -178,7 +179,7 @@ def shard_(plm: PLM, teacher: Any, device: torch.device) -> None:
         model.to(device)
 
 
-def check_sharding(config: ResolvedSearch, runtime: Runtime) -> None:
+def check_sharding(config: SearchConfig, runtime: Runtime) -> None:
     """Refuse a search that cannot be sharded over the processes of the launch, without loading anything."""
     processes, device = distributed.launched(), choose_device(runtime.device)
     if processes == 1:
@@ -186,8 +187,12 @@ def check_sharding(config: ResolvedSearch, runtime: Runtime) -> None:
             "--shard divides a model among the processes of a launch, and there is one: start several with torchrun "
             "--nproc-per-node N -m winning_tickets search ... --shard, or leave --shard out."
         )
-    if not config.needs.mask_training or config.needs.structured:
-        what = "with --level or counts trains gates" if config.needs.mask_training else f"is --method {config.method}"
+    if not isinstance(config, MaskTraining):
+        what = (
+            "with --level or counts trains gates"
+            if config.method == "mask-training"
+            else f"is --method {config.method}"
+        )
         raise UsageError(
             f"--shard is for --method mask-training of weights, and this search {what}; leave --shard out."
         )

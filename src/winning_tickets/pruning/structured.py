@@ -15,14 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from winning_tickets.config import MODEL_DROPOUT, Level, Runtime
-from winning_tickets.config.structured import Unit
+from winning_tickets.config.levels import Unit
+from winning_tickets.config.structured import GateTraining, ImportanceSearch
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.loading import PLM, set_dropout
 from winning_tickets.models.structure import UNITS, Structure, gated, structure_of
 from winning_tickets.pruning import importance, mask_training
-from winning_tickets.pruning.base import PreparedSearch, counted
-from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, pruned_units, unit_counts
+from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceModel, pruned_units, unit_counts
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, rank_scores
+from winning_tickets.pruning.preparation import PreparedSearch
+from winning_tickets.pruning.steps import counted
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.escapes import say
@@ -35,7 +37,7 @@ from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.task import TaskObjective
 
 
-def find_structured_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+def find_structured_ticket(prepared: PreparedSearch[ImportanceSearch], run: RunDirectory, runtime: Runtime) -> None:
     """Close the gates of the least important units (winning), the most important ones (losing), or random ones."""
     config = prepared.config
     structure = structure_of(prepared.plm)
@@ -57,14 +59,20 @@ def find_structured_ticket(prepared: PreparedSearch, run: RunDirectory, runtime:
 
 
 def _importance(
-    prepared: PreparedSearch, structure: Structure, units: Sequence[Unit], run: RunDirectory, runtime: Runtime
+    prepared: PreparedSearch[ImportanceSearch],
+    structure: Structure,
+    units: Sequence[Unit],
+    run: RunDirectory,
+    runtime: Runtime,
 ) -> Importance:
     """Return the importances that this run or its source has already, or compute them; save them in the run."""
     if (run.path / IMPORTANCE_FILE).is_file():
         return Importance.load(run.path)
-    found = prepared.importance_source.saved
+    source = prepared.importances
+    found = None if source is None else source.saved
     if found is None:
-        plm, objective, batches, about = _on_task(prepared) if prepared.importance_source.model else _on_text(prepared)
+        model = None if source is None else source.model
+        plm, objective, batches, about = _on_text(prepared) if model is None else _on_task(prepared, model)
         plm.model.to(prepared.device)
         # Those of heads, FFNs and layers cost nothing extra, and a later search may use them; those of neurons do cost.
         computed = ["heads", "ffns", "layers", *(["neurons"] if "neurons" in units else [])]
@@ -77,10 +85,10 @@ def _importance(
     return found
 
 
-def _on_task(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, Any]]:
+def _on_task(
+    prepared: PreparedSearch[ImportanceSearch], model: ImportanceModel
+) -> tuple[PLM, Objective, Any, dict[str, Any]]:
     """Return a fine-tuned model and the examples that it was trained on (section 3.1)."""
-    model = prepared.importance_source.model
-    assert model is not None
     if model.degenerate and distributed.is_main():
         say(
             f"Warning: {model.folder} is no better on {model.info.task} than one answer for all examples; its "
@@ -92,14 +100,14 @@ def _on_task(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, A
     )
     about = {
         "source": f"{model.info.task}, fine-tuned with seed {model.transfer.seeds[0]}",
-        "kind": prepared.importance_source.kind,
+        "kind": f"task {model.info.task}",
         "data": model.data.fingerprint,
         "ticket_id": model.info.ticket_id,
     }
     return plm, TaskObjective(model.info.kind), batches, about
 
 
-def _on_text(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, Any]]:
+def _on_text(prepared: PreparedSearch[ImportanceSearch]) -> tuple[PLM, Objective, Any, dict[str, Any]]:
     """Return the pre-trained model and the first batches of a corpus that mask training would see."""
     config, plm, corpus = prepared.config, prepared.plm, prepared.corpus
     assert corpus is not None
@@ -111,7 +119,7 @@ def _on_text(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, A
     return plm, StateProbe(plm.architecture, config.seed), batches, about
 
 
-def find_gate_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+def find_gate_ticket(prepared: PreparedSearch[GateTraining], run: RunDirectory, runtime: Runtime) -> None:
     """Train the gates of every level, one after the other, each level from its own initial scores."""
     config, model = prepared.config, prepared.plm.model
     structure = structure_of(prepared.plm)
@@ -135,7 +143,7 @@ def find_gate_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
 
 
 def _start_importances(
-    prepared: PreparedSearch, structure: Structure, dataset: CorpusBatches, runtime: Runtime
+    prepared: PreparedSearch[GateTraining], structure: Structure, dataset: CorpusBatches, runtime: Runtime
 ) -> dict[str, Tensor]:
     """Return the importances for the initial scores: for the states if the objective has KD, else for its loss."""
     config, plm = prepared.config, prepared.plm
@@ -195,7 +203,7 @@ class GateSearch:
 
     def __init__(
         self,
-        prepared: PreparedSearch,
+        prepared: PreparedSearch[GateTraining],
         structure: Structure,
         level: Level,
         counts: Mapping[Unit, int],
@@ -214,7 +222,7 @@ class GateSearch:
             self.masked,
             {name: scores[name].to(prepared.device) for name in self.gates},
             head={},
-            config=config,
+            config=config.as_masks(),
             choose=choose or partial(close_by_level, structure=structure, counts=counts, min_heads_per_layer=min_heads),
         )
         # The trainer zeroes only the gradients of the model's own parameters.
@@ -242,4 +250,5 @@ def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, r
     objective = mask_training.make_objective(prepared, {})  # made before the gates, so that its teacher has none
     with gated(encoder, state.structure, state.gates):
         title = f"searching a {state.level.folder} ticket"
-        mask_training.train_scores(state, title, run, runtime, dataset, objective)
+        levels = [mask_training.SparsityLevel(0.0, 0, prepared.config.first_steps)]
+        mask_training.train_scores(state, title, run, runtime, dataset, objective, levels)

@@ -15,7 +15,6 @@ from winning_tickets.config import (
     AUTO,
     EvaluateConfig,
     FitHeadConfig,
-    ResolvedSearch,
     SearchConfig,
     Settings,
     ShareConfig,
@@ -24,9 +23,13 @@ from winning_tickets.config import (
     SuperConfig,
     TransferConfig,
 )
+from winning_tickets.config.levels import written_levels
+from winning_tickets.config.mask_training import ScoreTraining
 from winning_tickets.config.objective import TEACHER_NAMES
+from winning_tickets.config.search import CalibratedSearch, TextSearch
 from winning_tickets.config.settings import parse_size
-from winning_tickets.config.structured import written_levels
+from winning_tickets.config.structured import ImportanceSearch, UnitSearch
+from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.corpora import TEXT_SUFFIXES
 from winning_tickets.data.glue import LAYOUTS, count_rows
 from winning_tickets.data.records import Task
@@ -173,22 +176,23 @@ def cost_of(settings: Settings, model: ModelSize, data: TaskSize | None = None) 
 
 def _search(settings: SearchConfig, model: ModelSize) -> Cost:
     config = settings.resolved()
-    masks = len(config.rungs) + len(config.save_at)
-    kept = masks * (_TICKET_BYTES + (0.0 if config.needs.structured else model.parameters / 8))
-    if config.needs.mask_training:
+    masks = len(config.rungs) + len(config.save_at if isinstance(config, ScoreTraining) else ())
+    kept = masks * (_TICKET_BYTES + (0.0 if isinstance(config, UnitSearch) else model.parameters / 8))
+    if isinstance(config, ScoreTraining):
         teacher = _FORWARD * any(name in TEACHER_NAMES for name in config.terms)
         tokens = config.total_steps * config.batch_tokens * (1 + teacher)
         heads = masks * _head_bytes(model) if "mlm" in config.terms else 0
         pairs = tokens * _longest(config.segments)
         return Cost(tokens, config.total_steps, config.total_steps * _LINE_BYTES, kept + heads, 1, pairs)
-    if config.needs.sources:
+    if isinstance(config, SourceSearch):
         steps, per_step, pairs = _source_steps(config)
-        states = (len(config.rungs) if config.save_trained else 0) + str(config.rewind).startswith(("step", "percent"))
-        kept += states * WEIGHT_BYTES * model.parameters
+        if isinstance(config, ImpSearch):
+            states = (len(config.rungs) if config.save_trained else 0) + config.rewind.startswith(("step", "percent"))
+            kept += states * WEIGHT_BYTES * model.parameters
         return Cost(steps * per_step, steps, steps * _LINE_BYTES, kept, 1, steps * pairs)
-    if config.needs.structured and config.selection != "random":
+    if isinstance(config, ImportanceSearch) and config.selection != "random":
         return _importance(config, model) + Cost(weight_bytes=kept)
-    if config.needs.corpus:
+    if isinstance(config, CalibratedSearch):
         return Cost(_FORWARD * config.calibration_batches * config.batch_tokens, 0, 0, kept)
     return Cost(weight_bytes=kept)
 
@@ -198,7 +202,7 @@ def _head_bytes(model: ModelSize) -> int:
     return WEIGHT_BYTES * (model.width**2 + 3 * model.width + model.words)
 
 
-def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
+def _source_steps(config: SourceSearch) -> tuple[float, float, float]:
     """Return the total optimizer steps of imp, snip or movement, and the tokens and pairs of tokens of a step."""
     # For each source: examples per step, tokens per step, and steps per pass.
     sources: list[tuple[float, float, float]] = []
@@ -217,8 +221,8 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
     together = sum if config.mixing == "sum" else statistics.fmean
     per_step = float(together([tokens for _, tokens, _ in sources]))
     pairs = float(together([tokens * tokens / examples for examples, tokens, _ in sources]))
-    if config.method != "imp":
-        return float(config.steps), per_step, pairs
+    if not isinstance(config, ImpSearch):
+        return float(config.source_steps or 0), per_step, pairs
     # The length of a round of imp is given in steps, examples or passes.
     passes = max((TASKS[name].epochs for name in config.tasks if name in TASKS), default=1)
     if config.round_steps is not None:
@@ -231,7 +235,7 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
     return steps * (len(config.sparsities) - bool(config.prune_first)), per_step, pairs
 
 
-def _importance(config: ResolvedSearch, model: ModelSize) -> Cost:
+def _importance(config: ImportanceSearch, model: ModelSize) -> Cost:
     """Return the cost of one pass over the training set, or of some batches of text.
 
     The signed importances of every example are kept.
@@ -255,7 +259,7 @@ def _task_in(reference: str) -> str | None:
     return next((part for part in re.split(r"[-/]", reference) if part in TASKS), None)
 
 
-def _data_of(settings: SearchConfig | TransferConfig | ShareConfig, task: str | None) -> TaskSize:
+def _data_of(settings: TextSearch | TransferConfig | ShareConfig, task: str | None) -> TaskSize:
     """Return the size of a task's data; for a local folder, the examples in its files are counted."""
     if _is_made(settings.data_dir):
         return TASK_SIZES["tiny"]
@@ -392,8 +396,8 @@ def _super(settings: SuperConfig, model: ModelSize) -> Cost:
     for _, fine_tuning in config.grid():
         total += _fine_tuning(fine_tuning, model) * points
     # One more training makes the model for the importances, which are kept; losing tickets have a copy of them.
-    found = SearchConfig(
-        model="", method="importance", level=written_levels(config.level),
+    found = ImportanceSearch.of(
+        model="", level=written_levels(config.level),
         importance_from=f"-{config.fine_tuning.task}-",
         train_size=config.importance_train_size, data_dir=config.fine_tuning.data_dir,
     )  # fmt: skip

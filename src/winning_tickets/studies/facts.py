@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, SuperConfig, TransferConfig
+from winning_tickets.config import PRETRAINED, EvaluateConfig, SearchConfig, ShareConfig, SuperConfig, TransferConfig
+from winning_tickets.config.mask_training import MaskTraining
 from winning_tickets.config.profiles import MODEL_DROPOUT
-from winning_tickets.config.search import ResolvedSearch
-from winning_tickets.config.structured import StructuredSettings
+from winning_tickets.config.search import CountedSearch, WeightSearch
+from winning_tickets.config.structured import ImportanceSearch, UnitSearch
+from winning_tickets.config.weight_training import ImpSearch
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.studies.expressions import is_reference
@@ -131,13 +133,13 @@ def _super_ticket(given: SuperConfig) -> Facts:
         "level": config.level,
         "units": config.units,
         "tickets": config.selections,
-        **_importance(SearchConfig(model="", method="importance", level=(10.0,), profile=config.profile), config),
+        **_importance(ImportanceSearch(model="", level=(10.0,), profile=config.profile), config),
     }
 
 
-def _importance(given: SearchConfig, over: SuperConfig | None = None) -> Facts:
+def _importance(given: UnitSearch, over: SuperConfig | None = None) -> Facts:
     config = given.resolved()
-    first: StructuredSettings | SuperConfig = config if over is None else over
+    first = config if over is None else over
     heads = first.min_heads_per_layer
     return {
         "importance": first.importance or config.importance,
@@ -175,24 +177,26 @@ def _sharing(given: ShareConfig, name: str) -> Facts:
 def _search(given: SearchConfig) -> list[Facts]:
     config = given.resolved()
     facts: Facts = {"method": config.method, "seed": config.seed}
-    if config.needs.structured:
+    if isinstance(config, UnitSearch):
         return [
-            facts | {"level": _plain(config.level), "units": config.units or ("heads", "ffns")} | _importance(given)
+            facts | {"level": _plain(config.level), "units": config.units or ("heads", "ffns")} | _importance(config)
         ]
+    assert isinstance(config, WeightSearch)
     facts |= {
         "sparsity": _plain(config.sparsities),
         "scope": config.scope,
         "ranking": config.ranking,
         "counts": config.count_rounding,
     }
-    if config.method == "imp":
+    if isinstance(config, ImpSearch):
         return [facts | found for found in _iterative(config)]
-    if config.needs.mask_training:
+    if isinstance(config, MaskTraining):
         return [facts | _mask_training(config)]
-    return [facts | {"weights": config.weights_from, "like": config.like is not None}]
+    like = isinstance(config, CountedSearch) and config.like is not None
+    return [facts | {"weights": getattr(config, "weights_from", PRETRAINED), "like": like}]
 
 
-def _mask_training(config: ResolvedSearch) -> Facts:
+def _mask_training(config: MaskTraining) -> Facts:
     """Return the settings of training masks; those of the MLM head are only there with the MLM loss."""
     passes = f"{config.schedule_passes} passes over the corpus" if config.schedule_passes else "steps of the search"
     with_head = {"head_learning_rate": config.head_learning_rate} if "mlm" in config.terms else {}
@@ -222,7 +226,7 @@ def _mask_training(config: ResolvedSearch) -> Facts:
     }
 
 
-def _iterative(config: ResolvedSearch) -> list[Facts]:
+def _iterative(config: ImpSearch) -> list[Facts]:
     """Return the settings of iterative pruning, once for each task, and once if it learns from text."""
     horizon = "all rounds" if config.rate_horizon == "total" else "each round"
     facts: Facts = {
@@ -259,14 +263,14 @@ def _iterative(config: ResolvedSearch) -> list[Facts]:
     return found
 
 
-def _decay(config: ResolvedSearch, horizon: str) -> str:
+def _decay(config: ImpSearch, horizon: str) -> str:
     again = " in each round" if config.rate_horizon == "round" else ""
     if config.schedule_steps is not None:
         return f"{config.schedule_steps} steps{again}"
     return f"{config.schedule_passes} passes over the corpus{again}" if config.schedule_passes else horizon
 
 
-def _round(config: ResolvedSearch, own: str) -> str:
+def _round(config: ImpSearch, own: str) -> str:
     if config.round_steps is not None:
         return f"{config.round_steps} steps"
     if config.round_examples is not None:

@@ -39,7 +39,7 @@ def axis_values(name: str, value: Any) -> list[tuple[Any, dict[str, Any] | None]
 
 def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield every combination of a stage's own axes, and the fields before references and `${...}` are resolved."""
-    known = verb_named(stage.verb).settings.model_fields
+    known = verb_named(stage.verb).settings.all_fields()
     used = used_names(stage)
     axes = {name: axis_values(name, value) for name, value in over.items()}
     chosen = [value if isinstance(value, list | tuple) else [value] for value in stage.label.values()]
@@ -100,8 +100,8 @@ def _check_stage(study: Study, name: str, stage: Stage) -> Iterator[Problem]:
     ]
     for where, fields in [((*place, "with"), stage.settings), *variants]:
         for field in fields:
-            if field not in settings.model_fields:
-                yield (*where, field), str(unknown(f"field of {stage.verb}", str(field), settings.model_fields))
+            if field not in settings.all_fields():
+                yield (*where, field), str(unknown(f"field of {stage.verb}", str(field), settings.all_fields()))
         yield from _check_references(study, where, fields)
     used = used_names(stage)
     for axis, values in stage.over.items():
@@ -109,9 +109,9 @@ def _check_stage(study: Study, name: str, stage: Stage) -> Iterator[Problem]:
         if isinstance(values, str) and not names_in(values):
             yield where, f"The axis {axis} is the text {values!r}; expected a list, a mapping or '${{parameter}}'."
         plain = not isinstance(values, Mapping) and axis not in used
-        if plain and not field_of(axis, None, settings.model_fields, used) and not _may_be_mapping(study, values):
+        if plain and not field_of(axis, None, settings.all_fields(), used) and not _may_be_mapping(study, values):
             hint = f"Use it in 'with' as '${{{axis}}}', or give a mapping of labels to fields."
-            yield where, f"The axis {axis}: {unknown(f'field of {stage.verb}', axis, settings.model_fields, hint)}"
+            yield where, f"The axis {axis}: {unknown(f'field of {stage.verb}', axis, settings.all_fields(), hint)}"
     for index, missing in _unknown_names(study, name, stage):
         known = {*_parameters(study), *stage.over}
         yield (*place, *index), str(unknown("parameter or axis", missing, known))

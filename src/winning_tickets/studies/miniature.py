@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from winning_tickets.config import EvaluateConfig, SearchConfig, Settings, ShareConfig, SuperConfig, TransferConfig
+from winning_tickets.config.mask_training import MaskTraining, ScoreTraining
+from winning_tickets.config.search import TextSearch
 from winning_tickets.config.settings import parse_size
+from winning_tickets.config.weight_training import ImpSearch
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import MLM, TASKS
 
@@ -43,7 +46,7 @@ def cut_folder(folder: Any) -> Any:
 
 def miniature_settings(settings: Settings) -> Settings:
     """Return the settings of a run with smaller batches, shorter texts and higher rates."""
-    change = _SETTINGS.get(type(settings))
+    change = next((change for kind, change in _SETTINGS.items() if isinstance(settings, kind)), None)
     return settings if change is None else settings.model_copy(update=change(settings))
 
 
@@ -143,15 +146,16 @@ def _ends(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _search(settings: SearchConfig) -> dict[str, Any]:
     config = settings.resolved()
     values: dict[str, Any] = {}
-    if config.reads_corpus:
+    if isinstance(config, TextSearch) and config.reads_corpus:
         values |= {"batch_tokens": config.batch_tokens // STEP_TOKENS, "segments": _shorter(config.segments)}
-    if config.needs.mask_training:
+    if isinstance(config, ScoreTraining):
+        values["learning_rate"] = _rate(config.learning_rate, STEPS)
+    if isinstance(config, MaskTraining):
         values |= {
-            "learning_rate": _rate(config.learning_rate, STEPS),
             "head_learning_rate": _rate(config.head_learning_rate),
             "reselect_steps": _fewer(config.reselect_steps),
         }
-    if config.method != "imp":
+    if not isinstance(config, ImpSearch):
         return values
     tasks = [_task(name) for name in config.tasks]
     usual = 5e-5 if config.reads_corpus or not tasks else tasks[0].fixed_rate

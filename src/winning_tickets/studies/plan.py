@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from winning_tickets.config import METHOD_NEEDS, SearchConfig, Settings
+from winning_tickets.config import Settings
 from winning_tickets.config.settings import parse_yaml
 from winning_tickets.data.names import misnamed
 from winning_tickets.runs.errors import UsageError, unknown
@@ -298,7 +298,6 @@ def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bo
     settings = verb_named(stage.verb).settings.of(**fields)
     # Whether files and texts exist is checked on the machine that does the run.
     problems = misnamed(settings, with_files=False, with_corpus=False)
-    problems += settings.unread() if isinstance(settings, SearchConfig) else []
     if problems:
         raise UsageError(" ".join(problems))
     if miniature:
@@ -324,10 +323,7 @@ def _slug(verb: str, settings: Settings) -> str:
     """Return the readable part of a run id: the verb and the settings that distinguish its runs."""
     parts = [verb]
     for name in verb_named(verb).words:
-        value = attrgetter(name)(settings)
-        if name == "objective" and isinstance(settings, SearchConfig):
-            needs = METHOD_NEEDS.get(settings.method)
-            value = value if needs is not None and needs.objective else None
+        value = attrgetter(name)(settings) if "." in name else getattr(settings, name, None)
         words = "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         if value is not None and words and not is_reference(value):
             parts.append(f"s{words}" if name.endswith(("seed", "seeds")) else words)

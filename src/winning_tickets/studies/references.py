@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from winning_tickets.config import SearchConfig, Settings
+from winning_tickets.config.mask_training import ScoreTraining
+from winning_tickets.config.structured import UnitSearch
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.studies import expressions
 from winning_tickets.studies.expressions import LADDERS, Reference, is_reference, parse_reference, references_in, same
@@ -57,10 +59,12 @@ def rungs_of(settings: Settings, ladder: str) -> list[tuple[Any, str]]:
     if not isinstance(settings, SearchConfig):
         raise UsageError(f"[{ladder}] opens the tickets of a search, and this stage is not one.")
     if ladder == "step":
+        if not isinstance(settings, ScoreTraining):
+            raise UsageError(f"[step] opens the tickets of steps, and {settings.method} saves none.")
         last = settings.first_steps
         inner = [(step, f"/step-{step:06d}") for step in sorted(settings.save_at) if step != last]
         return [*inner, (last, "")]
-    if ladder == "level" and not settings.needs.structured:
+    if ladder == "level" and not isinstance(settings, UnitSearch):
         raise UsageError(f"[level] opens tickets of heads and FFNs, and {settings.method} finds others.")
     rungs = settings.rungs
     if len(rungs) == 1:

@@ -9,7 +9,7 @@ import torch
 from pydantic_core import PydanticSerializationError, to_json
 from torch import Tensor
 
-from winning_tickets.config import METHOD_NEEDS, SCOPES
+from winning_tickets.config import METHODS, SCOPES
 from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, split_name
 from winning_tickets.models.given import GivenModel
 from winning_tickets.models.loading import PLM, load_plm, prunable_names
@@ -21,7 +21,7 @@ PARTIAL = "partial"
 
 def check_own_method(method: str) -> None:
     """Refuse an empty name, and that of a method of the library, whose settings analyses would expect."""
-    if method in METHOD_NEEDS or not method.strip():
+    if method in METHODS or not method.strip():
         raise UsageError(f"The method {method!r} is empty or one of the library; give yours a name of its own.")
 
 

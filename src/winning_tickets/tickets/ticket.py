@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from winning_tickets.config import COUNT_FIELDS, METHOD_NEEDS, SearchConfig
+from winning_tickets.config import COUNT_FIELDS, METHODS, SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, split_name
 from winning_tickets.models.encoders import Encoder, find_encoder, part_like, whole
 from winning_tickets.models.layers import check_absent, check_layer, check_parameter
@@ -509,16 +509,20 @@ def search_settings_of(ticket: Ticket | None) -> dict[str, Any]:
     info = ticket.info
     # The settings of the profile; levels and counts decide whether mask training trained gates.
     usual: dict[str, Any] = {}
-    if info.method in METHOD_NEEDS:
+    known = info.method in METHODS
+    if known:
         named = ("method", "profile", "objective", "level", *COUNT_FIELDS.values())
-        known = {name: info.config[name] for name in named if name in info.config}
-        usual = SearchConfig(model="", **known).resolved().model_dump(mode="json")
+        given = {name: info.config[name] for name in named if name in info.config}
+        kind = SearchConfig.kind_of(given)
+        given = {name: value for name, value in given.items() if name in kind.model_fields}
+        usual = kind(model="", **given).resolved().model_dump(mode="json")
+    # Tickets of earlier versions have the settings of all methods.
     search = {
         name: value
         for name, value in info.config.items()
-        if name not in _NO_KIND and value != usual.get(name) and value not in (None, [], ())
+        if name not in _NO_KIND and (name in usual or not known) and value not in (usual.get(name), None, [], ())
     }
-    if info.method in METHOD_NEEDS and METHOD_NEEDS[info.method].objective:
+    if "objective" in usual:
         search["objective"] = info.config["objective"]
     if "like" in search:
         search["like"] = True  # the ticket that was matched differs between sparsities

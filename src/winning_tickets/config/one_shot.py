@@ -1,0 +1,47 @@
+"""The configurations of searches whose scores need no training: random, magnitude and Wanda."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from winning_tickets.config.search import TICKET, CalibratedSearch, CountedSearch, RoundedWeights, problems_of
+from winning_tickets.config.settings import setting
+from winning_tickets.config.weights import PRETRAINED, parse_start
+from winning_tickets.runs.errors import UsageError
+
+
+class RandomSearch(RoundedWeights, CountedSearch):
+    """Random tickets with the exact number of weights."""
+
+    finder = "winning_tickets.pruning.one_shot:find_random_ticket"
+
+
+class MagnitudeSearch(RoundedWeights, CountedSearch):
+    """Tickets of the largest absolute weights."""
+
+    finder = "winning_tickets.pruning.one_shot:find_magnitude_ticket"
+
+    weights_from: str = setting(
+        PRETRAINED,
+        "Weights whose magnitudes are ranked: pretrained, reinit, shuffle-within, shuffle-encoder, shuffle-layers, "
+        "noise:0.1 or a path.",
+        TICKET,
+    )
+
+    def problems(self) -> list[str]:
+        """Return a line for each reason why the settings cannot work together."""
+        return super().problems() + problems_of(self._check_weights)
+
+    def _check_weights(self) -> None:
+        try:
+            parse_start(self.weights_from)
+        except UsageError as error:
+            raise UsageError(f"--weights-from: {error}") from error
+
+
+class WandaSearch(CalibratedSearch, RoundedWeights, CountedSearch):
+    """Tickets of the largest products of absolute weights and norms of their inputs."""
+
+    finder = "winning_tickets.pruning.one_shot:find_wanda_ticket"
+    usual: ClassVar[Mapping[str, Any]] = {"ranking": "row"}
