@@ -509,6 +509,7 @@ ROWS: dict[str, str] = {
         --where tsk=rte | 2 | Did you mean
         --status dome | 2 | Did you mean 'done'
         --csv --json | 2 | exclude each other
+        --break-lock nowhere | 2 | nowhere has no lock
     """,
     "verify": """
         ! nowhere/x | 2 | nothing at

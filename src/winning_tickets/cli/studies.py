@@ -307,6 +307,15 @@ def runs(
         str | None, typer.Option("--status", help="Only runs that are done, failed, running or unfinished.")
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table with a column for each value.")] = False,
+    break_lock: Annotated[
+        Path | None,
+        typer.Option(
+            "--break-lock",
+            metavar="DIR",
+            help="Remove the lock of this folder, or of the run with this folder, instead of listing runs. A process "
+            "that still works there stops before it writes again.",
+        ),
+    ] = None,
     as_json: commands.Json = False,
 ) -> None:
     """List the runs of a store or below a folder: their status, settings, numbers and errors.
@@ -315,20 +324,27 @@ def runs(
 
     Example: tickets runs my-experiments --csv
     """
+    from winning_tickets.runs import locks
     from winning_tickets.runs.store import query
     from winning_tickets.runs.store.folders import find_records, list_runs
     from winning_tickets.runs.store.store import Store
 
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other.")
+    if break_lock is not None:
+        holder = locks.break_lock(break_lock)
+        return emit(
+            {"dir": str(break_lock), "holder": holder},
+            as_json,
+            lambda _: f"Removed the lock of {break_lock}, which {holder} held.",
+        )
     if folder is None and not Store(store).exists():
         raise UsageError(f"There is no store at {store}; give one with --store, or a FOLDER with runs.")
     place = folder or store
     if not (as_csv or as_json or where):
-        emit({}, False, lambda _: query.as_text(list_runs(place, status), str(place)))
-        return
+        return emit({}, False, lambda _: query.as_text(list_runs(place, status), str(place)))
     records = find_records(place, where or (), status)
-    emit(
+    return emit(
         query.as_json(records, str(place)) if as_json else {},
         as_json,
         lambda _: query.as_csv(records) if as_csv else query.as_text(records, str(place)),
