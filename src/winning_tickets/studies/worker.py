@@ -19,6 +19,7 @@ from winning_tickets.runs import signals
 from winning_tickets.runs.directory import MARKER, RunDirectory, stored_run, trusting
 from winning_tickets.runs.errors import Interrupted, TicketsError
 from winning_tickets.runs.locks import ClaimedError, LostError
+from winning_tickets.runs.messages import shown
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import is_reference, map_strings
 from winning_tickets.studies.verbs import VERBS
@@ -184,12 +185,13 @@ def main() -> int:
     jobs: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
     try:
-        while (line := jobs.get()) is not None:
-            outcome = perform_or_stop(Job.of_line(line))
-            outcomes.write(outcome.line() + "\n")
-            outcomes.flush()
-            if outcome.kind == "stopped":
-                return EXIT_STOPPED
+        with shown():
+            while (line := jobs.get()) is not None:
+                outcome = perform_or_stop(Job.of_line(line))
+                outcomes.write(outcome.line() + "\n")
+                outcomes.flush()
+                if outcome.kind == "stopped":
+                    return EXIT_STOPPED
     except (Stopped, BrokenPipeError):
         signals.leave()
         return EXIT_STOPPED
