@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from winning_tickets.pruning.sharded import ShardedMaskOptimizer as ShardedMaskOptimizer
     from winning_tickets.report.result import Result as Result
     from winning_tickets.runs.errors import TicketsError as TicketsError
+    from winning_tickets.runs.errors import TicketsWarning as TicketsWarning
     from winning_tickets.studies import analysis as analysis
     from winning_tickets.tickets.algebra import combine as combine
     from winning_tickets.tickets.algebra import perturb as perturb
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from winning_tickets.training.shared_model import SharedModel as SharedModel
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # nothing is printed unless the caller asks for it
 
 _PUBLIC = {
     name: module
@@ -56,7 +60,7 @@ _PUBLIC = {
         "deploy.publish": "push",
         "models.compact": "load_compact",
         "pruning.sharded": "ShardedMaskOptimizer",
-        "runs.errors": "TicketsError",
+        "runs.errors": "TicketsError TicketsWarning",
         "tickets.algebra": "combine perturb",
         "tickets.holding": "TicketCallback held hold",
         "tickets.ticket": "Ticket",
@@ -72,7 +76,7 @@ def __getattr__(name: str) -> Any:
     """Resolve public names on first use, so that `import winning_tickets` does not import torch."""
     if name not in (*_PUBLIC, "analysis"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name != "TicketsError":  # which a caller catches
+    if name not in ("TicketsError", "TicketsWarning"):  # which a caller catches
         importlib.import_module(f"{__name__}.runs.files").check_working_directory()  # torch would end the process
     if name == "analysis":  # its functions are public too
         return importlib.import_module(f"{__name__}.studies.analysis")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import signal
@@ -179,11 +180,12 @@ def test_without_a_verb_there_is_help_and_no_error(tickets, words):
     assert err.startswith(f"Usage: {' '.join(['tickets', *words])} [OPTIONS] COMMAND")
 
 
-def test_progress_without_a_text_has_no_stray_space(capsys):
+def test_progress_without_a_text_has_no_stray_space(caplog):
+    caplog.set_level(logging.INFO, "winning_tickets")
     with progress("evaluating", 2, quiet=False) as advance:
         advance(1, "")
         advance(2, "loss 0.5")
-    first, last = capsys.readouterr().err.splitlines()
+    first, last = caplog.messages
     assert re.fullmatch(r"evaluating: 1/2, \d+ s left", first)
     assert last == "evaluating: 2/2 loss 0.5"
 

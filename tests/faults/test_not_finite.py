@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from contextlib import contextmanager
 
@@ -109,14 +110,15 @@ def test_it_stops_before_the_step_and_goes_on_from_there(world, tmp_path, verb, 
 
 
 @cases((mask_training, "gradients", "nan"), (imp, "loss", "nan"), (fine_tuning, "loss", "-inf"))
-def test_it_skips_the_step_where_that_is_wanted(world, tmp_path, capsys, verb, where, value):
+def test_it_skips_the_step_where_that_is_wanted(world, tmp_path, caplog, verb, where, value):
+    caplog.set_level(logging.INFO, "winning_tickets")
     with poisoned({2, 3}, BAD[value], where):
         run = verb(world, tmp_path / "out", SKIP)
     assert json.loads((run / "result.json").read_text())["skipped_steps"] == [2, 3]
     records = [record for record in read_log(run) if "learning_rate" in record]
     assert [record.get("skipped", False) for record in records] == [False, True, True, False]
     assert [set(record) & {"kd", "mlm", "loss"} == set() for record in records] == [False, True, True, False]
-    told = [line for line in capsys.readouterr().err.splitlines() if "not finite" in line]
+    told = [line for line in caplog.messages if "not finite" in line]
     assert [line.partition(" (")[0].rpartition(" ")[2] for line in told] == ["2", "3"]
     assert all(line.endswith("The step was skipped.") for line in told)
 

@@ -559,15 +559,15 @@ def test_a_rank_without_memory_stops_the_run_of_several_ranks(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("given", [None, 1e-3])
-def test_a_default_rate_that_the_dense_model_would_not_have_is_said(ticket_path, tmp_path, monkeypatch, capsys, given):
+def test_a_default_rate_that_the_dense_model_would_not_have_is_said(ticket_path, tmp_path, monkeypatch, caplog, given):
     monkeypatch.setattr(transfer_module.seeds, "run_seeds", lambda *_: {})
     config = TransferConfig(target=str(ticket_path), task="sst2", steps=10**6, learning_rate=given)
     prepared = prepare_transfer(config, QUIET)
     sparse, dense = prepared.learning_rate, prepared.dense_rate
     transfer(config, tmp_path / "run")
     said = (
-        f"Warning: The default learning rate is {sparse:g} for this ticket and {dense:g} for the dense model. To "
-        "compare them at one rate, give --learning-rate to both.\n"
+        f"The default learning rate is {sparse:g} for this ticket and {dense:g} for the dense model. To compare them "
+        "at one rate, give --learning-rate to both."
     )
-    assert capsys.readouterr().err == ("" if given else said)
+    assert caplog.messages == ([] if given else [said])
     assert (sparse > dense) == (given is None)

@@ -30,6 +30,7 @@ from winning_tickets.pruning.importance import Importance
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
 from winning_tickets.runs.identity import digest, run_id
+from winning_tickets.runs.locks import name_owner
 from winning_tickets.runs.store import query
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.analysis.averages import average_runs
@@ -321,9 +322,9 @@ READERS: dict[str, Reader] = {
     ),
     "claim": Reader(
         seeds.store,
-        "store/claims/unfinished/lease",
+        "store/claims/unfinished.lock",
         "text",
-        lambda folder: Store(folder / "store").status("unfinished"),
+        lambda folder: name_owner(folder / "store" / "claims" / "unfinished.lock"),
     ),
     "marker of a store": Reader(seeds.store, "store/store.json", "json", _store, inputs=FEW),
     "mask.pt": Reader(seeds.mask_pt, "mask.pt", "pt", lambda folder: read_masks(folder / "mask.pt", _plm())),

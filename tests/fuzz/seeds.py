@@ -302,8 +302,7 @@ def store(folder: Path) -> None:
         made.seal("done")
     made.describe("failed", "transfer", {"task": "cola"})
     made.fail("failed", "The loss is NaN.")
-    claim = "filelock/2\npid=1\nhost=here\nmode=lease\ntoken=t\nduration=60.0\nstart=2\n"
-    write(folder / "store" / "claims" / "unfinished" / "lease", claim)
+    write(folder / "store" / "claims" / "unfinished.lock", "1\nhere\n2031-05-06T07:08:09+00:00\n")
     list(made.records())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from pydantic import ValidationError
 
 from fuzz import seeds
 from fuzz.seeds import resealed
-from samples.claims import wait_shortly
 from winning_tickets.config import SearchConfig, TransferConfig
 from winning_tickets.config.settings import parse_size
 from winning_tickets.data.segments import parse_segments
@@ -154,20 +152,6 @@ def test_a_result_of_another_verb_may_hold_anything(tmp_path, metrics):
     records = Store(tmp_path / "store").records()
     line = next(line for line in query.as_text(list(records), "store").splitlines() if line.startswith("done"))
     assert "accuracy" not in line
-
-
-@pytest.mark.parametrize("content", ["[]", "filelock/2\npid=../x\nhost=h\nmode=lease\n", "{", "\0"])
-def test_claims_that_are_none(tmp_path, content, monkeypatch):
-    wait_shortly(monkeypatch)
-    marker = tmp_path / "store" / "claims" / "run" / "lease"
-    store = Store(tmp_path / "store")
-    store.describe("run", "search", {})
-    marker.parent.mkdir()
-    marker.write_text(content)
-    os.utime(marker, (1, 1))
-    assert store.status("run") == "unfinished"
-    with store.claim("run") as claim:
-        assert claim.is_held()
 
 
 @pytest.mark.parametrize("size", ["1e99999999", "9" * 5000, "1/3", "", "%", "nan", "1_000", "0x10"])

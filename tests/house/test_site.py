@@ -47,7 +47,7 @@ def test_every_public_name_has_a_reference() -> None:
         module, _, last = name.rpartition(".")
         if name != "winning_tickets.runs.errors":
             assert hasattr(importlib.import_module(module), last), name
-    names = {name.rpartition(".")[2] for name in documented} | {"TicketsError", "__version__"}
+    names = {name.rpartition(".")[2] for name in documented} | {"TicketsError", "TicketsWarning", "__version__"}
     assert set(winning_tickets.__all__) - names == set()
     assert set(analysis.__all__) - names == set()
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -29,13 +30,14 @@ def config(tiny):
     return TransferConfig(target=tiny["bert"], task="rte", data_dir=tiny["glue"], steps=2, batch_size=4)
 
 
-def test_its_precision_is_used_said_and_recorded(tiny, config, tmp_path, monkeypatch, capsys):
+def test_its_precision_is_used_said_and_recorded(tiny, config, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "winning_tickets")
     plain = transfer(config, tmp_path / "plain", Runtime(quiet=True, device="cpu"))
     asked = transfer(config, tmp_path / "asked", Runtime(quiet=True, device="cpu", bf16=True))
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     launched = transfer(config, tmp_path / "launched", Runtime(quiet=True, device="cpu"))
-    assert capsys.readouterr().err == "Using bfloat16, as accelerate launch --mixed_precision bf16 asks.\n"
+    assert caplog.messages == ["Using bfloat16, as accelerate launch --mixed_precision bf16 asks."]
     assert launched["precision"] == asked["precision"] == "bf16"
     assert "precision" not in plain
     losses = {}
@@ -75,11 +77,12 @@ def test_what_is_not_done_is_refused(config, tmp_path, monkeypatch, variable, va
     assert not (tmp_path / "run").exists()
 
 
-def test_what_asks_for_nothing_is_silent(monkeypatch, capsys):
+def test_what_asks_for_nothing_is_silent(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "winning_tickets")
     for variable, value in (("USE_FSDP", "false"), ("MIXED_PRECISION", "no"), ("DYNAMO_BACKEND", "NO")):
         monkeypatch.setenv(f"ACCELERATE_{variable}", value)
     distributed.check_launcher()
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
     assert not Runtime().bf16
 
 

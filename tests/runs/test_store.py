@@ -161,10 +161,11 @@ def test_a_failed_run_has_no_folder_that_its_verb_would_refuse(store):
 
 
 def test_a_transfer_with_failed_seeds_is_not_done(store):
-    run = RunDirectory.claim(store.folder("run-1"), "transfer", "x", {})
-    run.finish(RESULT | {"failed_seeds": [1]})
+    with RunDirectory.claim(store.folder("run-1"), "transfer", "x", {}) as run:
+        run.finish(RESULT | {"failed_seeds": [1]})
     assert store.status("run-1") == "unfinished"
-    run.finish(RESULT | {"failed_seeds": []})
+    with RunDirectory.claim(store.folder("run-1"), "transfer", "x", {}) as run:
+        run.finish(RESULT | {"failed_seeds": []})
     assert store.status("run-1") == "done"
 
 

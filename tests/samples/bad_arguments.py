@@ -511,6 +511,7 @@ ROWS: dict[str, str] = {
         ! file.txt --verify | 2 | file.txt
         ! --store nowhere --verify | 2 | nothing at
         ! --verify --csv | 2 | leave --where
+        --break-lock nowhere | 2 | nowhere has no lock
     """,
     "recipes": """
         ! tamt-figur-3 | 2 | Did you mean 'tamt-figure-3'

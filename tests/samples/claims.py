@@ -1,11 +1,30 @@
-"""Short waits for a claim that names no process."""
+"""Another process that holds a folder."""
 
-import pytest
+import os
+import signal
+from contextlib import contextmanager, suppress
 
-from winning_tickets.runs import locks
+from winning_tickets.runs.locks import hold
 
 
-def wait_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a process a tenth of a second, not two, to write its name into the lock that it has created."""
-    monkeypatch.setattr(locks, "_BEGIN_SECONDS", 0.1)
-    monkeypatch.setattr("filelock._soft.MALFORMED_LOCK_AGE_THRESHOLD", 0.1)
+@contextmanager
+def held_by_another(folder, **how):
+    """Hold a folder in a fork until the end of the block; yield its process id."""
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with hold(folder, **how):
+                os.write(told, b"1")
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.close(told)
+    try:
+        assert os.read(ready, 1)
+        yield child
+    finally:
+        os.close(ready)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -20,7 +20,6 @@ import yaml
 
 from samples.study_samples import InlineEngine, little, planned
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.runs.locks import owner_of
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import engines, worker
 from winning_tickets.studies.engines import EngineOptions, LocalEngine, SlurmJob, _Worker, make_engine
@@ -182,9 +181,9 @@ def test_slurm_jobs_resume_after_their_walltime(tmp_path):
     def signal_it():
         while not (log.is_file() and len(log.read_text().splitlines()) > 5):
             time.sleep(0.05)
-        owner = owner_of(next((store.path / "claims" / run).iterdir()))
-        sent.append(owner.pid)
-        os.kill(owner.pid, signal.SIGUSR2)
+        pid = int((store.path / "claims" / f"{run}.lock").read_text().split()[0])
+        sent.append(pid)
+        os.kill(pid, signal.SIGUSR2)
 
     threading.Thread(target=signal_it, daemon=True).start()
     options = EngineOptions(workers=2, walltime=20, slurm={"cluster": "local"})

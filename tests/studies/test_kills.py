@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from filelock import SoftFileLease
 
 from samples.study_samples import InlineEngine, little, planned
 from winning_tickets.deploy.verify import verify
@@ -83,10 +82,10 @@ def wait_for_events(store, count, driver):
 def workers_of(store):
     """Processes that hold a run now."""
     found = []
-    for path in store.path.glob("claims/*/lease"):
-        pid = SoftFileLease(path).pid
-        with suppress(OSError):
-            if pid is not None and Path(f"/proc/{pid}/cmdline").read_bytes():  # a zombie has none
+    for path in store.path.glob("claims/*.lock"):
+        with suppress(OSError, ValueError):
+            pid = int(path.read_text().partition("\n")[0])
+            if Path(f"/proc/{pid}/cmdline").read_bytes():  # a zombie has none
                 found.append(pid)
     return found
 

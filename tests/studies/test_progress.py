@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import logging
 
 import pytest
 
@@ -15,9 +15,10 @@ from winning_tickets.studies.worker import JobOutcome
 
 
 @pytest.fixture
-def watched(tmp_path, monkeypatch):
+def watched(tmp_path, monkeypatch, caplog):
     """A plan; a function that says at a time how runs stand, and gives the line; and the estimates that were made."""
-    plan, stream, made = planned(little()), io.StringIO(), []
+    caplog.set_level(logging.INFO, "winning_tickets")
+    plan, made = planned(little()), []
     clock, took = [1000.0], [0.0]
 
     class Ten:
@@ -33,14 +34,14 @@ def watched(tmp_path, monkeypatch):
 
     monkeypatch.setattr(progress_lines, "Estimator", Ten)
     monkeypatch.setattr(progress_lines.time, "monotonic", lambda: clock[0])
-    lines = ProgressLines(plan, Store(tmp_path / "store"), 1, stream)
+    lines = ProgressLines(plan, Store(tmp_path / "store"), 1)
 
     def line(seconds, estimating=0.0, **states):
         clock[0], took[0] = 1000.0 + seconds, estimating
         named = {run: state for state, runs in states.items() for run in runs}
         progress = Progress({run: named.get(run, "waiting") for run in plan.runs})
         lines(progress, next(iter(plan.runs.values())), JobOutcome("", "done"))
-        return stream.getvalue().splitlines()[-1].partition("]")[0] + "]"
+        return caplog.messages[-1].partition("]")[0] + "]"
 
     return plan, line, made
 

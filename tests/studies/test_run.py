@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from samples.claims import held_by_another
 from samples.study_samples import InlineEngine, ScriptedEngine, little, planned
 from winning_tickets.pruning.search import search_all
 from winning_tickets.report.costs import cost_of, size_of
@@ -240,10 +241,11 @@ def test_errors_of_a_verb_are_kept(store):
 def test_a_claimed_run_is_left_alone(plan, store):
     run = next(iter(plan.runs.values()))
     job = Job(run.id, run.verb, run.config, str(store.path), {})
-    with store.claim(run.id):
+    store.describe(run.id, run.verb, run.config)
+    with held_by_another(store.folder(run.id)):
         outcome = perform(job)
     assert outcome.kind == "claimed"
-    assert f"The run {run.id} is claimed by process" in outcome.message
+    assert f"The run {run.id} is in use by process" in outcome.message
     assert not store.folder(run.id).exists()
 
 

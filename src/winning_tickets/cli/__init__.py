@@ -69,11 +69,13 @@ def _run() -> Any:
     from winning_tickets import cli
     from winning_tickets.runs.distributed import is_main
     from winning_tickets.runs.errors import TicketsError
+    from winning_tickets.runs.messages import shown
 
     if not is_main():
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until this process ends
     try:
-        return cli.app(standalone_mode=False)
+        with shown():
+            return cli.app(standalone_mode=False)
     except TicketsError as error:
         _tell(f"Error: {error}", by_any=error.told_by_any)
         return error.exit_code
@@ -90,4 +92,5 @@ def _tell(message: str, by_any: bool = False) -> None:
     from winning_tickets.runs.escapes import printable_lines
 
     if by_any or is_main():
-        print(printable_lines(message), file=sys.stderr, flush=True)  # noqa: T201
+        sys.stderr.write(f"{printable_lines(message)}\n")
+        sys.stderr.flush()

@@ -39,6 +39,7 @@ from winning_tickets.runs.directory import trusting
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.escapes import escaped, json_text, printable_lines
 from winning_tickets.runs.files import check_working_directory
+from winning_tickets.runs.messages import hush
 from winning_tickets.runs.progress import check_trackers
 from winning_tickets.runs.provenance import version
 
@@ -96,7 +97,15 @@ DryRun = Annotated[
 Config = Annotated[Path | None, _running("--config", help="YAML or JSON file of settings. Options override it.")]
 Device = Annotated[str, _running("--device", help=Runtime.help_of("device"))]
 Bf16 = Annotated[bool, _running("--bf16", help=Runtime.help_of("bf16"))]
-Quiet = Annotated[bool, _running("--quiet", help=Runtime.help_of("quiet"))]
+
+
+def _hush(value: bool) -> bool:
+    if value:
+        hush()
+    return value
+
+
+Quiet = Annotated[bool, _running("--quiet", callback=_hush, help=Runtime.help_of("quiet"))]
 CheckpointSteps = Annotated[int | None, _running("--checkpoint-steps", min=1, help=Runtime.help_of("checkpoint_steps"))]
 NonFinite = Annotated[Literal["stop", "skip"], _running("--non-finite", help=Runtime.help_of("non_finite"))]
 ReportTo = Annotated[str | None, _running("--report-to", help=Runtime.help_of("report_to"))]
@@ -348,6 +357,8 @@ def verb(
             chosen = checked_settings(settings, given.get("config"), options, defaults, inline)
             how = {key: given[key] for key in runtime if key in given}
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
+            if execution.quiet:
+                hush()
             # Names are checked before torch is imported, which takes seconds.
             if problems := misnamed(chosen):
                 raise UsageError(*problems)

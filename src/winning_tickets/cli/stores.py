@@ -31,6 +31,15 @@ def runs(
         str | None, typer.Option("--status", help="Only runs that are done, failed, running or unfinished.")
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table with a column for each value.")] = False,
+    break_lock: Annotated[
+        Path | None,
+        typer.Option(
+            "--break-lock",
+            metavar="DIR",
+            help="Remove the lock of this folder, or of the run with this folder, instead of listing runs. A process "
+            "that still works there stops before it writes again.",
+        ),
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -49,6 +58,13 @@ def runs(
 
     Example: tickets runs --store tickets-store --verify
     """
+    from winning_tickets.runs import locks
+
+    if break_lock is not None:
+        holder = locks.break_lock(break_lock)
+        text = f"Removed the lock of {break_lock}, which {holder} held."
+        emit({"dir": str(break_lock), "holder": holder}, as_json, lambda _: text)
+        return
     if verify:
         if where or status is not None or as_csv:
             raise UsageError("--verify checks all files; leave --where, --status and --csv out.")

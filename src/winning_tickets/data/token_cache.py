@@ -105,7 +105,7 @@ def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any, at_most: int |
             _discard(path)
             build_directory(path, lambda folder: _write(folder, corpus, tokenizer, at_most, end))
     except TrainingError as error:
-        if (found := _open(path)) is not None:  # from a process whose lock was taken over
+        if (found := _open(path)) is not None:  # from a process that wrote before the disk was full
             return found
         raise TrainingError(
             f"Could not write the token cache {path}: {error.__cause__ or error}. Free some space, run "

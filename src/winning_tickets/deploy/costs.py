@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,8 +25,10 @@ from winning_tickets.models.structure import Structure, structure_of
 from winning_tickets.runs.errors import TicketsError, TrainingError
 from winning_tickets.runs.files import read_json, write_json
 from winning_tickets.runs.identity import digest
-from winning_tickets.runs.progress import progress, tell
+from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import machine, versions
+
+logger = logging.getLogger(__name__)
 
 Counted = Literal["latency", "flops", "size"]
 GRID = 12
@@ -94,11 +97,11 @@ def cost_table(plm: PLM, counted: Counted, batch: int, length: int, runtime: Run
     else:
         table = as_table(_counts(plm, counted, sizes, batch, length))
     if table.about["scatter"] > _MOST_SCATTER:
-        tell(
-            f"Warning: more heads or neurons were up to {table.about['scatter']:.0%} of a layer's time faster than "
-            "fewer, as on a machine that does other work. The structure is chosen by these times, and they are not "
-            "kept; try again when the machine is less busy, or give --by flops.",
-            runtime.quiet,
+        logger.warning(
+            "more heads or neurons were up to %.0f%% of a layer's time faster than fewer, as on a machine that does "
+            "other work. The structure is chosen by these times, and they are not kept; try again when the machine is "
+            "less busy, or give --by flops.",
+            100 * table.about["scatter"],
         )
     elif file is not None:
         write_json(file, asdict(table) | {"machine": machine(), "versions": versions()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,12 +25,14 @@ from winning_tickets.pruning.search import search
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError
-from winning_tickets.runs.progress import progress, tell
+from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.cards import model_facts, results_of, write_card
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.predict import MODEL_FOLDER
 from winning_tickets.training.shared_model import save_shared
 from winning_tickets.training.trainer import run_training
+
+logger = logging.getLogger(__name__)
 
 STAGES = "stages"
 FINE_TUNED = "fine-tuned"
@@ -78,7 +81,7 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
             return run.result()
         for name, task in prepared.tasks.items():
             for remark in task.data.remarks:
-                tell(f"Warning: {name}: {remark}", runtime.quiet)
+                logger.warning("%s: %s", name, remark)
         # With `auto`, the tickets come from runs of their own, so they are found once for all seeds.
         if prepared.tickets is None:
             prepared = dataclasses.replace(prepared, tickets=_find_tickets(prepared, run.path, runtime))

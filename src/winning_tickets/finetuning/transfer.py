@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import shutil
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import build_directory
-from winning_tickets.runs.progress import progress, tell
+from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.cards import model_facts, results_of, write_card
 from winning_tickets.tickets.holding import Held, hold
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
@@ -46,6 +47,8 @@ from winning_tickets.training.trainer import (
     run_training,
     trainer_arguments,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @distributed.together()
@@ -85,7 +88,7 @@ def transfer(
         if run.status == "done":
             return run.result()
         for remark in prepared.remarks:
-            tell(f"Warning: {remark}", runtime.quiet)
+            logger.warning(remark)
         return seeds.run_seeds(
             run,
             config.seeds,

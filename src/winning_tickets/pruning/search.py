@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from winning_tickets.pruning.preparation import PreparedSearch, prepare_search
 from winning_tickets.pruning.sharded import check_matrices, check_sharding
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory, execution_of, is_trusted, skipped_steps
-from winning_tickets.runs.errors import UsageError, listed, unknown
-from winning_tickets.runs.progress import tell
+from winning_tickets.runs.errors import TicketsWarning, UsageError, listed, unknown
 from winning_tickets.tickets.selection import count_true
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.terms import check_negatives
+
+logger = logging.getLogger(__name__)
 
 
 def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False) -> Ticket:
@@ -80,7 +83,7 @@ def _find_tickets(
         check_memory(config.resolved(), runtime)
     prepared = prepare_search(config, runtime)
     if isinstance(config, ImpSearch) and config.advice_on_rounds is not None:
-        tell(config.advice_on_rounds, runtime.quiet)
+        logger.info(config.advice_on_rounds)
     if runtime.shard:
         check_matrices(prepared.plm, prepared.shapes)
     settings = prepared.config.model_dump(mode="json")
@@ -96,21 +99,22 @@ def _find_tickets(
         if not finished:
             run.finish(summarize_search(tickets, prepared, run))
             if isinstance(prepared.config, WeightSearch) and prepared.config.ranking == "global":
-                _warn_of_empty_matrices(tickets[max(tickets)], runtime.quiet)
+                _warn_of_empty_matrices(tickets[max(tickets)])
     return tickets
 
 
-def _warn_of_empty_matrices(ticket: Ticket, quiet: bool) -> None:
+def _warn_of_empty_matrices(ticket: Ticket) -> None:
     """Warn if a matrix is nearly empty, as can happen if the weights of all matrices are ranked together."""
     by_matrix = ticket.sparsity_by_matrix()
     least = (1 - ticket.sparsity) / 100
     empty = [name for name, sparsity in by_matrix.items() if 1 - sparsity < least]
     if empty:
-        tell(
-            f"Warning: the {ticket.sparsity:.0%} ticket keeps less than {least:.2%} of {len(empty)} of "
+        warnings.warn(
+            f"the {ticket.sparsity:.0%} ticket keeps less than {least:.2%} of {len(empty)} of "
             f"{len(by_matrix)} matrices: {listed(empty)}. Rank in each matrix (--ranking matrix), or take the numbers "
             "of kept weights from another ticket (--like).",
-            quiet,
+            TicketsWarning,
+            stacklevel=2,
         )
 
 

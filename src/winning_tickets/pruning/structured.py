@@ -6,6 +6,7 @@ By importance: Super Tickets (Liang et al. 2021), section 3. Trained: an open qu
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -27,7 +28,6 @@ from winning_tickets.pruning.preparation import PreparedSearch
 from winning_tickets.pruning.steps import counted
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.escapes import say
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.files import INFO_FILE
 from winning_tickets.tickets.masking import MaskedWeights
@@ -35,6 +35,8 @@ from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, StateProbe
 from winning_tickets.training.objectives.task import TaskObjective
+
+logger = logging.getLogger(__name__)
 
 
 def find_structured_ticket(prepared: PreparedSearch[ImportanceSearch], run: RunDirectory, runtime: Runtime) -> None:
@@ -89,10 +91,11 @@ def _on_task(
     prepared: PreparedSearch[ImportanceSearch], model: ImportanceModel
 ) -> tuple[PLM, Objective, Any, dict[str, Any]]:
     """Return a fine-tuned model and the examples that it was trained on (section 3.1)."""
-    if model.degenerate and distributed.is_main():
-        say(
-            f"Warning: {model.folder} is no better on {model.info.task} than one answer for all examples; its "
-            "importances say nothing of the task."
+    if model.degenerate:
+        logger.warning(
+            "%s is no better on %s than one answer for all examples; its importances say nothing of the task.",
+            model.folder,
+            model.info.task,
         )
     plm = model.load()
     batches = importance.in_order(

@@ -207,7 +207,7 @@ class RunDirectory:
 
         def write() -> None:
             if self._hold is not None:
-                self._hold.check(thorough=True)
+                self._hold.check()
             about = skipped_steps(self.path) | execution_of(self.path) | remote_code_facts()
             write_json(self.path / RESULT, result | about)
             _tidy(self.path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import logging
 import os
 import re
 import signal
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from winning_tickets.runs.errors import ContentError, Interrupted, TicketsError, TrainingError, UsageError
-from winning_tickets.runs.escapes import say
+
+logger = logging.getLogger(__name__)
 
 LAUNCH = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE")
 """Environment variables of a launcher."""
@@ -423,7 +425,7 @@ def continues_alone() -> bool:
 
 
 def check_launcher() -> None:
-    """Refuse options of `accelerate launch` that are not supported here; print those that are followed."""
+    """Refuse options of `accelerate launch` that are not supported here; name those that are followed."""
     # The options arrive as environment variables; ignoring them would train in another way than the user asked for.
     for name, what in _REFUSED.items():
         if os.environ.get(name, "").lower() in ("1", "true"):
@@ -441,8 +443,8 @@ def check_launcher() -> None:
             f"accelerate launch was asked to compile with --dynamo_backend {backend}; leave that out, and give "
             "--compile to tickets search or tickets transfer."
         )
-    if precision == "bf16" and is_main():
-        say("Using bfloat16, as accelerate launch --mixed_precision bf16 asks.")
+    if precision == "bf16":
+        logger.info("Using bfloat16, as accelerate launch --mixed_precision bf16 asks.")
 
 
 def launched() -> int:

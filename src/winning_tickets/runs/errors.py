@@ -32,6 +32,10 @@ class TicketsError(Exception):
         return "\n".join(self.args)
 
 
+class TicketsWarning(UserWarning):
+    """Advice on settings that can be changed; the command line prints it."""
+
+
 class UsageError(TicketsError):
     """Wrong arguments, names or paths; nothing was done (exit code 2)."""
 

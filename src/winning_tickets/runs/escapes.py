@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import unicodedata
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories: controls, formats such as bidirectional overrides, surrogates, separators of lines."""
@@ -47,11 +46,6 @@ def escaped(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(escaped, value)) if type(value) in (list, tuple) else value
     return value
-
-
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Print one line for people, on stderr unless a stream is given."""
-    print(printable(text), file=stream or sys.stderr, flush=True)
 
 
 def json_text(value: Any) -> str:

@@ -1,36 +1,34 @@
-"""Locks: one launch works in a folder at a time, and the lock of a dead process is taken over.
+"""Locks: one launch works in a folder at a time.
 
-A lock is a lease of filelock: a file that names the process, which touches it at every heartbeat.
+The kernel locks a file, in which the holder writes its name, and frees it when the holder ends, even by a kill.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import re
+import socket
 import threading
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
 
 from winning_tickets.runs.errors import TicketsError, UsageError
-from winning_tickets.runs.escapes import say
-from winning_tickets.runs.files import refused, temporary_name
+from winning_tickets.runs.files import refused
 
 if TYPE_CHECKING:
-    from filelock import OwnerRecord, SoftFileLease
+    from filelock import BaseFileLock
 
-HEARTBEAT_SECONDS = 10.0
-DEAD_AFTER_SECONDS = 60.0
+logger = logging.getLogger(__name__)
+
 LOCK = ".lock"
-_TRIES = 5
-"""Attempts within one heartbeat: a file system may refuse, and a check by another process moves the file briefly."""
-_SLACK_SECONDS = 5.0  # time for the take-over itself after the wait for a sign of life
-_BEGIN_SECONDS = 2.0  # time in which a process writes its name into the lock that it has created
+_LOOK_SECONDS = 0.1  # `in_use` of another process holds a lock for an instant, which is waited for
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # errors of file systems without locks
 
 
 class ClaimedError(UsageError):
@@ -38,194 +36,88 @@ class ClaimedError(UsageError):
 
 
 class LostError(TicketsError):
-    """The lock of a run was lost while it was running, for example after a standstill of the machine (exit code 1)."""
+    """The lock of a run was removed by hand while it was running (exit code 1)."""
+
+
+def _sign(number: int) -> None:
+    """Write who holds a lock into its open file."""
+    os.ftruncate(number, 0)
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    os.write(number, f"{os.getpid()}\n{socket.gethostname()}\n{since}\n".encode())
 
 
 class Lock:
-    """A lock that this process holds; a thread touches its file every few seconds."""
+    """A lock that this process holds; filelock's `Timeout` is raised if another keeps it for longer than `patience`."""
 
-    def __init__(self, path: Path, lease: SoftFileLease, heartbeat_seconds: float) -> None:
+    def __init__(self, path: Path, patience: float) -> None:
+        from filelock import FileLock, SoftFileLock
+
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._lease = lease
-        self._pause = heartbeat_seconds / _TRIES
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the last heartbeat found another holder or no file."""
-        return self._lease.compromise is not None
+        # A lock may be released by another thread than the one that took it.
+        self._lock: BaseFileLock
+        if _has_locks(path.parent):
+            self._lock = FileLock(path, thread_local=False, fallback_to_soft=False, on_acquired=_sign)
+        else:  # there, the file alone is the lock
+            self._lock = SoftFileLock(path, thread_local=False)
+        try:
+            self._lock.acquire(timeout=patience)
+        except FileNotFoundError:  # the holder has removed the folder, which it had created for the lock alone
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=patience)
+        self._file = path.stat()
 
     def is_held(self) -> bool:
-        """Return whether the lock is still ours; another process takes it after a long standstill of this machine."""
-        failure: OSError | None = None
-        for attempt in range(_TRIES):
-            if self.is_lost:
-                return False
-            time.sleep(self._pause if attempt else 0)
-            failure = None
-            try:
-                if f"token={self._lease.token}\n" in self.path.read_text(encoding="utf-8", errors="replace"):
-                    return True
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                failure = error
-        if failure is not None:
-            raise refused(self.path, failure) from failure
-        return False
-
-    def release(self) -> None:
-        """Remove the lock; one that was lost is left to its new holder."""
+        """Return whether the file of the lock is still there; it may be removed by hand."""
         try:
-            self._lease.release()
+            return os.path.samestat(self._file, self.path.stat())
+        except FileNotFoundError:
+            return False
         except OSError as error:
             raise refused(self.path, error) from error
 
-
-Look = tuple[float, int, int]  # time of the last change, size and inode of a lock
-
-
-def look_at(path: Path) -> Look | None:
-    """Return the state of a lock; None if there is no such file."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_mtime, found.st_size, found.st_ino
+    def release(self) -> None:
+        """Remove the file and free the lock; a file that is not ours any more is left to its new holder."""
+        with suppress(OSError):  # Windows keeps open files
+            if os.path.samestat(self._file, self.path.stat()):
+                self.path.unlink()
+        with suppress(OSError):  # the kernel frees it at the end of the process at the latest
+            self._lock.release()
 
 
-def owner_of(path: Path) -> OwnerRecord | None:
-    """Return the process that a lock names; None if it cannot be read."""
-    from filelock import SoftFileLease
+def _has_locks(folder: Path) -> bool:
+    """Return whether the file system of a writable folder has locks, which some of clusters have not."""
+    from filelock import lock_descriptor
 
-    return SoftFileLease(path).owner
-
-
-def owner_lives(owner: OwnerRecord | None) -> bool | None:
-    """Return whether the process lives; None where this machine cannot tell."""
-    from filelock._identity import host_name, owner_is_stale  # private, so pyproject.toml bounds the version
-
-    if owner is None or owner.hostname != host_name():
-        return None
-    return not owner_is_stale(owner.pid, owner.hostname, owner.start) and not _has_ended(owner.pid)
-
-
-def _has_ended(pid: int) -> bool:
-    """Return whether a process has ended and its parent, such as a container's first process, has not noticed."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return False
-    return stat[stat.rfind(b")") + 2 :][:1] in (b"Z", b"X")
+    with TemporaryFile(prefix=f"{LOCK}.", dir=folder) as file:
+        try:
+            return lock_descriptor(file.fileno(), blocking=False)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
 
 
 def name_owner(path: Path) -> str:
     """Return process, host and start time of the holder of a lock as text."""
-    # The name is missing for a moment while the lock is created, and while another process moves the lock to check it.
-    end = time.monotonic() + _BEGIN_SECONDS
-    while (owner := owner_of(path)) is None:
-        if time.monotonic() > end:
-            return "a process that has just begun"
-        time.sleep(_BEGIN_SECONDS / 100)
-    who = f"process {owner.pid} on {owner.hostname.partition('?')[0]}"  # a container's namespace follows the "?"
-    with suppress(OSError, ValueError):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        since = next((line.removeprefix("since=") for line in lines if line.startswith("since=")), "")
-        who += f" since {datetime.fromisoformat(since).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    text = ""
+    with suppress(OSError):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    facts = re.match(r"(\d+)\n([^\n?]+).*\n(.*)", text)  # filelock adds a container to the host, after a "?"
+    if facts is None:
+        return "a process that has just begun"
+    who = f"process {facts[1]} on {facts[2]}"
+    with suppress(ValueError):
+        who += f" since {datetime.fromisoformat(facts[3]).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
     return who
-
-
-def remove_lock(path: Path, judged: Look) -> None:
-    """Remove the file of a dead process; a lock that another process has created since then is put back."""
-    aside = temporary_name(path)
-    try:
-        path.rename(aside)
-        if look_at(aside) != judged:
-            os.link(aside, path)  # never replaces a third lock
-    except (FileNotFoundError, FileExistsError):
-        pass
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def take(
-    path: Path,
-    in_use: Callable[[str], ClaimedError],
-    heartbeat_seconds: float = HEARTBEAT_SECONDS,
-    dead_after_seconds: float = DEAD_AFTER_SECONDS,
-    patience: float | None = None,
-    waiting: Callable[[str], str] | None = None,
-) -> Lock:
-    """Take a lock, or raise the error that `in_use` makes from the text that names the holder.
-
-    The lock of a process that is known to be dead is taken over at once. Any other lock is watched, and taken over when
-    it has not been touched for `dead_after_seconds` of our own clock. With `patience`, in seconds, a process that is
-    known to live keeps its lock without being watched, and is waited for. `waiting` returns the line to print on stderr
-    before a wait.
-    """
-    from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
-
-    lease = SoftFileLease(
-        path,
-        lease_duration=dead_after_seconds,
-        heartbeat_interval=heartbeat_seconds,
-        thread_local=False,  # a lock may be released by another thread than the one that took it
-    )
-
-    def acquire(timeout: float, cancel: Callable[[], bool] | None = None) -> bool:
-        with suppress(Timeout):
-            try:
-                lease.acquire(timeout=timeout, cancel_check=cancel)
-            except FileNotFoundError:  # the holder has removed the folder, which it had created for the lock alone
-                path.parent.mkdir(parents=True, exist_ok=True)
-                lease.acquire(timeout=0)
-        return lease.is_locked
-
-    began, told = time.monotonic(), False
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        seen = look_at(path)
-        if seen is not None:  # filelock waits where it may not replace a file
-            with TemporaryFile(prefix=f"{path.name}.", dir=path.parent):
-                pass
-        while not acquire(0):
-            # Without knowledge of the process, the lock is watched for a sign of life or a new holder.
-            start, lives = time.monotonic(), owner_lives(lease.owner)
-            over = start - began >= (patience or 0.0)
-            if lives and over and patience is not None:
-                raise in_use(name_owner(path))
-            dead = lives is False
-            if not dead:
-                if waiting is not None and not told:
-                    say(waiting(name_owner(path)))
-                    told = True
-                if acquire(1.5 * dead_after_seconds + _SLACK_SECONDS, partial(_has_changed, path, seen)):
-                    break
-                dead = time.monotonic() - start > dead_after_seconds
-            # Network file systems refuse the exchange of two names by which filelock takes over.
-            if dead and seen is not None and look_at(path) == seen:
-                remove_lock(path, seen)
-            elif over:
-                raise in_use(name_owner(path))
-            seen = look_at(path)
-    except LeaseSettingsMismatch as error:
-        raise in_use(name_owner(path)) from error
-    except OSError as error:
-        raise refused(path, error) from error
-    with suppress(OSError), path.open("a", encoding="utf-8") as file:  # filelock ignores fields that it does not know
-        file.write(f"since={datetime.now(UTC).isoformat(timespec='seconds')}\n")
-    return Lock(path, lease, heartbeat_seconds)
-
-
-def _has_changed(path: Path, seen: Look | None) -> bool:
-    return look_at(path) not in (None, seen)
 
 
 class Hold:
     """A folder that this launch works in, until the `with` block ends."""
 
-    def __init__(self, folder: Path, lock: Lock | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.lock = lock
+        self.lock: Lock | None = None
         self.outer: Hold | None = None  # this launch's hold of a parent folder, whose lock is enough
         self.made = False  # the folder was created for the lock
         self._process, self._thread = os.getpid(), threading.get_ident()
@@ -241,43 +133,43 @@ class Hold:
         """Whether this launch holds the folder: this thread, or the process that this one was forked from."""
         return self._process != os.getpid() or self._thread == threading.get_ident()
 
-    def check(self, thorough: bool = False) -> None:
-        """Raise `LostError` if another process has taken the lock; `thorough` reads the file."""
+    def is_held(self) -> bool:
+        """Return whether the lock is still ours; a fork leaves that to its parent."""
         if self.outer is not None:
-            self.outer.check(thorough)
-            return
-        if self.lock is None or self._process != os.getpid():
-            return
-        if self.lock.is_lost or (thorough and not self.lock.is_held()):
+            return self.outer.is_held()
+        return self.lock is None or self._process != os.getpid() or self.lock.is_held()
+
+    def check(self) -> None:
+        """Raise `LostError` if somebody has removed the lock."""
+        if not self.is_held():
             raise LostError(
-                f"{self.folder} is no longer ours: its lock was removed, or another process has taken it over after a "
-                "standstill. Nothing more was written. Run the same command again to resume."
+                f"{self.folder} is no longer ours: its lock was removed, so another process may work there. Nothing "
+                "more was written. Run the same command again to resume."
             )
 
     def release(self) -> None:
         """End the hold; the folder is removed if it was created for the lock and is empty."""
         if self._process != os.getpid() or self.outer is not None:
             return
-        try:
-            if self.lock is not None:
-                self.lock.release()
-        finally:
-            with _mutex:
-                if _held.get(self.folder) is self:
-                    del _held[self.folder]
-            if self.made:
-                with suppress(OSError):
-                    self.folder.rmdir()
+        if self.lock is not None:
+            self.lock.release()
+        with _mutex:
+            if _held.get(self.folder) is self:
+                del _held[self.folder]
+        if self.made:
+            with suppress(OSError):
+                self.folder.rmdir()
 
 
 _held: WeakValueDictionary[Path, Hold] = WeakValueDictionary()
 _mutex = threading.Lock()
 
 
-def hold(folder: Path | str, *, beside: bool = False, patience: float = 0.0) -> Hold:
+def hold(folder: Path | str, *, name: str = "", beside: bool = False, patience: float = 0.0) -> Hold:
     """Take the lock of a folder for this launch, unless the launch already holds the folder or a parent of it.
 
     Args:
+        name: what messages call the folder, instead of the option `--out`.
         beside: the lock is next to the folder, which is moved into place as a whole.
         patience: seconds to wait for another launch that works in the folder.
 
@@ -296,21 +188,11 @@ def hold(folder: Path | str, *, beside: bool = False, patience: float = 0.0) -> 
         if other is None:
             _held[folder] = mine
     if other is not None and not patience:
-        raise _in_use(shown, "another thread of this process")
+        raise _in_use(shown, name, "another thread of this process")
     path = _lock_of(folder, beside)
     mine.made = path.parent == folder and not folder.exists()
-    rest = f"at most {DEAD_AFTER_SECONDS:.0f} s for a sign of life" if not patience else "for its end"
-
-    def waiting(who: str) -> str:
-        return f"{shown} is in use by {who}; waiting {rest}."
-
     try:
-        if other is None:
-            _remove_unheld(path)
-        mine.lock = take(path, lambda who: _in_use(shown, who), patience=patience, waiting=waiting)
-    except OSError as error:
-        mine.release()
-        raise refused(path, error) from error
+        mine.lock = _take(path, shown, name, patience)
     except BaseException:
         mine.release()
         raise
@@ -319,61 +201,85 @@ def hold(folder: Path | str, *, beside: bool = False, patience: float = 0.0) -> 
     return mine
 
 
-def adopt(folder: Path, lock: Lock) -> Hold:
-    """Return the hold of a folder whose lock was taken in another way."""
-    mine = Hold(folder.resolve(), lock)
-    with _mutex:
-        _held[mine.folder] = mine
-    return mine
+def _take(path: Path, folder: Path | str, name: str, patience: float) -> Lock:
+    from filelock import Timeout
+
+    try:
+        try:
+            return Lock(path, _LOOK_SECONDS)
+        except Timeout:
+            if not patience:
+                raise
+        logger.info("%s is in use by %s; waiting for its end.", folder, name_owner(path))
+        return Lock(path, patience)
+    except Timeout as error:
+        raise _in_use(folder, name, name_owner(path)) from error
+    except OSError as error:
+        raise refused(path, error) from error
 
 
 def is_lock(path: Path) -> bool:
-    """Return whether a file is the lock of its folder, or was left by a process killed while it took a lock over."""
+    """Return whether a file is the lock of its folder, or tries whether its file system has locks."""
     return path.name == LOCK or path.name.startswith(f"{LOCK}.")
 
 
 def in_use(folder: Path) -> bool:
-    """Return whether a process works in a folder, or may do so on another machine."""
+    """Return whether a process works in a folder; without locks in the file system, a file of a lock counts as one."""
+    from filelock import lock_descriptor
+
     path = _lock_of(folder, False)
-    return path.exists() and owner_lives(owner_of(path)) is not False
+    try:
+        number = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        return not lock_descriptor(number, blocking=False)
+    except OSError:
+        return True
+    finally:
+        os.close(number)
 
 
 def remove_dead_lock(folder: Path) -> None:
-    """Remove the lock that a killed process has left in a folder, where permitted."""
-    path = folder / LOCK
-    seen = look_at(path)
-    if seen is not None and owner_lives(owner_of(path)) is False:
-        with suppress(OSError):
-            remove_lock(path, seen)
+    """Remove the file that a killed process has left in a folder, where permitted."""
+    if (folder / LOCK).exists():
+        with suppress(TicketsError):
+            hold(folder).release()
+
+
+def break_lock(folder: Path) -> str:
+    """Remove the lock of a folder, whoever holds it, and return who did; a holder that lives stops at its next step.
+
+    Raises:
+        UsageError: the folder has no lock.
+    """
+    folder = Path(folder)
+    paths = [_lock_of(folder.resolve(), beside) for beside in (False, True)]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        raise UsageError(f"{folder} has no lock; give the folder that a message names as in use.")
+    who = name_owner(path)
+    try:
+        path.unlink()
+    except OSError as error:
+        raise refused(path, error) from error
+    return who
 
 
 def _lock_of(folder: Path, beside: bool) -> Path:
     """Return the path of the lock of a folder; for a run in a store, this is the store's claim."""
     store = folder.parent.parent
     if folder.parent.name == "runs" and (store / "store.json").is_file():
-        return store / "claims" / folder.name / "lease"
+        return store / "claims" / f"{folder.name}{LOCK}"
     return folder.with_name(f".{folder.name}{LOCK}") if beside else folder / LOCK
 
 
-def _remove_unheld(path: Path) -> None:
-    """Remove a lock without a holder that filelock would keep; no other thread of this process may hold the lock."""
-    from filelock._identity import owner_is_current_process
-
-    seen, owner = look_at(path), owner_of(path)
-    if seen is None:
-        return
-    if owner is None and seen[1] == 0:  # a power failure may leave an empty file
-        end = time.monotonic() + _BEGIN_SECONDS
-        while look_at(path) == seen and time.monotonic() < end:
-            time.sleep(_BEGIN_SECONDS / 100)
-        if look_at(path) == seen:
-            remove_lock(path, seen)
-    elif owner is not None and owner_is_current_process(owner.pid, owner.hostname, owner.start):
-        remove_lock(path, seen)  # an earlier release failed
-
-
-def _in_use(folder: Path | str, who: str) -> ClaimedError:
+def _in_use(folder: Path | str, name: str, who: str) -> ClaimedError:
+    elsewhere = " on " in who and f" on {socket.gethostname()}" not in who
     return ClaimedError(
-        f"--out {folder} is in use by {who}; nothing was changed. Wait for it, or stop that process and run the same "
-        "command again, or give another directory."
+        f"{name or f'--out {folder}'} is in use by {who}; nothing was changed. Wait for it, or stop that process and "
+        "run the same command again, or give another directory."
+        + (f" If that process is gone: tickets runs --break-lock {folder}" if elsewhere else "")
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +17,10 @@ from typing import Any
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.distributed import hidden_launch, is_main
 from winning_tickets.runs.errors import TrainingError, UsageError, unknown
-from winning_tickets.runs.escapes import printable, say
+from winning_tickets.runs.escapes import printable
 from winning_tickets.runs.files import is_number
+
+logger = logging.getLogger(__name__)
 
 Advance = Callable[[int, str], None]
 
@@ -27,7 +29,7 @@ Advance = Callable[[int, str], None]
 def progress(title: str, total: int, quiet: bool) -> Iterator[Advance]:
     """Yield a function that shows progress, given the number of steps done and a short text, such as the loss.
 
-    The function moves a bar on a terminal and in a notebook, and prints about ten lines elsewhere.
+    The function moves a bar on a terminal and in a notebook, and logs about ten lines elsewhere.
     """
     if quiet or total <= 0 or not is_main():
         yield lambda done, text: None
@@ -47,12 +49,6 @@ def progress(title: str, total: int, quiet: bool) -> Iterator[Advance]:
         yield _lines(title, total)
 
 
-def tell(text: str, quiet: bool) -> None:
-    """Print a sentence on stderr, once for all processes."""
-    if not quiet and is_main():
-        say(text)
-
-
 def _in_notebook() -> bool:
     ipython: Any = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()
@@ -60,7 +56,7 @@ def _in_notebook() -> bool:
 
 
 def _lines(title: str, total: int) -> Advance:
-    """Print about ten lines for the whole loop, each with an estimate of the time left."""
+    """Log about ten lines for the whole loop, each with an estimate of the time left."""
     start = time.monotonic()
     first: list[int] = []
     every = max(1, total // 10)
@@ -71,7 +67,7 @@ def _lines(title: str, total: int) -> Advance:
         if done and (done % every == 0 or done == total):
             pace = (time.monotonic() - start) / max(1, done - first[0])
             left = f", {pace * (total - done):.0f} s left" if done < total else ""
-            say(f"{title}: {done}/{total}{' ' + text if text else ''}{left}")
+            logger.info("%s: %d/%d%s%s", title, done, total, f" {text}" if text else "", left)
 
     return advance
 
@@ -90,34 +86,25 @@ ENVIRONMENT: dict[str, dict[str, str]] = {
 _SPLITS = {"evaluation": "eval", "rest": "test"}  # names that the Trainer's callbacks use for parts of our records
 
 
-@cache
-def known_trackers() -> tuple[str, ...]:
-    """Return the trackers that the installed transformers can report to, read from its source, as importing is slow."""
-    package = find_spec("transformers")
-    assert package is not None
-    assert package.origin is not None
-    source = Path(package.origin).parent / "integrations" / "integration_utils.py"
-    table = re.search(
-        r"^INTEGRATION_TO_CALLBACK = \{(.*?)^\}", source.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    return tuple(re.findall(r'"(\w+)":', table[1])) if table else ()
-
-
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers that are unknown or not installed."""
+    """Refuse trackers that the installed transformers does not know, or that are not installed."""
+    if not names:
+        return
+    from transformers.integrations import INTEGRATION_TO_CALLBACK
+
     for name in names:
-        if name not in known_trackers():
-            raise unknown("tracker", name, known_trackers())
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise unknown("tracker", name, INTEGRATION_TO_CALLBACK)
         if find_spec(name) is None:  # some packages have another name than their tracker
             _make_callback(name)
 
 
 def _make_callback(name: str) -> Any:
     """Return the callback of transformers for a tracker."""
-    from transformers.integrations import get_reporting_integration_callbacks
+    from transformers.integrations import INTEGRATION_TO_CALLBACK
 
     try:
-        return get_reporting_integration_callbacks([name])[0]()
+        return INTEGRATION_TO_CALLBACK[name]()
     except (ImportError, RuntimeError) as error:
         raise UsageError(
             f"--report-to {name}: {str(error).rstrip('.')}. pip install 'winning-tickets[track]' installs mlflow, "
@@ -161,8 +148,9 @@ def tracked(run: RunDirectory, names: Sequence[str], model: Any, settings: Mappi
             except Exception as error:  # each tracker raises its own types, and none concerns the training
                 del callbacks[name]
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
-                text = f"Warning: the tracker {name} failed at step {state.global_step} and gets nothing more: {reason}"
-                print(text, file=sys.stderr, flush=True)  # noqa: T201
+                logger.warning(
+                    "the tracker %s failed at step %d and gets nothing more: %s", name, state.global_step, reason
+                )
 
     run.watch = tell
     with redirect_stdout(sys.stderr):  # trackers print, and stdout is for results

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +47,7 @@ def run_demo(out: Path, runtime: Runtime, scale: str = "small") -> dict[str, Any
             return run.result()
         # All runs are done in this process: starting workers would take longer than the small runs.
         start, store = time.monotonic(), Store(out / "store")
-        watch = None if runtime.quiet else ProgressLines(plan, store, 1, sys.stderr)
+        watch = None if runtime.quiet else ProgressLines(plan, store, 1)
         ended = run_study(plan, store, InlineEngine(), runtime, retry_failed=True, watch=watch)
         for name, message in ended["failed"].items():
             raise TrainingError(f"{name}: {message}")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from winning_tickets.config import Runtime
 from winning_tickets.runs.errors import Interrupted
-from winning_tickets.runs.escapes import say
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.engines import Engine
 from winning_tickets.studies.estimates import Estimator
@@ -24,6 +24,8 @@ from winning_tickets.studies.references import Run
 from winning_tickets.studies.status import blocked_by
 from winning_tickets.studies.text import duration
 from winning_tickets.studies.worker import TINY, Job, JobOutcome
+
+logger = logging.getLogger(__name__)
 
 State = Literal["waiting", "ready", "running", "done", "failed"]
 MAX_LOSSES = 3  # number of dead workers after which a run counts as failed
@@ -209,13 +211,12 @@ _AGAIN_SECONDS, _SHARE = 30.0, 20.0
 
 
 class ProgressLines:
-    """Writes a line of progress for each run that has ended."""
+    """Logs a line of progress for each run that has ended."""
 
-    def __init__(self, plan: Plan, store: Store, workers: int, stream: TextIO) -> None:
+    def __init__(self, plan: Plan, store: Store, workers: int) -> None:
         self._plan = plan
         self._store = store
         self._workers = workers
-        self._stream = stream
         self._made = self._again = self._seconds = 0.0
 
     def __call__(self, progress: Progress, run: Run, outcome: JobOutcome) -> None:
@@ -225,7 +226,8 @@ class ProgressLines:
         failed = progress.count("failed")
         extra = f", {failed} failed" if failed else ""
         message = f": {outcome.message}" if outcome.message else ""
-        say(f"[{counts}{extra}{self._time_left(progress)}] {outcome.kind} {run.id}{message}", self._stream)
+        left = self._time_left(progress)
+        logger.info("[%s%s%s] %s %s%s", counts, extra, left, outcome.kind, run.id, message)
 
     def _time_left(self, progress: Progress) -> str:
         failed = [run for run, state in progress.states.items() if state == "failed"]

@@ -18,7 +18,8 @@ from winning_tickets.config import Runtime, Settings
 from winning_tickets.runs import signals
 from winning_tickets.runs.directory import MARKER, RunDirectory, stored_run, trusting
 from winning_tickets.runs.errors import Interrupted, TicketsError
-from winning_tickets.runs.locks import ClaimedError
+from winning_tickets.runs.locks import ClaimedError, LostError
+from winning_tickets.runs.messages import shown
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import is_reference, map_strings
 from winning_tickets.studies.verbs import VERBS
@@ -70,7 +71,7 @@ def perform(job: Job) -> JobOutcome:
     """Do a run unless it is done or has failed; raise only a request to stop, and store any error."""
     try:
         store = Store(job.store)
-        with store.claim(job.run) as claim:
+        with store.claim(job.run) as held:
             status = store.status(job.run)
             if status == "failed":  # it has failed in another process meanwhile
                 kept = store.record(job.run).error or {}
@@ -79,18 +80,16 @@ def perform(job: Job) -> JobOutcome:
                 try:
                     with trusting(bool(job.runtime.get("trust_remote_code"))):
                         execute(job, store)
-                except Interrupted:
+                except (Interrupted, LostError):
                     raise
                 except Exception as error:  # any error ends this run only
                     store.fail(job.run, error)
                     message = str(error) if isinstance(error, TicketsError) else f"{type(error).__name__}: {error}"
                     return JobOutcome(job.run, "failed", message)
-            # A result is recorded only by the process that still holds the run.
-            if not claim.is_held():
-                return JobOutcome(job.run, "claimed", "Another process took this run over.")
+            held.check()  # a result is recorded only by the process that still holds the run
             store.seal(job.run)
             return JobOutcome(job.run, "done")
-    except ClaimedError as error:
+    except (ClaimedError, LostError) as error:
         return JobOutcome(job.run, "claimed", str(error))
     except Interrupted:
         raise
@@ -186,12 +185,13 @@ def main() -> int:
     jobs: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
     try:
-        while (line := jobs.get()) is not None:
-            outcome = perform_or_stop(Job.of_line(line))
-            outcomes.write(outcome.line() + "\n")
-            outcomes.flush()
-            if outcome.kind == "stopped":
-                return EXIT_STOPPED
+        with shown():
+            while (line := jobs.get()) is not None:
+                outcome = perform_or_stop(Job.of_line(line))
+                outcomes.write(outcome.line() + "\n")
+                outcomes.flush()
+                if outcome.kind == "stopped":
+                    return EXIT_STOPPED
     except (Stopped, BrokenPipeError):
         signals.leave()
         return EXIT_STOPPED

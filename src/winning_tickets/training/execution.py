@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,8 +17,7 @@ from transformers import PreTrainedModel
 
 from winning_tickets.config import Runtime
 from winning_tickets.models.loading import choose_device
-from winning_tickets.runs.errors import TrainingError, UsageError
-from winning_tickets.runs.progress import tell
+from winning_tickets.runs.errors import TicketsWarning, TrainingError, UsageError
 
 BACKEND = "inductor"  # of torch.compile
 _COMPILERS = ("g++", "clang++", "c++")
@@ -61,7 +61,7 @@ def attention_for_training(model: torch.nn.Module, device: torch.device, bf16: b
 
 def warn_of_slow_bf16(device: torch.device, runtime: Runtime) -> None:
     """Warn once in a process if `--bf16` is given on a CPU that multiplies matrices hardly faster in bfloat16."""
-    if runtime.bf16 and device.type == "cpu" and not runtime.quiet:
+    if runtime.bf16 and device.type == "cpu":
         _warn_of_slow_bf16()
 
 
@@ -70,7 +70,7 @@ def _warn_of_slow_bf16() -> None:
     ratio = _time_of_a_product(torch.bfloat16) / _time_of_a_product(torch.float32)
     if ratio > _SLOW:
         found = f"on this processor a matrix product takes {ratio:.1f} times as long in bfloat16 as in float32"
-        tell(f"Warning: {found}, so steps can be slower with --bf16.", quiet=False)
+        warnings.warn(f"{found}, so steps can be slower with --bf16.", TicketsWarning, stacklevel=3)
 
 
 def _time_of_a_product(dtype: torch.dtype) -> float:

@@ -5,6 +5,7 @@ docs/explanation/training_loop.md says why this loop is our own, and what a step
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import signal
@@ -28,13 +29,14 @@ from winning_tickets.models.loading import choose_device
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory
 from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError
-from winning_tickets.runs.escapes import say
 from winning_tickets.runs.files import REFUSALS, save_tensors, to_disk
 from winning_tickets.runs.progress import check_trackers, tracked
 from winning_tickets.tickets.masking import is_sharded
 from winning_tickets.training import execution, parallel
 from winning_tickets.training.objectives.base import Objective
 from winning_tickets.training.optimizers import adamw
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint-"
 MAX_SKIPPED = 10
@@ -78,8 +80,7 @@ class FiniteSteps:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None  # zeros would still let momentum and decay change the weights
-        if distributed.is_main():
-            say(f"{_found(step, parts, norm)} The step was skipped.")
+        logger.info("%s The step was skipped.", _found(step, parts, norm))
 
 
 def gradient_norm(optimizer: Any) -> Tensor:
@@ -363,9 +364,8 @@ class TicketTrainer:
                     parallel.draw_as_a_data_loader()
                 began = time.monotonic()
                 self._take_step(next(prepared))
-                if self.args.torch_compile and self.step == steps.start + 1 and distributed.is_main():
-                    seconds = time.monotonic() - began
-                    say(f"Compiled; the first step took {seconds:.1f} s.")
+                if self.args.torch_compile and self.step == steps.start + 1:
+                    logger.info("Compiled; the first step took %.1f s.", time.monotonic() - began)
         self._tell("on_train_end")
 
     @property

@@ -13,10 +13,9 @@ from typing import Any
 from winning_tickets.runs.directory import MARKER, is_done
 from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
 from winning_tickets.runs.files import write_json
-from winning_tickets.runs.locks import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, Lock, adopt
+from winning_tickets.runs.locks import Hold, hold, in_use
 from winning_tickets.runs.provenance import Account
 from winning_tickets.runs.store.checksums import Check, Finding, compare_files, find_leftovers, seal_files
-from winning_tickets.runs.store.claims import Claims
 from winning_tickets.runs.store.index import Index, Row
 from winning_tickets.runs.store.query import Condition, check_known, check_status
 from winning_tickets.runs.store.records import (
@@ -40,24 +39,14 @@ from winning_tickets.runs.store.records import (
 class Store:
     """A folder of runs that several processes, also on several machines, may use at the same time.
 
-    `runs/<id>` is an ordinary run directory, `about/<id>` has the store's own files about the run, and `claims/<id>`
-    has the claim of the process that works on the run. The folder is created on first use.
-
-    Args:
-        heartbeat_seconds: time between two heartbeats of a claim.
-        dead_after_seconds: time without a heartbeat after which a claim of another machine counts as dead.
+    `runs/<id>` is an ordinary run directory, `about/<id>` has the store's own files about the run, and
+    `claims/<id>.lock` is the lock of the process that works on the run. The folder is created on first use.
     """
 
-    def __init__(
-        self,
-        path: Path | str,
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
-        dead_after_seconds: float = DEAD_AFTER_SECONDS,
-    ) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._layout = Layout(self.path)
         self._layout.exists()
-        self._claims = Claims(self._layout.claims, heartbeat_seconds, dead_after_seconds)
         self._index = Index(self._layout)
         self._accounts: dict[str, Account] = {}
 
@@ -131,20 +120,17 @@ class Store:
                 yield row.record(own)
 
     @contextmanager
-    def claim(self, run_id: str) -> Iterator[Lock]:
-        """Claim a run for the `with` block in the process that does it; others may take the claim of a dead process."""
-        self._layout.run(run_id)
-        self._layout.create()
+    def claim(self, run_id: str) -> Iterator[Hold]:
+        """Hold a run for the `with` block in the process that does it; all other processes are refused."""
         folder = self.folder(run_id)
-        claim = self._claims.take(run_id)
-        hold = adopt(folder, claim)  # the claim is also the lock of the run directory
-        # A run that was killed between its result and its checksums is done; its cost is unknown.
-        self._accounts[run_id] = Account((folder / MARKER).exists(), measured=not is_done(folder))
-        try:
-            yield claim
-        finally:
-            del self._accounts[run_id]
-            hold.release()
+        self._layout.create()
+        with hold(folder, name=f"The run {run_id}") as claim:
+            # A run that was killed between its result and its checksums is done; its cost is unknown.
+            self._accounts[run_id] = Account((folder / MARKER).exists(), measured=not is_done(folder))
+            try:
+                yield claim
+            finally:
+                del self._accounts[run_id]
 
     def fail(self, run_id: str, error: BaseException | str) -> None:
         """Record the error of a run, which counts as failed until `retry`; remove its checksums and provenance."""
@@ -211,7 +197,7 @@ class Store:
         """Return the status of a run from the state of its files, its claim and whether it has any file."""
         if state != "open":
             return state
-        if self._claims.is_held(run_id):
+        if in_use(self.folder(run_id)):
             return "running"
         begun = any(Path(path).exists() for path in self._layout.files(run_id).values())
         return "unfinished" if begun or self.folder(run_id).exists() else "absent"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -190,7 +189,7 @@ def run(
         report_to=trackers,
         trust_remote_code=trust_remote_code,
     )
-    watch = None if quiet else ProgressLines(planned, found, workers, sys.stderr)
+    watch = ProgressLines(planned, found, workers)
     result = run_study(planned, found, make_engine(engine, engine_options, found.path), runtime, retry_failed, watch)
     _check(result)
     result = {"study": planned.study.name, "scale": scale, **result}
