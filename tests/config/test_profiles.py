@@ -20,9 +20,9 @@ from winning_tickets.config import OBJECTIVE_NAMES
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.token_cache import tokenize
-from winning_tickets.pruning import base as base_module
 from winning_tickets.pruning import mask_optimizer as mask_optimizer_module
 from winning_tickets.pruning import mask_training as mask_training_module
+from winning_tickets.pruning import preparation as base_module
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights
 

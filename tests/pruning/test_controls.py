@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from samples.settings import read_by_method
 from samples.tiny_models import CONFIGS, make_model
 from winning_tickets import Runtime, SearchConfig, Ticket, cli, search
 from winning_tickets.models.architectures import matrices_of, prunable_views
@@ -90,7 +91,7 @@ def test_every_method_can_match_the_counts_of_a_ticket(tmp_path, fields):
     model = model_of(tmp_path)
     like = magnitude(model, tmp_path / "like", sparsity=0.6, ranking="global", scope="encoder")
     assert len({round(value, 3) for value in like.sparsity_by_matrix().values()}) > 3
-    config = SearchConfig(model=model, like=str(tmp_path / "like"), batch_tokens=512, **fields)
+    config = read_by_method(model=model, like=str(tmp_path / "like"), batch_tokens=512, **fields)
     ticket = search(config, tmp_path / "out", QUIET)
     assert counts(ticket) == counts(like)
     assert ticket.sparsity == ticket.info.config["sparsity"] == like.sparsity
@@ -144,10 +145,10 @@ def test_of_the_ticket_the_masks_count_and_not_the_place(tmp_path):
 def test_what_contradicts_a_ticket_to_match(tmp_path, fields, message):
     model = model_of(tmp_path)
     magnitude(model, tmp_path / "like")
-    config = SearchConfig(**({"model": model, "method": "random", "like": str(tmp_path / "like")} | fields))
+    fields = {"method": "random", "like": str(tmp_path / "like")} | fields
     with pytest.raises(UsageError, match=message) as caught:
-        search(config, tmp_path / "out", QUIET)
-    assert str(caught.value).count("--sparsity") == (fields.keys() == {"sparsity"})
+        search(model, tmp_path / "out", QUIET, **fields)
+    assert str(caught.value).count("--sparsity") == ("sparsity" in fields)
     assert not (tmp_path / "out").exists()
 
 
@@ -215,7 +216,7 @@ def test_pretrained_spelled_out_is_the_old_run(tmp_path):
 )
 def test_impossible_weights(tmp_path, fields, message):
     with pytest.raises(UsageError, match=message):
-        search(SearchConfig(**({"model": model_of(tmp_path), "method": "magnitude"} | fields)), tmp_path / "out", QUIET)
+        search(model_of(tmp_path), tmp_path / "out", QUIET, **({"method": "magnitude"} | fields))
     assert not (tmp_path / "out").exists()
 
 

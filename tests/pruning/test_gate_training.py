@@ -18,11 +18,13 @@ from samples.tiny_models import make_model
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evaluate, search, search_all
 from winning_tickets.cli import app
 from winning_tickets.config import Pattern
+from winning_tickets.config.structured import GateTraining
 from winning_tickets.models.structure import UNITS, count_units, gated, structure_of
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning import structured
 from winning_tickets.pruning.importance import close_gates
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer
+from winning_tickets.pruning.preparation import prepare_search
 from winning_tickets.pruning.search import check_search
 from winning_tickets.pruning.structured import GateParameters, close_by_level, gate_scores
 from winning_tickets.runs.errors import Interrupted, UsageError
@@ -135,7 +137,7 @@ def test_the_gradient_of_scores_is_that_of_real_gates_closed_ones_included(kind,
     masked = MaskedWeights(parameters, list(named))
     generator = torch.Generator().manual_seed(4)
     scores = {name: torch.rand(gate.shape, generator=generator) for name, gate in named.items()}
-    update = SearchConfig(model="m", level=(50,)).resolved()
+    update = SearchConfig(model="m", level=(50,)).resolved().as_masks()
     choose = partial(close_by_level, structure=structure, counts=counts, min_heads_per_layer=0)
     optimizer = MaskOptimizer(masked, scores, {}, update, choose)
     batch = {"input_ids": IDS, "attention_mask": PADDED}
@@ -354,9 +356,9 @@ def test_the_seed_and_the_start_count_in_the_id(bert, corpus, tmp_path):
 
 def test_masks_of_weights_are_what_they_were():
     plain = SearchConfig(model="m")
-    assert (plain.needs.gates, plain.rungs, plain.resolved().score_init) == (False, (0.6,), "activation")
+    assert (isinstance(plain, GateTraining), plain.rungs, plain.resolved().score_init) == (False, (0.6,), "activation")
     filled = SearchConfig(model="m", level=("30%",)).resolved()
-    assert (filled.needs.gates, filled.rungs, filled.scope) == (True, ("level-30",), "encoder")
+    assert (isinstance(filled, GateTraining), filled.rungs, filled.scope) == (True, ("level-30",), "encoder")
     assert (filled.score_init, filled.importance, filled.min_heads_per_layer) == ("rank", "sample", 0)
     assert (filled.segments, filled.batch_tokens, filled.student_dropout) == ("mixed", 2048, 0.0)
     assert Pattern.parse("2:4") == SearchConfig(model="m", pattern="2:4").n_of_m

@@ -14,10 +14,12 @@ from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import Runtime, SearchConfig, Ticket
 from winning_tickets.config import parse_rewind
 from winning_tickets.models.architectures import prunable_views
-from winning_tickets.pruning import base as base_module
 from winning_tickets.pruning import imp as imp_module
+from winning_tickets.pruning import steps as steps_module
 from winning_tickets.pruning.imp import Rounds
+from winning_tickets.pruning.preparation import prepare_search
 from winning_tickets.pruning.search import check_search, search, search_all
+from winning_tickets.pruning.sources import load_sources
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.tickets.selection import keep_top, pruned_count
@@ -335,13 +337,13 @@ def test_rewinding_to_step_0_is_rewinding_to_the_start_and_noise_is_not(imp, tmp
 
 def test_iterative_pruning_decays_weights_as_configured(imp, tmp_path, monkeypatch):
     seen = []
-    trainer = base_module.TicketTrainer
+    trainer = steps_module.TicketTrainer
 
     def noting(*args, **kwargs):
         seen.append(kwargs["args"].weight_decay)
         return trainer(*args, **kwargs)
 
-    monkeypatch.setattr(base_module, "TicketTrainer", noting)
+    monkeypatch.setattr(steps_module, "TicketTrainer", noting)
     imp(tmp_path / "out", weight_decay=0.25)
     assert seen == [0.25]
 

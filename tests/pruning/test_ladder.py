@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samples.settings import read_by_method
 from samples.tiny_models import TEXT
 from winning_tickets import Runtime, SearchConfig, Ticket, search, search_all
 from winning_tickets.cli import show
@@ -29,7 +30,7 @@ def corpus(tmp_path_factory):
 
 def climbing(model, corpus, **fields):
     defaults = {"sparsity": RUNGS, "steps": 4, "rung_steps": 2, "batch_tokens": 64, "segments": "packed:16"}
-    return SearchConfig.of(model=model, corpus=corpus, **(defaults | {"learning_rate": 2e-3} | fields))
+    return read_by_method(model=model, corpus=corpus, **(defaults | {"learning_rate": 2e-3} | fields))
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=6, unique=True), st.integers(1, 50), st.integers(1, 50))

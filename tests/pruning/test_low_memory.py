@@ -199,7 +199,7 @@ def test_the_plan_says_the_bytes_that_a_search_has(folder, tmp_path, name):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MaskOptimizer, "step", step)
-        patch.setattr("winning_tickets.pruning.base.load_plm", load)
+        patch.setattr("winning_tickets.pruning.preparation.load_plm", load)
         search(config, tmp_path / "t", QUIET)
     if name == "one layer":
         found["dense_weights"] = planned["dense_weights"]  # of which the optimizer sees a part
@@ -212,7 +212,7 @@ def test_the_plan_says_the_bytes_that_a_search_has(folder, tmp_path, name):
 
 def test_a_search_without_enough_memory_is_refused_before_anything_is_loaded(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: {"SC_PHYS_PAGES": 20, "SC_PAGE_SIZE": 1000}[name])
-    monkeypatch.setattr("winning_tickets.pruning.base.load_plm", None)
+    monkeypatch.setattr("winning_tickets.pruning.preparation.load_plm", None)
     with pytest.raises(UsageError, match="needs 0.0 GB for .* --weights-dtype bfloat16 or --score-dtype bfloat16"):
         search(configured(folder), tmp_path / "t", QUIET)
     assert not (tmp_path / "t").exists()

@@ -12,9 +12,11 @@ from samples.learning import QUIET, Killed, corpus_of, killed_after, learning, w
 from samples.tiny_models import make_model
 from winning_tickets import Runtime, Ticket
 from winning_tickets.models.architectures import prunable_views
-from winning_tickets.pruning import base as base_module
+from winning_tickets.pruning import preparation as base_module
 from winning_tickets.pruning import search as search_module
+from winning_tickets.pruning.preparation import prepare_search
 from winning_tickets.pruning.search import search, search_all
+from winning_tickets.pruning.sources import load_sources
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.selection import keep_top
 

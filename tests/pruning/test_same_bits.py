@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from samples.ambient_states import everything, seen
 from samples.commands import CASES, make_world, words_of
 from winning_tickets.cli import app
-from winning_tickets.pruning.search import METHODS
+from winning_tickets.config import METHODS
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
+from samples.settings import read_by_method
 from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evaluate, search
-from winning_tickets.config import METHOD_NEEDS, OBJECTIVE_NAMES
+from winning_tickets.config import METHODS, OBJECTIVE_NAMES
+from winning_tickets.config.mask_training import MaskTraining
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.pruning import mask_training as mask_training_module
-from winning_tickets.pruning.search import METHODS
 from winning_tickets.runs.errors import ContentError, Interrupted, TicketsWarning, TrainingError, UsageError
 from winning_tickets.tickets.selection import pruned_count
 
@@ -34,7 +35,7 @@ def bert(tmp_path):
 
 def training(model, corpus, **fields):
     defaults = {"sparsity": 0.5, "steps": 4, "batch_tokens": 64, "segments": "packed:16", "learning_rate": 2e-3}
-    return SearchConfig.of(model=model, corpus=corpus, **(defaults | fields))
+    return read_by_method(model=model, corpus=corpus, **(defaults | fields))
 
 
 ALIKE = ("xlm-roberta", "camembert")  # their MLM heads are that of RoBERTa
@@ -84,7 +85,7 @@ def test_a_masked_model_equals_zeroed_weights(tmp_path, kind):
         assert torch.equal(masked.base_model(ids).last_hidden_state, by_hand(ids).last_hidden_state)
 
 
-@pytest.mark.parametrize("method", [name for name, needs in METHOD_NEEDS.items() if not needs.structured])
+@pytest.mark.parametrize("method", sorted({*METHODS} - {"importance"}))
 @pytest.mark.parametrize("scope", ["encoder+embeddings", "encoder", "encoder+embeddings+pooler"])
 @pytest.mark.parametrize("ranking", ["matrix", "global"])
 @pytest.mark.parametrize("sparsity", [0.0, 0.29, 0.9])
@@ -188,7 +189,7 @@ def test_a_signal_ends_the_search_after_a_checkpoint(tmp_path, corpus, bert, mon
 def test_a_finished_search_is_not_done_again(tmp_path, corpus, bert, monkeypatch):
     config = training(bert, corpus)
     first = search(config, tmp_path / "t", QUIET)
-    monkeypatch.setitem(METHODS, "mask-training", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(MaskTraining, "finder", "nothing:searches_again")
     assert search(config, tmp_path / "t", QUIET).id == first.id
     with pytest.raises(UsageError, match="holds another run"):
         search(training(bert, corpus, seed=1), tmp_path / "t", QUIET)

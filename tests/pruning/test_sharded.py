@@ -23,6 +23,7 @@ from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.loading import load_plm, prunable_names
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
+from winning_tickets.pruning.preparation import prepare_search
 from winning_tickets.pruning.sharded import Shards, _check
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets import selection

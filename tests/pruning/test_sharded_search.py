@@ -12,6 +12,7 @@ import torch
 
 from samples.launch import Launch, launched
 from samples.learning import QUIET, Killed, corpus_of, killed_after, learning, without_dropout
+from samples.settings import read_by_method
 from samples.tiny_decoders import make_decoder
 from samples.tiny_models import make_model
 from winning_tickets import SearchConfig, Ticket, TransferConfig, transfer
@@ -220,7 +221,7 @@ REFUSED = {
 def test_what_cannot_be_sharded_is_refused_before_anything_is_loaded(monkeypatch, case):
     fields, how, processes, message = REFUSED[case]
     monkeypatch.setenv("WORLD_SIZE", str(processes))
-    config = SearchConfig.of(**{"model": "m", "method": "mask-training", "corpus": "pydocs"} | fields)
+    config = read_by_method(**{"model": "m", "method": "mask-training", "corpus": "pydocs"} | fields)
     with pytest.raises(UsageError, match=message):
         check_sharding(config.resolved(), Runtime(shard=True, **how))
 

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from samples.settings import read_by_method
 from samples.tiny_models import TEXT
 from samples.tiny_tasks import task_data
-from winning_tickets import Runtime, SearchConfig
+from winning_tickets import Runtime
 from winning_tickets.runs.directory import RunDirectory
 
 QUIET = Runtime(quiet=True)
-BASE = importlib.import_module("winning_tickets.pruning.base")
+BASE = importlib.import_module("winning_tickets.pruning.preparation")
 
 
 def corpus_of(folder):
@@ -29,11 +30,9 @@ def with_tiny_tasks(monkeypatch):
 def learning(model, method, corpus=None, **fields):
     """A configuration with short texts; of iterative pruning with three rounds of four steps."""
     defaults = {"segments": "packed:16", "batch_tokens": 64, "batch_size": 8, "steps": 4}
-    if method not in ("imp", "snip", "movement", "importance"):
-        del defaults["batch_size"]  # a setting of tasks, which other methods refuse
     if method == "imp":
         defaults |= {"sparsity": (0.2, 0.5, 0.8), "round_steps": 4}
-    return SearchConfig.of(model=model, method=method, corpus=corpus, **(defaults | fields))
+    return read_by_method(model=model, method=method, corpus=corpus, **(defaults | fields))
 
 
 def without_dropout(model):

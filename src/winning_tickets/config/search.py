@@ -137,9 +137,9 @@ class SearchConfig(Settings):
         if cls is SearchConfig or field not in SearchConfig.all_fields():
             return "" if field in SearchConfig.all_fields() else super().words_on(field, fields)
         able = list(readers_of(field))
-        if "mask-training" in able and field not in UNIT_FIELDS:
-            masks, gates = (field in kind.model_fields for kind in classes_of("mask-training"))
-            able[able.index("mask-training")] += "" if masks else " with --level or counts" if gates else ""
+        if "mask-training" in able and field not in classes_of("mask-training")[0].model_fields:
+            able.remove("mask-training")  # only the training of gates reads it
+            able.append("mask-training" + ("" if field in UNIT_FIELDS else " with --level or counts"))
         option = SearchConfig.all_fields()[field][0].option_of(field)
         needed = (", ".join(able[:-1]) + " or " if able[1:] else "") + able[-1]
         return f"{cls.named(fields)} does not read {option}; it needs --method {needed}."

@@ -138,7 +138,7 @@ def setting(
 class Settings(BaseModel):
     """Base of all configurations: they are frozen, numbers are finite, and unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @classmethod
     def of(cls, /, **fields: Any) -> Self:
