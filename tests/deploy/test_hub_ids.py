@@ -119,7 +119,7 @@ def test_what_the_hub_does_not_have(online, made, monkeypatch):
 def test_without_network_the_cache_is_enough(online, made, monkeypatch, tmp_path):
     wt.push(made["folder"] / "run", "me/rte")
     expected = wt.predict("me/rte", [(TEXT[0], TEXT[1])]).predictions
-    monkeypatch.setattr(hub, "SECONDS", 0.2)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
     began = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")

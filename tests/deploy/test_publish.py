@@ -214,7 +214,7 @@ def test_without_network_it_is_refused_within_five_seconds(online, made, monkeyp
     began = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr("winning_tickets.runs.hub.SECONDS", 0.2)
+        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
         with pytest.raises(UsageError, match=r"push to me/ticket: http.* cannot be reached \(.*\); check the network"):
             made["ticket"].push_to_hub("me/ticket")
         with pytest.raises(UsageError, match=r"no ticket folder me/other, and the hub .*cannot be reached"):

@@ -149,7 +149,7 @@ def test_only_search_and_transfer_compile(tiny, capsys, monkeypatch, tmp_path):
 )
 def test_accelerate_launch_itself(tiny, tmp_path, options, code, said):
     words = ("transfer", tiny["bert"], "--task", "rte", "--data-dir", tiny["glue"], "--steps", "2", "--batch-size", "4")
-    words += ("--device", "cpu", "--quiet", "--out", str(tmp_path / "run"))
+    words += ("--device", "cpu", "--out", str(tmp_path / "run"))
     launch = ("-m", "accelerate.commands.launch", "--cpu", *options, "-m", "winning_tickets", *words)
     if "--num_processes" in options:
         launch = tuple(word for word in launch if word != "--cpu")

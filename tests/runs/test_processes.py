@@ -70,6 +70,26 @@ def test_the_main_process_works_as_if_it_were_alone(tmp_path):
     launched(tmp_path, work)
 
 
+def test_processes_that_the_caller_has_connected_stay_connected_when_one_fails(tmp_path):
+    @distributed.together()
+    def fail(rank):
+        assert distributed.on_main(lambda: 4) == 4
+        if rank == 1:
+            raise UsageError("Nobody else knows.")
+        distributed._group.wait_for_outcome("never")
+
+    def work(rank):
+        torch.distributed.init_process_group("gloo")
+        for _ in range(2):
+            with pytest.raises(TicketsError, match="Nobody else knows"):
+                fail(rank)
+        with distributed.together():
+            assert distributed.all_reduce_max(rank) == 1
+        torch.distributed.destroy_process_group()
+
+    launched(tmp_path, work)
+
+
 @pytest.mark.parametrize("kind", [UsageError, ContentError, TrainingError])
 def test_all_raise_what_the_main_process_met(tmp_path, kind):
     def fail():

@@ -113,8 +113,7 @@ def test_mask_training_gives_the_same_tickets_and_one_process_writes(training, t
         search_all(training, out, Runtime(checkpoint_steps=2))
 
     ended = launched(tmp_path, work)
-    assert (ended[0].out, ended[1].out, ended[1].err) == ("", "", "")
-    assert "6/6" in ended[0].err
+    assert [(one.out, one.err) for one in ended] == [("", "")] * 2
     alone = search_all(training, tmp_path / "alone", QUIET)
     for sparsity, ticket in alone.items():
         other = Ticket.from_pretrained(out / f"sparsity-{sparsity:.2f}")

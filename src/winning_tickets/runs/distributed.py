@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -175,38 +176,54 @@ def _join() -> Group:
     if _group is not None:
         return _group
     _formed += 1
-    import torch.distributed as dist
-    from torch.distributed import distributed_c10d
+    import torch
 
+    dist: Any = torch.distributed
     own = not dist.is_initialized()
     if own:
         store, cpu_group = _store(), None
         dist.init_process_group(
             _backend(),
-            store=distributed_c10d.PrefixStore(f"connections-{_formed}", store),
+            store=dist.PrefixStore(f"connections-{_formed}", store),
             rank=int(os.environ["RANK"]),
             world_size=int(os.environ["WORLD_SIZE"]),
         )
         atexit.register(_disconnect)
     else:
-        store, cpu_group = distributed_c10d._get_default_store(), dist.new_group(backend="gloo")
-    keys = distributed_c10d.PrefixStore(f"winning-tickets-{_formed}", store)
+        cpu_group = dist.new_group(backend="gloo")
+        store = _new_store(cpu_group)
+    keys = dist.PrefixStore(f"winning-tickets-{_formed}", store)
     _group = Group(dist.get_rank(), dist.get_world_size(), keys, cpu_group, own)
     return _group
 
 
 @functools.cache
 def _store() -> Any:
-    from torch.distributed.rendezvous import rendezvous
+    import torch
 
+    dist: Any = torch.distributed
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise UsageError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {', '.join(missing)} is not set, so the processes cannot "
             "find each other. Start them with torchrun --nproc-per-node N -m winning_tickets ..., or unset WORLD_SIZE."
         )
-    store, _, _ = next(rendezvous("env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])))
+    store, _, _ = next(dist.rendezvous("env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])))
     return store
+
+
+def _new_store(cpu_group: Any) -> Any:
+    """Return a store in rank 0 for processes that the caller has connected, whose own store is private to torch."""
+    import torch
+
+    dist: Any = torch.distributed
+    store, address = None, [("", 0)]
+    if dist.get_rank() == 0:
+        host = os.environ.get("MASTER_ADDR") or socket.gethostname()
+        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        address = [(host, store.port)]
+    dist.broadcast_object_list(address, group=cpu_group)
+    return store or dist.TCPStore(*address[0], is_master=False)
 
 
 def _backend() -> str:

@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from winning_tickets.runs.directory import missing
 from winning_tickets.runs.errors import UsageError
 
-SECONDS = 4.0  # longest wait for an answer of the hub
 _ABSENT = "is not on this machine, and"
 _AWAY = "the Hugging Face hub cannot be reached"
-Answer = TypeVar("Answer")
-
-
-def _in_time(ask: Callable[[], Answer]) -> Answer:
-    """Return the answer of a request, or raise its error; a TimeoutError if there is none within `SECONDS`."""
-    answers: list[Answer] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            answers.append(ask())
-        except Exception as error:  # of any layer: DNS, TLS, proxies
-            errors.append(error)
-
-    # The request runs in a thread, because a DNS lookup has no time limit.
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(SECONDS + 0.5)
-    if errors:
-        raise errors[0]
-    if not answers:
-        raise TimeoutError(f"no answer in {SECONDS:g} s")
-    return answers[0]
 
 
 @cache
@@ -70,12 +45,10 @@ def _ask(repository: str, kind: str) -> tuple[Any, str]:
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return None, f"{_ABSENT} HF_HUB_OFFLINE is set"
     try:
-        api = huggingface_hub.HfApi()
-        return _in_time(lambda: api.repo_info(repository, repo_type=kind, timeout=SECONDS)), ""
+        timeout = huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT
+        return huggingface_hub.HfApi().repo_info(repository, repo_type=kind, timeout=timeout), ""
     except (HfHubHTTPError, OfflineModeIsEnabled, ValueError) as error:
         return None, f"{_ABSENT} the Hugging Face hub does not give it ({type(error).__name__})"
-    except TimeoutError:
-        return None, f"{_ABSENT} {_AWAY} (no answer)"
     except Exception as error:  # the HTTP library of huggingface_hub has its own errors of the network
         return None, f"{_ABSENT} {_AWAY} ({type(error).__name__})"
 
@@ -165,14 +138,14 @@ def _reason(error: BaseException) -> str:
 
 
 def reach(what: str) -> None:
-    """Raise a UsageError unless the hub answers within `SECONDS`; the hub's own client tries for much longer."""
+    """Raise a UsageError unless the hub answers once within HF_HUB_ETAG_TIMEOUT; its client tries several times."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
     if constants.HF_HUB_OFFLINE:
         raise UsageError(f"{what}: HF_HUB_OFFLINE is set; unset it.")
     try:
-        _in_time(lambda: get_session().head(constants.ENDPOINT, timeout=SECONDS))
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception as error:  # of any layer: DNS, TLS, proxies
         why = str(error).partition("\n")[0].rstrip(".")
         raise UsageError(f"{what}: {constants.ENDPOINT} cannot be reached ({why}); check the network.") from error
