@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
-from winning_tickets.pruning.base import prepare_search
 
 from samples.batches import plain
 from samples.learning import Killed, corpus_of, killed_after

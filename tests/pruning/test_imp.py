@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from winning_tickets.pruning.base import load_sources, prepare_search
 
 from samples.batches import plain
 from samples.learning import QUIET, Killed, corpus_of, killed_after, learning, with_tiny_tasks, without_dropout

@@ -12,7 +12,6 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from winning_tickets.pruning.base import prepare_search
 
 from samples.launch import launched
 from samples.learning import corpus_of, learning, without_dropout

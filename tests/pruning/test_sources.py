@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from winning_tickets.pruning.base import load_sources, prepare_search
 
 from samples.batches import plain
 from samples.learning import QUIET, corpus_of, learning, with_tiny_tasks
