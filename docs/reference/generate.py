@@ -103,7 +103,8 @@ def typed(annotation: Any) -> str:
         return f"tuple of {typed(inner[0])}"
     if hasattr(annotation, "__metadata__"):
         return typed(inner[0])
-    return " or ".join(map(typed, inner)) if inner else annotation.__name__
+    # Sorted, because Python gives equal unions the order of the one that was made first.
+    return " or ".join(sorted(map(typed, inner))) if inner else annotation.__name__
 
 
 def settings() -> str:
