@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from winning_tickets import config
 from winning_tickets.cli.application import whole_application
-from winning_tickets.cli.commands import Verb, written
+from winning_tickets.cli.help import Verb, written
+from winning_tickets.config.search import METHOD_NAMES, readers_of
 from winning_tickets.studies.text import describe_recipes
 
 HERE = Path(__file__).parent
@@ -32,6 +33,9 @@ SETTINGS = (
     config.Runtime,
 )
 READ_BY = re.compile(r" \[read by [^;\]]+\]|(?<=\[)read by [^;\]]+; ")
+
+
+RARE = "Options that only `--help-all` shows:"
 
 
 def row(*cells: str) -> str:
@@ -62,7 +66,7 @@ def meaning(parameter: Any) -> str:
 
 def options(command: Any) -> list[str]:
     """The options of a command, a table for each panel."""
-    panels: dict[str, list[tuple[str, ...]]] = {}
+    panels: dict[tuple[str, str], list[tuple[str, ...]]] = {}
     readers = command.readers if isinstance(command, Verb) else {}
     for one in command.params:
         if one.hidden or one.param_type_name == "argument":
@@ -70,9 +74,13 @@ def options(command: Any) -> list[str]:
         names = ", ".join(f"`{name}`" for name in (*one.opts, *one.secondary_opts))
         methods = ", ".join(dict.fromkeys(readers.get(one.name, ()))) or "all"
         cells = (names, meaning(one), methods) if "method" in readers else (names, meaning(one))
-        panels.setdefault(one.rich_help_panel or ("Running" if readers else "Options"), []).append(cells)
+        place = RARE if isinstance(command, Verb) and one.name in command.rare else ""
+        panel = one.rich_help_panel or ("Running" if readers else "Options")
+        panels.setdefault((place, panel), []).append(cells)
     lines = []
-    for panel, rows in panels.items():
+    for (place, panel), rows in sorted(panels.items(), key=lambda item: item[0][0]):
+        if place and RARE not in lines:
+            lines += [RARE, ""]
         wide = "method" in readers and panel != "Running"
         lines += table((panel, "meaning", "methods") if wide else (panel, "meaning"), [
             cells if wide else cells[:2] for cells in rows
@@ -113,13 +121,12 @@ def settings() -> str:
     for cls in SETTINGS:
         lines += [f"### {cls.__name__}", "", " ".join((cls.__doc__ or "").split()), ""]
         rows = []
-        for name, field in cls.model_fields.items():
+        for name, (_, field) in cls.all_fields().items():
             default = (
                 "required" if field.is_required() else f"`{written(field.default)}`" if field.default != () else ""
             )
-            extra: Any = field.json_schema_extra
-            methods = dict.fromkeys(one.replace("gates", "mask-training") for one in extra["methods"])
-            read = f" Read by {', '.join(methods)}." if methods else ""
+            methods = readers_of(name) if cls is config.SearchConfig else METHOD_NAMES
+            read = f" Read by {', '.join(methods)}." if methods != METHOD_NAMES else ""
             rows.append((f"`{name}`", typed(field.annotation), default, f"{field.description}{read}"))
         lines += table(("field", "type", "default", "meaning"), rows)
     return "\n".join(lines)

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from samples.tiny_models import make_model
-from winning_tickets import cli, search
+from winning_tickets import cli
 from winning_tickets.cli.application import whole_application
 from winning_tickets.cli.commands import leaves, settings_of
 from winning_tickets.config import (
@@ -26,6 +25,7 @@ from winning_tickets.config import (
     SuperConfig,
     TransferConfig,
 )
+from winning_tickets.config.search import classes_of, readers_of
 from winning_tickets.runs.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def test_every_field_has_an_option_or_is_the_argument_with_its_own_help(verb):
 
 def test_fields_without_an_option_come_from_a_file(tmp_path):
     """Profiles give their values; nobody needs them in a help."""
-    hidden = {name for name in SearchConfig.model_fields if not SearchConfig.options_of(name)}
+    hidden = {name for name, (kind, _) in SearchConfig.all_fields().items() if not kind.options_of(name)}
     assert {"cadence", "phi", "mixing", "kd_padding"} < hidden
     assert {option for name in hidden for option in (f"--{name.replace('_', '-')}",)} & names_of(
         COMMANDS["search"]
@@ -79,17 +79,16 @@ def test_fields_without_an_option_come_from_a_file(tmp_path):
 
 def test_every_field_is_explained_in_whole_sentences():
     for settings in (*VERBS.values(), Runtime, TransferConfig.part_of("smart")):
-        for name, field in settings.model_fields.items():
+        for name, (_, field) in settings.all_fields().items():
             extra: Any = field.json_schema_extra
             assert extra["panel"], (settings, name)
             assert re.fullmatch(r"[A-Z].*\.", field.description or ""), (settings, name)
-            assert set(extra["methods"]) <= {*METHOD_NAMES, "gates"}, name
 
 
 LINES = [
-    ("search m --sparsities 0.5,0.7 --heads 1,2 --task rte,cola --prune-first --level 30%,10",
-     {"sparsity": (0.5, 0.7), "prune_heads": (1, 2), "tasks": ("cola", "rte"),
-      "prune_first": True, "level": (10.0, 30.0)}),
+    ("search m --method imp --sparsities 0.5,0.7 --task rte,cola --prune-first",
+     {"sparsity": (0.5, 0.7), "tasks": ("cola", "rte"), "prune_first": True}),
+    ("search m --heads 1,2 --level 30%,10", {"prune_heads": (1, 2), "level": (10.0, 30.0)}),
     ("transfer m --seed 0,1 --text-columns a,b --smart 0.5 --smart-steps 2 --kind tokens",
      {"seeds": (0, 1), "text_columns": ("a", "b"), "kind": "tokens"}),
     ("share --tasks rte,cola --tickets a,none --level 30% --dropout-p rte=0.2 --no-save-model --fine-tune",
@@ -135,25 +134,22 @@ def test_parts_of_settings_come_from_the_file_and_from_options(tmp_path):
         settings_of(TransferConfig, file, {})
 
 
-def other_value(field: Any) -> Any:
-    """A value that is not the default, however wrong."""
-    return field.default + 1 if type(field.default) in (int, float) else (1,) if field.default == () else "x"
-
-
 def test_a_setting_that_the_method_does_not_read_is_refused_with_those_that_do():
     for method in METHOD_NAMES:
-        for name, field in SearchConfig.model_fields.items():
-            extra: Any = field.json_schema_extra
-            readers = [reader.replace("gates", "mask-training") for reader in extra["methods"]]
-            units = {"level": (30.0,)} if method == "mask-training" and "gates" in extra["methods"] else {}
-            made = SearchConfig(model="m", method=method, **units).model_copy(update={name: other_value(field)})
-            lines = made.unread({name})
-            if not readers or method in readers:
-                assert lines == [], (method, name)
-            else:
-                able = " or ".join([", ".join(readers[:-1]), readers[-1]] if readers[1:] else readers)
-                assert lines[0].startswith(f"--method {method} does not read {SearchConfig.option_of(name)}; it needs ")
-                assert all(reader in lines[0] for reader in able.replace(" or ", ", ").split(", ")), lines
+        (kind, *others) = classes_of(method)
+        for name, (owner, _) in SearchConfig.all_fields().items():
+            if any(name in one.model_fields for one in (kind, *others)):
+                continue
+            with pytest.raises(UsageError) as caught:
+                SearchConfig.of(model="m", method=method, **{name: 1})
+            (line,) = caught.value.lines
+            assert line.startswith(f"--method {method} does not read {owner.option_of(name)}; it needs --method ")
+            assert all(reader in line for reader in readers_of(name)), line
+
+
+def test_settings_of_other_methods_without_a_value_say_nothing():
+    config = SearchConfig.of(model="m", method="magnitude", corpus=None, tasks=(), level=[])
+    assert config == SearchConfig(model="m", method="magnitude")
 
 
 @pytest.mark.parametrize(
@@ -203,51 +199,42 @@ def test_values_out_of_range_are_refused_together_with_other_problems(tmp_path):
     assert [line.split("'")[0] for line in found[2:]] == ["Unknown objective ", "Unknown scope "]
 
 
-def test_a_run_that_was_begun_with_an_unread_option_is_opened_again(tmp_path):
-    """Its settings are part of its id, so the run could not be opened without the option either."""
-    words = [
-        "search",
-        str(make_model(tmp_path / "m")),
-        "--method",
-        "magnitude",
-        "--out",
-        str(tmp_path / "out"),
-        "--json",
-    ]
-    config = SearchConfig.of(model=words[1], method="magnitude", corpus="pydocs")
-    search(config, tmp_path / "out", Runtime(quiet=True))
-    done = CliRunner().invoke(cli.app, [*words, "--corpus", "pydocs", "--quiet"])
-    assert done.exit_code == 0
-    assert json.loads(done.stdout)["ticket_id"] == json.loads((tmp_path / "out/result.json").read_text())["ticket_id"]
-
-
 def shown(words: list[str]) -> tuple[set[str], list[str]]:
     """The options and the panels of a help page."""
-    text = "Arguments:" + CliRunner().invoke(cli.app, words).output.partition("Arguments:")[2]
+    before, heading, after = CliRunner().invoke(cli.app, words).output.partition("Arguments:")
+    text = heading + after or before
     return set(re.findall(r"^  (--[a-z0-9-]+)", text, re.MULTILINE)), re.findall(r"^(\S.*):$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_the_help_of_a_method_shows_what_it_reads(method):
     options, panels = shown(["search", f"--method={method}", "--help"])
-    for name, field in SearchConfig.model_fields.items():
-        extra: Any = field.json_schema_extra
-        readers = [reader.replace("gates", "mask-training") for reader in extra["methods"]]
-        if name != "model" and extra["option"] is not None:
-            assert (SearchConfig.option_of(name) in options) == (not readers or method in readers), name
+    for name, (kind, _) in SearchConfig.all_fields().items():
+        if name != "model" and kind.options_of(name):
+            assert (kind.option_of(name) in options) == (method in readers_of(name)), name
     assert {"--out", "--device", "--json"} <= options
     assert panels[:3] == ["Arguments", "Model and data", "Ticket"]
     assert ("Iterative pruning" in panels) == (method == "imp")
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_shows_everyday_options_and_help_all_shows_all(verb):
+    options, _ = shown([verb, "--help"])
+    every, _ = shown([verb, "--help-all"])
+    assert len(options) <= 35
+    assert options < every
+    assert len(every) == len([one for one in COMMANDS[verb].params if one.param_type_name == "option"]) + 1
+
+
 def test_the_whole_help_has_all_panels():
-    options, panels = shown(["search", "--help"])
+    options, panels = shown(["search", "--help-all"])
     assert panels == [
         *("Arguments", "Model and data", "Ticket", "Objective", "Mask training", "Memory", "Structured tickets"),
         *("Tasks of the objective", "Iterative pruning", "Running"),
     ]
-    assert len(options) == len([one for one in COMMANDS["search"].params if one.param_type_name == "option"]) + 1
-    assert shown(["search", "--method", "nothing", "--help"]) == (options, panels)
+    assert shown(["search", "--method", "nothing", "--help-all"]) == (options, panels)
+    lines = CliRunner().invoke(cli.app, ["search", "--help"]).output.splitlines()
+    assert f"--help-all shows {len(options) - len(shown(['search', '--help'])[0])} more options." in lines
 
 
 def test_the_reference_is_current():

@@ -218,7 +218,6 @@ def test_advice_on_rounds_is_for_one_round_of_imp() -> None:
     one = SearchConfig(model="m", method="imp", sparsity=0.7)
     assert str(one.advice_on_rounds).endswith("such as --sparsity 0.23,0.47,0.7.")
     assert SearchConfig(model="m", method="imp").advice_on_rounds is None
-    assert SearchConfig(model="m", method="magnitude").advice_on_rounds is None
     assert SearchConfig(model="m", method="imp", sparsity=(0.3, 0.6), prune_first=True).advice_on_rounds is not None
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samples.settings import read_by_method
 from winning_tickets.config import (
     METHOD_NAMES,
     OBJECTIVE_NAMES,
@@ -15,40 +16,42 @@ from winning_tickets.config import (
     TransferConfig,
     load_config_file,
 )
-from winning_tickets.config.profiles import tuned_rate
-from winning_tickets.config.search import TaskSettings
-from winning_tickets.config.structured import Level, StructuredSettings
-from winning_tickets.pruning.search import METHODS
+from winning_tickets.config.levels import Level
+from winning_tickets.config.profiles import PROFILES, tuned_rate
+from winning_tickets.config.search import classes_of, load_named
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.training.objectives.terms import TERMS
 
 
 def test_names_and_tables_agree():
-    assert set(METHODS) == set(METHOD_NAMES)
+    for name in METHOD_NAMES:
+        for kind in classes_of(name):
+            assert kind.method_name() == name
+            assert callable(load_named(kind.finder))
     assert tuple(TERMS) == TERM_NAMES
 
 
 def filled(profile, objective="kd", **fields):
-    return SearchConfig(model="m", profile=profile, objective=objective, **fields).resolved()
+    return read_by_method(model="m", profile=profile, objective=objective, **fields).resolved()
 
 
-def test_every_open_field_is_filled_by_every_profile():
-    for profile in ("tuned", "paper", "code"):
-        for objective in OBJECTIVE_NAMES:
-            config = filled(profile, objective)
-            elsewhere = TaskSettings.model_fields | StructuredSettings.model_fields
-            missing = [k for k, v in config.model_dump().items() if v is None and k not in elsewhere]
-            optional = ["revision", "layers", "pattern", "like", "logits_top_k", "corpus", "data_dir"]
-            assert missing == [*optional, "rung_steps", "schedule_steps"], (profile, objective)
+OPTIONAL = {
+    *("revision", "layers", "pattern", "like", "logits_top_k", "corpus", "data_dir", "train_size", "importance_from"),
+    *("rung_steps", "schedule_steps", "train_file", "text_columns", "kind", "batch_size", "max_length"),
+    *("round_steps", "round_epochs", "round_examples"),
+}
+"""Settings that no profile gives."""
 
 
-def test_every_choice_of_iterative_pruning_is_made_by_every_profile():
-    chosen = ("scope", "rewind", "rewind_scope", "prune_first", "rate_horizon", "reset_optimizer", "segments")
-    for profile in ("tuned", "paper", "code"):
-        for objective in ("mlm", "task", "mlm+task"):
-            config = filled(profile, objective, method="imp").model_dump()
-            assert [field for field in (*chosen, "batch_tokens", "count_rounding") if config[field] is None] == []
+@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_open_field_is_filled_by_every_profile(method, profile):
+    objectives = ("mlm", "task", "mlm+task") if method in ("imp", "snip", "movement") else OBJECTIVE_NAMES
+    for objective in objectives:
+        empty = {name for name, value in filled(profile, objective, method=method) if value is None}
+        learned = {"learning_rate", "schedule_passes"} if method in ("imp", "movement") else set()
+        assert empty <= OPTIONAL | learned, objective
 
 
 def test_an_explicit_field_wins():
@@ -90,9 +93,8 @@ def test_ids_are_frozen():
     assert run_id(search, "mask training 0.7", base="b", corpus="c") == "mask-training-0.7-01740a36b8d6"
     transfer = TransferConfig(target="builtin:minilm", task="rte", seeds=(0, 1))
     assert run_id(transfer, "rte", base="b") == "rte-07923ecdd5ed"
-    defaults = {
-        n: repr(f.default) for c in (SearchConfig, EvaluateConfig, TransferConfig) for n, f in c.model_fields.items()
-    }
+    kinds = (SearchConfig, EvaluateConfig, TransferConfig)
+    defaults = {name: repr(field.default) for kind in kinds for name, (_, field) in kind.all_fields().items()}
     from winning_tickets.config import profile_values
     from winning_tickets.config.transfer import transfer_profile
     from winning_tickets.runs.identity import DEFAULTS_VERSION, digest
@@ -148,12 +150,10 @@ def test_long_mask_trainings_of_tuned_have_a_lower_rate():
     gates = {"units": ["heads"], "level": ["50%"]}
     assert rate(1200, **gates) == rate(60, **gates)
     assert rate(1200, profile="paper", objective="mlm") == 5e-5
-    assert rate(1200, method="wanda") == 2e-4
 
 
 def test_only_mask_training_with_global_ranking_starts_from_ranks():
     assert SearchConfig(model="m", corpus="c", ranking="global").resolved().score_init == "rank"
-    assert SearchConfig(model="m", method="magnitude", ranking="global").resolved().score_init == "activation"
     assert SearchConfig(model="m", corpus="c", ranking="row").resolved().score_init == "activation"
 
 

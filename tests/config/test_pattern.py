@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from samples.analyse_samples import command_line
 from samples.learning import QUIET, corpus_of
 from samples.naive_selection import naive_keep
+from samples.settings import read_by_method
 from samples.tiny_models import CONFIGS, make_model
 from winning_tickets import SearchConfig, search
 from winning_tickets.config import Pattern, load_config_file
@@ -31,7 +32,7 @@ def counts_by_group(mask, size):
 
 def pruning(model, corpus, method="magnitude", pattern="2:4", **fields):
     small = {"steps": 3, "batch_tokens": 64, "segments": "packed:16", "learning_rate": 2e-3, "calibration_batches": 2}
-    return SearchConfig.of(model=model, corpus=corpus, method=method, pattern=pattern, **(small | fields))
+    return read_by_method(model=model, corpus=corpus, method=method, pattern=pattern, **(small | fields))
 
 
 @settings(max_examples=150, deadline=None)
@@ -112,9 +113,7 @@ def test_what_a_pattern_implies_may_be_written_and_is_the_same_run():
 )
 def test_what_contradicts_a_pattern(fields, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        check_search(
-            SearchConfig.of(**({"model": "m", "method": "magnitude", "pattern": "2:4", "corpus": "c"} | fields))
-        )
+        check_search(SearchConfig.of(**({"model": "m", "method": "magnitude", "pattern": "2:4"} | fields)))
 
 
 def test_an_unquoted_pattern_in_a_file_is_explained(tmp_path):

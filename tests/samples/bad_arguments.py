@@ -147,7 +147,7 @@ ROWS: dict[str, str] = {
         ! bert --method imp --objective task --train-file nowhere.csv --out out | 2 | nowhere.csv
         ! bert --method imp --objective task --train-file rows.csv --text-columns a,b,c --out out | 2 | text-columns
         ! bert --method imp --corpus corpus.txt --objective mlm --task rte --out out | 2 | uses no task
-        --kind span2 | 2 | 'span'
+        --method imp --kind span2 | 2 | 'span'
         ! bert --method imp --train-file rows.csv --round-steps 1 --train-size many --out out | 2 | train-size
         --segments packed:0 | 2 | packed
         --segments pakced:8 | 2 | packed
@@ -159,7 +159,7 @@ ROWS: dict[str, str] = {
         --round-epochs 0 | 2 | round-epochs
         --round-examples 0 | 2 | round-examples
         ! bert --method imp --corpus corpus.txt --objective mlm --round-steps 1 --rewind stp:5 --out out | 2 | rewind
-        --rate-horizon never | 2 | 'round' or 'total'
+        --method imp --rate-horizon never | 2 | 'round' or 'total'
         --ranking tensor | 2 | 'matrix'
         --pattern 4:2 | 2 | N:M
         --pattern 2:4 --sparsity 0.6 | 2 | contradict
@@ -173,7 +173,7 @@ ROWS: dict[str, str] = {
         --neurons 1.5 | 2 | --neurons
         --whole-layers , | 2 | --whole-layers
         --selection best | 2 | selection
-        --importance sampel | 2 | 'sample'
+        --method importance --importance sampel | 2 | 'sample'
         --min-heads-per-layer -1 | 2 | min-heads-per-layer
         ! bert --method importance --level 30 --importance-from nowhere/x --out out | 2 | nowhere/x
         --scope encoders | 2 | Did you mean 'encoder'

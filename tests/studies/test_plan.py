@@ -312,7 +312,7 @@ def test_what_waits_for_a_failed_run_is_blocked():
 
 def test_every_verb_has_a_configuration():
     for verb in VERBS.values():
-        assert {word.partition(".")[0] for word in verb.words} <= set(verb.settings.model_fields)
+        assert {word.partition(".")[0] for word in verb.words} <= set(verb.settings.all_fields())
 
 
 def test_a_large_study_is_planned_without_torch():

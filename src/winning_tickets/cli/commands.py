@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
@@ -13,9 +12,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic import ValidationError
-from typer.core import TyperCommand
 
 from winning_tickets.cli import plans, show
+from winning_tickets.cli.help import HELP_ALL, RUNNING, Verb, show_help, written
 from winning_tickets.config import (
     METHOD_NAMES,
     EvaluateConfig,
@@ -29,7 +28,7 @@ from winning_tickets.config import (
     TransferConfig,
     load_config_file,
 )
-from winning_tickets.config.search import classes_of, problems_of, readers_of
+from winning_tickets.config.search import problems_of, readers_of
 from winning_tickets.config.settings import PERCENT, as_fraction
 from winning_tickets.config.share import SELECT_ON
 from winning_tickets.data.names import misnamed
@@ -85,8 +84,6 @@ def emit(result: dict[str, Any], as_json: bool, show: Show) -> None:
     typer.echo(json_text(result) if as_json else printable_lines(show(escaped(result))))
 
 
-RUNNING = "Running"
-
 _running = partial(typer.Option, rich_help_panel=RUNNING)
 Json = Annotated[bool, _running("--json", help="Print one JSON object.")]
 Out = Annotated[Path, _running("--out", help="Folder of the run: new, empty, or with this same run, which is resumed.")]
@@ -116,14 +113,7 @@ def _trust(context: typer.Context, value: bool) -> bool:
     return value
 
 
-def _show_help(context: typer.Context, value: bool) -> None:
-    if value:
-        typer.echo(context.get_help())
-        raise typer.Exit
-
-
-HELP_ALL = "--help-all"
-HelpAll = Annotated[bool, _running(HELP_ALL, callback=_show_help, is_eager=True, help="Show all options and exit.")]
+HelpAll = Annotated[bool, _running(HELP_ALL, callback=show_help, is_eager=True, help="Show all options and exit.")]
 TrustRemoteCode = Annotated[
     bool, _running("--trust-remote-code", callback=_trust, help=Runtime.help_of("trust_remote_code"))
 ]
@@ -175,56 +165,6 @@ def parsed(cls: type[Settings], field: str, value: Any) -> Any:
     if kind is float and "%" not in value and field != "level":
         return _split(option, value, float, "numbers, such as 0.6")
     return split_words(value)
-
-
-class Verb(TyperCommand):
-    """A command whose help has a section for each panel.
-
-    It shows the everyday options; with `--help-all` it shows all, and with `--method` those that this method reads.
-    """
-
-    readers: Mapping[str, tuple[str, ...]] = {}  # the methods that read a parameter; all of them if empty
-    rare: frozenset[str] = frozenset()  # parameters that only `--help-all` shows
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; the method is stored first, since the help is printed while options are parsed."""
-        for word, following in zip(args, [*args[1:], ""], strict=True):
-            name, _, value = word.partition("=")
-            if name == "--method" and (value or following) in METHOD_NAMES:
-                ctx.meta["method"] = value or following
-        ctx.meta["all"] = HELP_ALL in args
-        return super().parse_args(ctx, args)
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {}
-        method, left_out = ctx.meta.get("method"), 0
-        kinds = classes_of(method) if method and self.readers else ()
-        for one in self.get_params(ctx):
-            record, methods = one.get_help_record(ctx), self.readers.get(one.name or "")
-            if record is None or (kinds and methods and method not in methods):
-                continue
-            if not kinds and not ctx.meta["all"] and one.name in self.rare:
-                left_out += 1
-                continue
-            if kinds:
-                meaning = re.sub(r" \[read by [^;\]]+\]|(?<=\[)read by [^;\]]+; ", "", record[1])
-                record = record[0], with_default(meaning, kinds[0].usual.get(one.name or ""))
-            title = "Arguments" if one.param_type_name == "argument" else getattr(one, "rich_help_panel", None)
-            panels.setdefault(title or (RUNNING if self.readers else "Options"), []).append(record)
-        for title, records in panels.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-        if left_out:
-            formatter.write_paragraph()
-            formatter.write_text(f"{HELP_ALL} shows {left_out} more options.")
-
-
-def with_default(meaning: str, default: Any) -> str:
-    """Return the help of an option with the default that a method has of its own; None leaves it unchanged."""
-    if default is None:
-        return meaning
-    note = f"default: {written(default)}"
-    return re.sub(r"default: [^;\]]+", note, meaning) if "[default: " in meaning else f"{meaning} [{note}]"
 
 
 def fraction(text: str | float) -> float:
@@ -292,13 +232,6 @@ def methods_of(cls: type[Settings], field: str) -> tuple[str, ...]:
     """Return the methods that read a field of a search; empty if all methods read it."""
     found = readers_of(field) if issubclass(cls, SearchConfig) else ()
     return () if found == METHOD_NAMES else found
-
-
-def written(value: Any) -> str:
-    """Return a default as it is written on the command line."""
-    if isinstance(value, tuple):
-        return ",".join(map(written, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 Printed = tuple[dict[str, Any], Show]

@@ -266,12 +266,14 @@ class Runtime(Settings):
         "auto",
         "Device: auto (a CUDA GPU where there is one), cpu, cuda, mps or another that torch knows, also with a number "
         "such as cuda:1.",
+        everyday=True,
     )
     bf16: bool = _running(
         False,
         "Use bfloat16 autocast, which accelerate launch can ask for too. Weights and scores stay float32. It is "
         "faster on most GPUs and on some CPUs.",
         validate_default=True,
+        everyday=True,
     )
     torch_compile: bool = _running(
         False,

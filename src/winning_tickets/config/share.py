@@ -102,9 +102,9 @@ class ShareConfig(WithLevels):
     A choice that is None takes the value of the profile, a number that is None the default of the task.
     """
 
-    tasks: tuple[str, ...] = _model(..., "Tasks that share an encoder, such as rte,mrpc,cola.")
+    tasks: tuple[str, ...] = _model(..., "Tasks that share an encoder, such as rte,mrpc,cola.", everyday=True)
     model: str | None = _model(
-        None, "Hub id, local folder or builtin:minilm. By default the base model of the tickets."
+        None, "Hub id, local folder or builtin:minilm. By default the base model of the tickets.", everyday=True
     )
     revision: str | None = _model(None, "Hub revision of the model.")
     layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
@@ -113,16 +113,20 @@ class ShareConfig(WithLevels):
         "Ticket folders in the order of --tasks, or task=DIR,task=DIR; none, for multi-task training without tickets "
         "(MT-DNN); or auto, which fine-tunes on each task and prunes the least important units to --level. By default "
         "the tickets that the task file names.",
+        everyday=True,
     )
     level: dict[str, float] | None = _tickets(
         None,
         "Percent of the heads and FFNs that --tickets auto prunes: 30%, or task=10%,task=30%. 0% means no ticket.",
+        everyday=True,
     )
     task_file: str | None = _model(None, "YAML with definitions of the tasks: your own files, or MT-DNN's form.")
     train_file: dict[str, str] | None = _files(
-        None, "Your own training files as task=FILE; repeat the option or use commas. --tasks may be left out then."
+        None,
+        "Your own training files as task=FILE; repeat the option or use commas. --tasks may be left out then.",
+        everyday=True,
     )
-    validation_file: dict[str, str] | None = _files(None, "The validation files, in the same way.")
+    validation_file: dict[str, str] | None = _files(None, "The validation files, in the same way.", everyday=True)
     text_columns: tuple[str, ...] | None = _files(None, "One or two text columns of all your files, such as a,b.")
     label_column: dict[str, str] | None = _files(
         None, "Label column of your files, one for all or as task=COLUMN. By default label."
@@ -130,26 +134,34 @@ class ShareConfig(WithLevels):
     metric: dict[str, str] | None = _files(None, "Primary metric of your files, one for all or as task=METRIC.")
     drop_unlabelled: bool = _files(False, "Leave out rows of your files without a label, instead of refusing them.")
     data_dir: str | None = _model(
-        None, "Folder with the tasks' data: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
+        None,
+        "Folder with the tasks' data: a GLUE download (CoLA/ ...), or a copy of the hub's repository.",
+        everyday=True,
     )
     profile: Profile = _tune(
         "tuned",
         "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
         "project (tuned).",
+        everyday=True,
     )
     seeds: tuple[int, ...] = _tune(
         (0,),
         "Seeds of the heads, the data order and dropout, such as 0,1,2; one run for each. --tickets auto uses "
         "the first.",
         option="--seeds --seed",
+        everyday=True,
     )
     train_size: Size | None = _model(
-        None, "N examples or P% of each training set. With one seed, larger subsets contain smaller ones."
+        None,
+        "N examples or P% of each training set. With one seed, larger subsets contain smaller ones.",
+        everyday=True,
     )
-    epochs: float | None = _tune(None, "Passes over the training sets; --mixing decides the batches of a pass.", gt=0)
-    steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1)
-    batch_size: int | None = _tune(None, "Examples per step.", ge=1)
-    learning_rate: float | None = _tune(None, RATE_MEANING, gt=0)
+    epochs: float | None = _tune(
+        None, "Passes over the training sets; --mixing decides the batches of a pass.", gt=0, everyday=True
+    )
+    steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1, everyday=True)
+    batch_size: int | None = _tune(None, "Examples per step.", ge=1, everyday=True)
+    learning_rate: float | None = _tune(None, RATE_MEANING, gt=0, everyday=True)
     optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] | None = _tune(
         None, "Optimizer: adamw, adamax, or adamax-mtdnn (without bias correction, as in the paper)."
     )
@@ -169,7 +181,10 @@ class ShareConfig(WithLevels):
         None, "Batches of all other tasks together for each batch of the main task (--mixing ratio)."
     )
     max_length: int | None = _tune(
-        None, "Maximum tokens of an example. By default that of the profile (paper and code: 512) or of the task.", ge=1
+        None,
+        "Maximum tokens of an example. By default that of the profile (paper and code: 512) or of the task.",
+        ge=1,
+        everyday=True,
     )
     early_stopping: bool = _tune(
         False, f"Stop early, with a --patience of {USUAL_PATIENCE} if none is given.", option="--early-stopping"
@@ -202,10 +217,10 @@ class ShareConfig(WithLevels):
         gt=0,
     )
     fine_tune: bool = _tickets(
-        False, "Afterwards fine-tune the shared model on each task alone, with the mask of its ticket."
+        False, "Afterwards fine-tune the shared model on each task alone, with the mask of its ticket.", everyday=True
     )
     smart: Smart | None = setting(None, "Adversarial regularization of every training.", SMART)
-    save_model: bool = _tune(True, "Save the shared model of each seed.")
+    save_model: bool = _tune(True, "Save the shared model of each seed.", everyday=True)
     allow_other_weights: bool = _model(False, "Use tickets on weights they were not made for.")
 
     @model_validator(mode="before")
@@ -363,12 +378,12 @@ class SuperConfig(PercentLevels):
         "dev set on which settings, the best evaluation and the super ticket are chosen.",
         "Fine-tuning",
     )
-    level: tuple[float, ...] = _super(LEVELS, "Percents of the units that tickets prune.")
+    level: tuple[float, ...] = _super(LEVELS, "Percents of the units that tickets prune.", everyday=True)
     units: tuple[Unit, ...] = _super(
-        ("heads", "ffns"), "Units that --level prunes: any of heads, ffns, neurons and layers."
+        ("heads", "ffns"), "Units that --level prunes: any of heads, ffns, neurons and layers.", everyday=True
     )
     selections: tuple[Selection, ...] = _super(
-        SELECTIONS, "Kinds of tickets to fine-tune: any of winning, random and losing."
+        SELECTIONS, "Kinds of tickets to fine-tune: any of winning, random and losing.", everyday=True
     )
     importance: Literal["sample", "token", "batch", "released"] | None = _super(
         None,
@@ -379,7 +394,9 @@ class SuperConfig(PercentLevels):
         None, "N examples or P% of the training set to compute importances on. By default all."
     )
     importance_from: str | None = _super(
-        None, "A transfer with --save-model. By default the full model is fine-tuned to compute importances."
+        None,
+        "A transfer with --save-model. By default the full model is fine-tuned to compute importances.",
+        everyday=True,
     )
     min_heads_per_layer: int | None = _super(None, "Smallest number of heads that every layer keeps.", ge=0)
     recover: int = _super(
@@ -387,15 +404,19 @@ class SuperConfig(PercentLevels):
         "Optimizer steps in which the encoder of each ticket learns to follow the dense one on the task's texts, "
         "before it is fine-tuned.",
         ge=0,
+        everyday=True,
     )
     learning_rates: tuple[float, ...] | None = _grid(
-        None, "Peak learning rates to try.", option="--learning-rates --learning-rate"
+        None, "Peak learning rates to try.", option="--learning-rates --learning-rate", everyday=True
     )
-    batch_sizes: tuple[int, ...] | None = _grid(None, "Batch sizes to try.", option="--batch-sizes --batch-size")
+    batch_sizes: tuple[int, ...] | None = _grid(
+        None, "Batch sizes to try.", option="--batch-sizes --batch-size", everyday=True
+    )
     profile: Profile = _grid(
         "tuned",
         "Source of the settings that are not given. The profiles paper and code also try the paper's grid: 3 learning "
         "rates and 3 batch sizes.",
+        everyday=True,
     )
 
     @field_validator("selections")

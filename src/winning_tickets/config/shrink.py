@@ -32,11 +32,13 @@ class ShrinkConfig(Settings):
         None,
         "Text that the small model learns from: wikitext-103, pydocs, task:NAME, a text file or a folder. By default "
         "the sentences of --task; a fine-tuned model takes those of its own task.",
+        everyday=True,
     )
     train_file: str | None = _model(
         None,
         "Your own texts in a csv, tsv, jsonl or parquet file, instead of --corpus; labels are not read. A fine-tuned "
         "model takes each row as an example of its task.",
+        everyday=True,
     )
     text_columns: tuple[str, ...] | None = _model(
         None, "Text columns of --train-file. By default well-known names, or those of the fine-tuned model."
@@ -44,19 +46,25 @@ class ShrinkConfig(Settings):
     validation: str | None = _model(
         None, "Held-out text. By default the validation part of the text, or a twentieth of it where it has none."
     )
-    task: str | None = _model(None, "Task with scored pairs whose similarity is reported: stsb.")
+    task: str | None = _model(None, "Task with scored pairs whose similarity is reported: stsb.", everyday=True)
     pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv, jsonl or parquet.")
-    data_dir: str | None = _model(None, "Folder with the data of the task.")
+    data_dir: str | None = _model(None, "Folder with the data of the task.", everyday=True)
     speedup: tuple[float, ...] = _budget(
-        (2.0,), "How many times as fast as the dense model. Several values, such as 1.5,2,3, give one model each."
+        (2.0,),
+        "How many times as fast as the dense model. Several values, such as 1.5,2,3, give one model each.",
+        everyday=True,
     )
     size: tuple[float, ...] = _budget(
-        (), "Share of the encoder's parameters that may stay, such as 0.5, instead of --speedup. Several are allowed."
+        (),
+        "Share of the encoder's parameters that may stay, such as 0.5, instead of --speedup. Several are allowed.",
+        everyday=True,
     )
     by: Literal["latency", "flops"] = _budget(
-        "latency", "What --speedup counts: time measured on this machine, or operations."
+        "latency", "What --speedup counts: time measured on this machine, or operations.", everyday=True
     )
-    latency_on: str = _budget("batch=8,length=64", "Batch size and tokens per text for which the speed is measured.")
+    latency_on: str = _budget(
+        "batch=8,length=64", "Batch size and tokens per text for which the speed is measured.", everyday=True
+    )
     choice: Literal["importance", "gates", "magnitude", "even", "depth"] = _choose(
         "importance",
         "How heads, neurons and layers are chosen under the budget: by importance, or by training gates that start "
@@ -70,6 +78,7 @@ class ShrinkConfig(Settings):
         False,
         "Also remove the word embeddings of tokens that do not occur in the text; the tokenizer then splits other "
         "words into tokens that remain.",
+        everyday=True,
     )
     importance_batches: Count = _choose(64, "Batches of text on which importances are computed.")
     removal_batches: Count = _choose(
@@ -77,7 +86,10 @@ class ShrinkConfig(Settings):
     )
     gate_steps: Count = _choose(100, "Optimizer steps in which --choice gates trains gates.")
     steps: int | None = _recover(
-        None, "Optimizer steps of the recovery of each model. By default 1,000, or what --minutes allow.", ge=0
+        None,
+        "Optimizer steps of the recovery of each model. By default 1,000, or what --minutes allow.",
+        ge=0,
+        everyday=True,
     )
     minutes: float | None = _recover(None, "Minutes of the recovery of each model.", gt=0)
     losses: str | None = _recover(
@@ -90,14 +102,15 @@ class ShrinkConfig(Settings):
         "Layer of the dense model that a remaining layer is compared with: the same one, or the last one before the "
         "next remaining layer.",
     )
-    learning_rate: float = _recover(3e-4, "Peak learning rate of the recovery.", gt=0)
+    learning_rate: float = _recover(3e-4, "Peak learning rate of the recovery.", gt=0, everyday=True)
     warmup_steps: int = _recover(20, "Steps of linear warm-up, before a linear decay to zero.", ge=0)
     weight_decay: float = _recover(0.01, "Weight decay of matrices.", ge=0)
-    batch_tokens: Count = _recover(2048, "Tokens in an optimizer step.")
+    batch_tokens: Count = _recover(2048, "Tokens in an optimizer step.", everyday=True)
     segments: str | None = _recover(
         None,
         "Segments that the text is cut into: packed:L, lines or mixed. By default lines for the sentences of a task or "
         "of --train-file, and mixed for other text.",
+        everyday=True,
     )
     eval_steps: Count = _recover(50, "Optimizer steps between evaluations on held-out text.")
     patience: Count = _recover(10, "Stop after this many evaluations without a lower held-out loss.")
@@ -107,9 +120,10 @@ class ShrinkConfig(Settings):
         "Further formats: onnx, and int8 (ONNX with weights of one byte). A later call with the same other settings "
         "adds those that it names, and trains nothing again.",
         output=True,
+        everyday=True,
     )
     repeats: Count = _export(20, "Timed passes of each model in the report.")
-    seed: Seed = _recover(0, "Seed of the data order.")
+    seed: Seed = _recover(0, "Seed of the data order.", everyday=True)
 
     @field_validator("latency_on")
     @classmethod

@@ -143,6 +143,7 @@ class TransferConfig(Settings):
         PRETRAINED,
         "Weights of the encoder at the start: pretrained, reinit, shuffle-within, shuffle-encoder, shuffle-layers, "
         "noise:SCALE, a state file, or a folder with Hugging Face weights.",
+        everyday=True,
     )
     from_task: str | None = _model(
         None, "Task of a shared model whose head and ticket are used. By default the one with the name of --task."
@@ -153,49 +154,61 @@ class TransferConfig(Settings):
         "Task: cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad pydocs, one of --task-file, "
         "language modeling on the text of --corpus as mlm (masked tokens, encoders) or clm (the next token, decoders), "
         "or a data set of the hub, such as org/name or org/name/config.",
+        everyday=True,
     )
-    corpus: str | None = _model(None, f"Text for --task mlm or clm: {CORPORA}.")
+    corpus: str | None = _model(None, f"Text for --task mlm or clm: {CORPORA}.", everyday=True)
     task_file: str | None = _model(None, "YAML with definitions of tasks, in MT-DNN's form.")
     profile: Profile = _tune(
         "tuned",
         "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
         "project (tuned).",
+        everyday=True,
     )
     data_dir: str | None = _model(
-        None, "Folder with the task's data: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
+        None,
+        "Folder with the task's data: a GLUE download (CoLA/ ...), or a copy of the hub's repository.",
+        everyday=True,
     )
     train_file: str | None = _files(
         None,
         "Training file: csv, tsv, jsonl, parquet, conll, or the JSON of SQuAD; or a split of a data set of the hub, "
         "such as org/name:train or org/name/config:train.",
+        everyday=True,
     )
-    validation_file: str | None = _files(None, "Validation file of the same format.")
-    text_columns: tuple[str, ...] | None = _files(None, "One or two text columns of your files, such as a,b.")
-    label_column: str = _files("label", "Label column of your files.")
-    metric: str | None = _files(None, "Primary metric of your files, such as f1 or macro_f1.")
+    validation_file: str | None = _files(None, "Validation file of the same format.", everyday=True)
+    text_columns: tuple[str, ...] | None = _files(
+        None, "One or two text columns of your files, such as a,b.", everyday=True
+    )
+    label_column: str = _files("label", "Label column of your files.", everyday=True)
+    metric: str | None = _files(None, "Primary metric of your files, such as f1 or macro_f1.", everyday=True)
     kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = _files(
         None,
         "Kind of the labels of your files: classification, regression, multilabel, tokens or span. By default the "
         "files are inspected.",
+        everyday=True,
     )
     task_name: str | None = _files(
         None, "Name of the task of your files, which tells it from others in averages and analyses. By default local."
     )
     drop_unlabelled: bool = _files(False, "Leave out rows of your files without a label, instead of refusing them.")
     seeds: tuple[int, ...] = _tune(
-        (0,), "Seeds of the head, the data order and dropout, such as 0,1,2; one run for each.", option="--seeds --seed"
+        (0,),
+        "Seeds of the head, the data order and dropout, such as 0,1,2; one run for each.",
+        option="--seeds --seed",
+        everyday=True,
     )
     train_size: Size | None = _tune(
         None,
         "N examples or P% of the training set, or of the segments of a text. With one seed, larger subsets contain "
         "smaller ones.",
+        everyday=True,
     )
     train_size_seed: Seed | None = _tune(None, "Seed of the subset of --train-size. By default the seed of each run.")
-    epochs: float | None = _tune(None, "Passes over the training set.", gt=0)
-    steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1)
-    batch_size: int | None = _tune(None, "Examples per step.", ge=1)
+    epochs: float | None = _tune(None, "Passes over the training set.", gt=0, everyday=True)
+    steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1, everyday=True)
+    batch_size: int | None = _tune(None, "Examples per step.", ge=1, everyday=True)
     learning_rate: float | None = _tune(
-        None, f"{RATE_MEANING} For a ticket of single weights it is up to twice as high (tuned).", gt=0
+        None, f"{RATE_MEANING} For a ticket of single weights it is up to twice as high (tuned).", gt=0, everyday=True
     )
     settings_from: str | None = _tune(
         None, "A search by tickets super, whose best learning rate and batch size for its super ticket are used."
@@ -210,7 +223,10 @@ class TransferConfig(Settings):
     )
     dropout: Dropout = _tune(None, DROPOUT_MEANING)
     max_length: int | None = _tune(
-        None, "Maximum tokens of an example, or of a window over a long text; tokens of a segment of text.", ge=1
+        None,
+        "Maximum tokens of an example, or of a window over a long text; tokens of a segment of text.",
+        ge=1,
+        everyday=True,
     )
     doc_stride: int | None = _tune(None, "Tokens between the starts of two windows over a long text (squad).", ge=1)
     eval_steps: EvalSteps = _evaluate(
@@ -255,6 +271,7 @@ class TransferConfig(Settings):
         "it, on the rest and on the full split. With 0 the full split is used.",
         ge=0,
         lt=1,
+        everyday=True,
     )
     select_on_seed: Seed = _evaluate(0, "Seed of the fraction of --select-on.")
     early_stopping: bool = _evaluate(
@@ -279,7 +296,7 @@ class TransferConfig(Settings):
         False, "Follow the hidden states of all layers too, not only the outputs of the head."
     )
     smart: Smart | None = _smart(None, "Adversarial regularization.")
-    save_model: bool = _evaluate(False, "Save the fine-tuned model of each seed.")
+    save_model: bool = _evaluate(False, "Save the fine-tuned model of each seed.", everyday=True)
     allow_other_weights: bool = _model(
         False, "Use the ticket on weights it was not made for, or start from a state of another model."
     )
@@ -319,13 +336,17 @@ class FitHeadConfig(Settings):
     model: str = _model(..., "Hub id, local folder or builtin:minilm; without a trained MLM head.")
     revision: str | None = _model(None, "Hub revision of the model.")
     layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
-    corpus: str | None = _model(None, f"Text: {CORPORA}.")
-    data_dir: str | None = _model(None, "Folder with the data of a task:NAME corpus.")
-    steps: int = _train(1000, "Optimizer steps.", ge=1)
-    train_encoder: bool = _train(False, "Train the encoder too. Otherwise the encoder does not change, bit for bit.")
-    batch_tokens: int = _train(2048, "Tokens in an optimizer step.", ge=1)
-    segments: str = _model("packed:128", "Segments that the corpus is cut into: packed:L, lines or mixed.")
-    learning_rate: float = _train(1e-3, "Peak learning rate of the head.", gt=0)
+    corpus: str | None = _model(None, f"Text: {CORPORA}.", everyday=True)
+    data_dir: str | None = _model(None, "Folder with the data of a task:NAME corpus.", everyday=True)
+    steps: int = _train(1000, "Optimizer steps.", ge=1, everyday=True)
+    train_encoder: bool = _train(
+        False, "Train the encoder too. Otherwise the encoder does not change, bit for bit.", everyday=True
+    )
+    batch_tokens: int = _train(2048, "Tokens in an optimizer step.", ge=1, everyday=True)
+    segments: str = _model(
+        "packed:128", "Segments that the corpus is cut into: packed:L, lines or mixed.", everyday=True
+    )
+    learning_rate: float = _train(1e-3, "Peak learning rate of the head.", gt=0, everyday=True)
     encoder_learning_rate: float = _train(1e-4, "Peak learning rate of the encoder, where it is trained.", gt=0)
     warmup_steps: int | None = _train(
         None, "Steps of linear warm-up, before a linear decay to zero. By default 6 % of --steps.", ge=0
@@ -341,7 +362,7 @@ class FitHeadConfig(Settings):
         "measured before and after the training.",
         ge=1,
     )
-    seed: Seed = _train(0, "Seed of the head, the data order and the masking.")
+    seed: Seed = _train(0, "Seed of the head, the data order and the masking.", everyday=True)
 
     @property
     def warmup(self) -> int:
@@ -356,6 +377,7 @@ class EvaluateConfig(Settings):
         None,
         "Base model of a ticket, if it has moved; or the dense model that other weights are compared with. By default "
         "that which an export or a saved model was made from.",
+        everyday=True,
     )
     revision: str | None = _model(None, "Hub revision of the model.")
     layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
@@ -364,23 +386,28 @@ class EvaluateConfig(Settings):
         "Any of kd, mlm (encoders), clm and perplexity (decoders), attention, contrastive, logits, agreement (share of "
         "tokens that the dense model predicts too) and similarity, with commas.",
         option="--objective",
+        everyday=True,
     )
     corpus: str | None = _model(
-        None, "Text for all objectives except similarity. Of a folder, the validation split is read."
+        None, "Text for all objectives except similarity. Of a folder, the validation split is read.", everyday=True
     )
     split: Literal["validation", "test"] = _model("validation", "Split of the corpus: validation or test.")
-    segments: str = _model("packed:128", "Segments that the corpus is cut into: packed:L, lines or sections:L.")
+    segments: str = _model(
+        "packed:128", "Segments that the corpus is cut into: packed:L, lines or sections:L.", everyday=True
+    )
     max_length: Count | None = _measure(
         None, "Tokens of a window of the perplexity. By default those of the model, at most 2048."
     )
     stride: Count | None = _measure(
         None, "Tokens from one window of the perplexity to the next. By default windows do not overlap."
     )
-    max_tokens: Count | None = _measure(None, "Stop after this many unpadded tokens.")
+    max_tokens: Count | None = _measure(None, "Stop after this many unpadded tokens.", everyday=True)
     batch_tokens: Count = _measure(4096, "Tokens in a forward pass.")
-    task: str | None = _model(None, "Task with scored pairs for similarity: stsb.")
-    pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv, jsonl or parquet.")
-    data_dir: str | None = _model(None, "Folder with the data of the task.")
+    task: str | None = _model(None, "Task with scored pairs for similarity: stsb.", everyday=True)
+    pairs_file: str | None = _model(
+        None, "Your own scored pairs, instead of a task: csv, tsv, jsonl or parquet.", everyday=True
+    )
+    data_dir: str | None = _model(None, "Folder with the data of the task.", everyday=True)
     harness_tasks: tuple[str, ...] = _harness(
         (),
         "Tasks of the EleutherAI evaluation harness for a decoder, such as lambada_openai,piqa (extra lm-eval).",
@@ -402,7 +429,7 @@ class EvaluateConfig(Settings):
     mlm_head: Literal["base", "ticket"] | None = _measure(
         None, "MLM head of the base model, or the one trained with the ticket. By default the ticket's if it has one."
     )
-    seed: Seed = _measure(42, "Seed of the MLM masking.")
+    seed: Seed = _measure(42, "Seed of the MLM masking.", everyday=True)
     allow_other_weights: bool = _model(False, "Evaluate the ticket on weights it was not made for.")
 
     @model_validator(mode="before")

@@ -324,6 +324,8 @@ def _slug(verb: str, settings: Settings) -> str:
     parts = [verb]
     for name in verb_named(verb).words:
         value = attrgetter(name)(settings) if "." in name else getattr(settings, name, None)
+        if name == "sparsity" and value is None:  # ids of structured searches have had the usual one since 0.1.0
+            value = verb_named(verb).settings.all_fields()[name][1].default
         words = "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         if value is not None and words and not is_reference(value):
             parts.append(f"s{words}" if name.endswith(("seed", "seeds")) else words)

@@ -511,8 +511,8 @@ def search_settings_of(ticket: Ticket | None) -> dict[str, Any]:
     usual: dict[str, Any] = {}
     known = info.method in METHODS
     if known:
-        named = ("method", "profile", "objective", "level", *COUNT_FIELDS.values())
-        given = {name: info.config[name] for name in named if name in info.config}
+        named = ("profile", "objective", "level", *COUNT_FIELDS.values())
+        given = {"method": info.method} | {name: info.config[name] for name in named if name in info.config}
         kind = SearchConfig.kind_of(given)
         given = {name: value for name, value in given.items() if name in kind.model_fields}
         usual = kind(model="", **given).resolved().model_dump(mode="json")
