@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from winning_tickets.config import ShareConfig
+from winning_tickets.config.search import WeightSearch
 from winning_tickets.tickets.ticket import Ticket
 
 WORDS = {"holds", "contradicted", "inconclusive"}
@@ -72,7 +73,7 @@ def wrong_counts(plan, store):
     """Each ticket of weights has exactly the pruned entries that its sparsity asks for, of each matrix or of all."""
     problems = []
     for run in plan.runs.values():
-        if run.verb != "search" or run.settings.needs.structured or run.settings.like is not None:
+        if not isinstance(run.settings, WeightSearch) or getattr(run.settings, "like", None) is not None:
             continue
         settings = run.settings.resolved()
         rounded = math.floor if settings.count_rounding != "nearest" else round
