@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import typer.main
-
 from winning_tickets import config
-from winning_tickets.cli import app
+from winning_tickets.cli.application import whole_application
 from winning_tickets.cli.help import Verb, written
 from winning_tickets.config.search import METHOD_NAMES, readers_of
 from winning_tickets.studies.text import describe_recipes
@@ -93,7 +91,7 @@ def options(command: Any) -> list[str]:
 def command_line() -> str:
     """All commands with their options."""
     lines = []
-    for name, command in commands(typer.main.get_command(app)):
+    for name, command in commands(whole_application()):
         arguments = [one for one in command.params if one.param_type_name == "argument"]
         words = " ".join([name, *(one.metavar or one.name.upper() for one in arguments)])
         lines += [f"## {words}", "", " ".join(command.help.partition("\n\n")[0].split()), ""]
@@ -113,7 +111,8 @@ def typed(annotation: Any) -> str:
         return f"tuple of {typed(inner[0])}"
     if hasattr(annotation, "__metadata__"):
         return typed(inner[0])
-    return " or ".join(map(typed, inner)) if inner else annotation.__name__
+    # Sorted, because Python gives equal unions the order of the one that was made first.
+    return " or ".join(sorted(map(typed, inner))) if inner else annotation.__name__
 
 
 def settings() -> str:

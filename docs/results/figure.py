@@ -17,7 +17,7 @@ from typing import Any
 
 from intervals import fine_tuned
 
-from winning_tickets.analysis.report.figures import (
+from winning_tickets.report.figures import (
     BLACK,
     BLUE,
     DASHED,

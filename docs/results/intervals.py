@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from winning_tickets.analysis.correlations import correlate, correlate_within
-from winning_tickets.analysis.effects import Effect, clustered_correlation, crossed_effect
+from winning_tickets.report.correlations import correlate, correlate_within
+from winning_tickets.report.effects import Effect, clustered_correlation, crossed_effect
 
 HERE = Path(__file__).parent
 MAIN = {"mnli": "accuracy_matched", "sst2": "accuracy", "mrpc": "accuracy", "stsb": "pearson"}

@@ -6,8 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from winning_tickets import analysis as analysis
-    from winning_tickets.analysis.report.result import Result as Result
     from winning_tickets.api.deploy_verbs import export as export
     from winning_tickets.api.deploy_verbs import glue_submission as glue_submission
     from winning_tickets.api.deploy_verbs import import_mask as import_mask
@@ -34,7 +32,9 @@ if TYPE_CHECKING:
     from winning_tickets.deploy.publish import push as push
     from winning_tickets.models.compact import load_compact as load_compact
     from winning_tickets.pruning.sharded import ShardedMaskOptimizer as ShardedMaskOptimizer
+    from winning_tickets.report.result import Result as Result
     from winning_tickets.runs.errors import TicketsError as TicketsError
+    from winning_tickets.studies import analysis as analysis
     from winning_tickets.tickets.algebra import combine as combine
     from winning_tickets.tickets.algebra import perturb as perturb
     from winning_tickets.tickets.holding import TicketCallback as TicketCallback
@@ -48,7 +48,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     name: module
     for module, names in {
-        "analysis.report.result": "Result",
+        "report.result": "Result",
         "api.deploy_verbs": "export glue_submission import_mask measure predict",
         "api.verbs": "compare evaluate fit_head search search_all share shrink stored_runs super_ticket transfer",
         "config": "EvaluateConfig FitHeadConfig Runtime SearchConfig ShareConfig ShrinkConfig SuperConfig "
@@ -75,7 +75,7 @@ def __getattr__(name: str) -> Any:
     if name != "TicketsError":  # which a caller catches
         importlib.import_module(f"{__name__}.runs.files").check_working_directory()  # torch would end the process
     if name == "analysis":  # its functions are public too
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.studies.analysis")
     value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     globals()[name] = value
     return value

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import winning_tickets as wt
 from samples.tiny_models import TEXT, make_model
-from winning_tickets.analysis.report.result import Result
+from winning_tickets.report.result import Result
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.store.store import Store
@@ -100,15 +100,12 @@ def test_analyses_take_tickets_and_give_results(ticket, folder, tmp_path):
     assert found.labels == ["magnitude 50%", "random 50%"]
     assert len(found.to_frame()) == 4
     is_drawn(found.plot(), "magnitude 50%")
-    densities = wt.analysis.densities([ticket])
-    assert densities.tickets[0]["label"] == "magnitude 50%"
-    is_drawn(densities.plot(), "magnitude 50%")
     with pytest.raises(AttributeError, match="has no attribute 'similarty'"):
         _ = wt.analysis.similarty
 
 
 def test_every_analysis_is_public():
-    from winning_tickets.analysis.kinds import ANALYSES
+    from winning_tickets.studies.analysis.kinds import ANALYSES
 
     assert set(wt.analysis.__all__) == set(ANALYSES)
     assert all(getattr(wt.analysis, name) is ANALYSES[name] for name in wt.analysis.__all__)
@@ -157,7 +154,7 @@ def test_other_results_are_a_row_for_each_fact_and_have_no_figure(ticket, tmp_pa
     assert frame["sparsity"] == found.sparsity
     assert wt.export.__doc__.startswith("Write")
     with pytest.raises(
-        UsageError, match="Results of export have no figure; those of similarity, .*measure, shrink have one"
+        UsageError, match="Results of export have no figure; those of evaluate, .*measure, shrink have one"
     ):
         found.plot()
 

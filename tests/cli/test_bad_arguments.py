@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-import typer.main
 
 import fuzz.seeds
 from samples.analyse_samples import transfer_run
 from samples.bad_arguments import ANY_TEXT, BASE, ROWS, rows
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import cli
+from winning_tickets.cli.application import whole_application
 from winning_tickets.models.loading import prunable_names
 from winning_tickets.runs.store.store import Store
 
@@ -33,7 +33,7 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
     return {words: leaf for name, one in command.commands.items() for words, leaf in leaves(one, (*path, name)).items()}
 
 
-APP = typer.main.get_command(cli.app)
+APP = whole_application()
 COMMANDS = leaves(APP)
 GROUPS = sorted({words.split()[0] for words in COMMANDS if " " in words})
 

@@ -1,4 +1,4 @@
-"""`tickets runs` and `tickets verify`: what they print, and what they find."""
+"""`tickets runs`, also with `--verify`: what it prints, and what it finds."""
 
 import csv
 import io
@@ -142,7 +142,7 @@ def test_mistakes_get_one_message(tickets, store, words, message):
 
 
 def test_verify_finds_nothing_in_an_intact_store(tickets, store):
-    code, out, err = tickets("verify", "--store", store.path)
+    code, out, err = tickets("runs", "--store", store.path, "--verify")
     assert (code, err) == (0, "")
     assert out.splitlines()[-1].startswith("nothing is wrong; 3 files hashed (0.0 MB), 0 without hashes opened; 3 runs")
 
@@ -155,7 +155,7 @@ def test_verify_finds_what_changed_is_missing_extra_or_left_over(tickets, store)
     (folder / "notes.txt").write_text("mine")
     (folder / ".result.json.0a1b2c3d.tmp").write_text("half")
     (store.path / "runs" / "not a run").mkdir()
-    code, out, err = tickets("verify", "--store", store.path, "--json")
+    code, out, err = tickets("runs", "--store", store.path, "--verify", "--json")
     assert (code, err) == (1, "")
     found = json.loads(out)
     assert not found["ok"]
@@ -171,7 +171,7 @@ def test_verify_finds_what_changed_is_missing_extra_or_left_over(tickets, store)
     assert found["findings"][0]["path"] == str(store.path / "runs" / "not a run")
     (folder / "result.json").write_text(text + " ")
     assert f"changed: {folder / 'result.json'}: has {len(text) + 1} bytes, had {len(text)}" in tickets(
-        "verify", folder
+        "runs", folder, "--verify"
     )[1].replace("±", "")
     (store.path / "about" / "dense" / "files.json").write_text('{"files": 3}')
     assert verify([folder])["findings"][0]["kind"] == "damaged"
@@ -206,10 +206,11 @@ def test_seal_removes_leftovers(store):
 def test_verify_of_single_folders(tickets, tmp_path):
     make_model(tmp_path / "model", head="mlm+pooler")
     (tmp_path / "corpus.txt").write_text("\n".join(TEXT))
-    ticket, exported = tmp_path / "ticket", tmp_path / "exported"
+    made = tmp_path / "made"
+    ticket, exported = made / "ticket", made / "exported"
     assert tickets("search", tmp_path / "model", "--method", "magnitude", "--out", ticket)[0] == 0
     assert tickets("export", ticket, "--format", "masked", "--out", exported)[0] == 0
-    code, out, _ = tickets("verify", ticket, exported, "--json")
+    code, out, _ = tickets("runs", made, "--verify", "--json")
     result = json.loads(out)
     assert (code, result["findings"], result["files_hashed"]) == (0, [], 2)
     assert result["files_opened"] >= 4
@@ -219,7 +220,7 @@ def test_verify_of_single_folders(tickets, tmp_path):
     weights = exported / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     (exported / "config.json").write_text("{")
-    code, out, _ = tickets("verify", ticket, exported)
+    code, out, _ = tickets("runs", made, "--verify")
     assert code == 1
     lines = out.splitlines()
     assert lines[0].startswith(f"damaged: {ticket / 'ticket.json'}: {path} does not match its checksum in ticket.json")
@@ -246,9 +247,9 @@ def test_verify_checks_states_and_importances(tmp_path):
 
 def test_verify_refuses_what_is_not_ours(tickets, tmp_path):
     (tmp_path / "photos").mkdir()
-    code, out, err = tickets("verify", tmp_path / "photos")
+    code, out, err = tickets("runs", tmp_path / "photos", "--verify")
     assert (code, out) == (2, "")
     assert err.endswith("photos is neither a store nor the folder of a run, ticket or export.\n")
     with pytest.raises(UsageError, match="There is nothing at .*nowhere; give a store, or the folder of a run"):
         verify([tmp_path / "nowhere"])
-    assert tickets("verify", "--store", tmp_path / "nowhere")[0] == 2
+    assert tickets("runs", "--store", tmp_path / "nowhere", "--verify")[0] == 2

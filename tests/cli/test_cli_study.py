@@ -9,9 +9,9 @@ import yaml
 
 from samples.analyse_samples import command_line
 from samples.study_samples import InlineEngine, little, planned
+from winning_tickets.report.costs import bytes_text
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import engines
-from winning_tickets.studies.costs import bytes_text
 from winning_tickets.studies.load import recipe_names
 from winning_tickets.studies.text import duration
 

@@ -66,9 +66,9 @@ def test_verbs_of_tickets(tickets, world):
     assert code == 0
     assert json.loads(out)["base"]["name"] == str(base)  # JSON has the name itself
     assert tickets("compare", first, second)[0] == 0
-    assert tickets("perturb", second, "--out", folder / "third")[0] == 0
-    assert tickets("combine", "union", first, second, "--out", folder / "fourth")[0] == 0
-    assert tickets("verify", second)[0] == 0
+    assert tickets("mask", "perturb", second, "--out", folder / "third")[0] == 0
+    assert tickets("mask", "combine", "union", first, second, "--out", folder / "fourth")[0] == 0
+    assert tickets("runs", second, "--verify")[0] == 0
     assert tickets("analyse", "similarity", first, second, "--labels", f"{NASTY.replace(',', '')},b")[0] == 0
     text = ("--corpus", folder / "texts.txt", "--segments", "packed:16", "--max-tokens", "64", "--batch-tokens", "64")
     assert tickets("evaluate", second, "--objective", "kd", *text)[0] == 0
@@ -98,7 +98,7 @@ def test_verbs_of_runs(tickets, world, tmp_path):
     assert tickets("runs", "--store", store.path)[0] == 0
     assert tickets("runs", "--store", store.path, "--json")[0] == 0
     assert tickets("study", "list", "--store", store.path)[0] == 0
-    assert tickets("verify", "--store", store.path)[0] in (0, 1)
+    assert tickets("runs", "--store", store.path, "--verify")[0] in (0, 1)
     code, out = tickets("runs", "--store", store.path, "--csv")
     assert code == 0
     rows = list(csv.reader(io.StringIO(out)))
@@ -106,7 +106,7 @@ def test_verbs_of_runs(tickets, world, tmp_path):
     assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "@"))]
     assert "-1" in rows[1]  # a number stays one
     transfer_run(tmp_path / "runs" / "a", NASTY, {0: 0.5, 1: 0.6})
-    assert tickets("average", tmp_path / "runs" / "a")[0] in (0, 1)
+    assert tickets("analyse", "average", tmp_path / "runs" / "a")[0] in (0, 1)
     (tmp_path / "rows.csv").write_text(f'text,"{NASTY.replace(chr(34), "")}"\nw1,a\nw2,b\n', newline="")
     files = ("--train-file", tmp_path / "rows.csv", "--validation-file", tmp_path / "rows.csv")
     assert tickets("transfer", world[1], *files, "--label-column", "absent", "--out", tmp_path / "t")[0] in (1, 2)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 from typer.testing import CliRunner
 
 from winning_tickets import cli
+from winning_tickets.cli.application import whole_application
 from winning_tickets.cli.commands import leaves, settings_of
 from winning_tickets.config import (
     METHOD_NAMES,
@@ -38,7 +38,7 @@ VERBS: dict[str, Any] = {
     "super": SuperConfig,
     "shrink": ShrinkConfig,
 }
-COMMANDS: Any = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+COMMANDS: Any = whole_application().commands
 SINGLE = {"learning_rate", "batch_size", "settings_from"}
 """Fields of the fine-tuning of `super` that its grid sets."""
 

@@ -177,11 +177,11 @@ def test_two_files_are_two_tasks_in_averages(tickets, trained):
     words = ("transfer", "bert", *FILES, "--drop-unlabelled", *SHORT)
     for name in ("first", "second"):
         assert tickets(*words, "--task-name", name, "--out", name)[0] == 0
-    code, out, err = tickets("average", "first", "second", "--json")
+    code, out, err = tickets("analyse", "average", "first", "second", "--json")
     assert (code, list(json.loads(out)["tasks"])) == (0, ["first", "second"]), err
     for name in ("a", "b"):
         assert tickets(*words, "--out", name)[0] == 0
-    code, _, err = tickets("average", "a", "b")
+    code, _, err = tickets("analyse", "average", "a", "b")
     assert code == 2
     assert "Tasks of your own files get their names by --task-name." in err
 

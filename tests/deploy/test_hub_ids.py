@@ -46,7 +46,7 @@ def test_a_ticket_by_its_hub_id(online, made, tmp_path):
     one = wt.export("me/ticket", "masked", tmp_path / "a")
     assert one.id == wt.export(folder, "masked", tmp_path / "b").id
     assert wt.compare("me/ticket", folder).kept_jaccard[0][1] == 1
-    assert wt.analysis.densities("me/ticket").tickets[0]["id"] == made["ticket"].id
+    assert wt.analysis.similarity(["me/ticket", folder]).ids == [made["ticket"].id] * 2
     settings = dict(tasks=("rte", "cola"), data_dir=made["glue"], steps=1, batch_size=8, save_model=False, **QUIET)
     shared = wt.share(tickets={"rte": "me/ticket"}, **settings)
     assert shared.tasks["rte"]["ticket_id"] == made["ticket"].id

@@ -307,7 +307,7 @@ def test_a_model_with_code_of_its_own_has_no_known_names(tmp_path, ticket):
 
 def test_the_command_line(tmp_path, bert, ticket, tickets):
     file = saved(tmp_path / "mask.pt", bert_tickets(ticket))
-    words = ["import-mask", file, "--base", bert, "--out", tmp_path / "out"]
+    words = ["mask", "import", file, "--base", bert, "--out", tmp_path / "out"]
     code, out, err = tickets(*words, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == json.loads((tmp_path / "out" / "result.json").read_text()) | {
@@ -330,13 +330,13 @@ def test_the_command_line(tmp_path, bert, ticket, tickets):
     code, out, err = tickets(*words)
     assert (code, err, json.loads(out)["convention"]) == (0, "", "tamt")
     code, out, err = tickets(
-        "import-mask", tmp_path / "e" / "mask.pt", "--base", bert, "--out", tmp_path / "back", "--json"
+        "mask", "import", tmp_path / "e" / "mask.pt", "--base", bert, "--out", tmp_path / "back", "--json"
     )
     assert json.loads(out)["ticket_id"] == ticket.id
-    code, out, err = tickets("import-mask", tmp_path / "no.pt", "--base", bert, "--out", tmp_path / "x", "--json")
+    code, out, err = tickets("mask", "import", tmp_path / "no.pt", "--base", bert, "--out", tmp_path / "x", "--json")
     assert (code, out) == (2, "")
     (tmp_path / "bad.pt").write_bytes(b"x")
-    code, out, err = tickets("import-mask", tmp_path / "bad.pt", "--base", bert, "--out", tmp_path / "x", "--json")
+    code, out, err = tickets("mask", "import", tmp_path / "bad.pt", "--base", bert, "--out", tmp_path / "x", "--json")
     assert (code, out) == (1, "")
 
 

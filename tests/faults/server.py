@@ -29,7 +29,7 @@ HEAVY = (
     "finetuning.shrink",
     "finetuning.super_ticket",
     "finetuning.fit_head",
-    "analysis.kinds",
+    "studies.analysis.kinds",
     "studies.run",
     "studies.worker",
     "studies.tiny",

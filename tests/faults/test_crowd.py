@@ -21,7 +21,7 @@ def test_eight_processes_do_every_run_once(lab, tmp_path):
     runs = sorted(crowd.plan().runs)
     assert Counter(log.read_text().split()) == Counter(runs)
     assert [(record.id, record.status) for record in Store(store).records()] == [(run, "done") for run in runs]
-    checked = lab.server.run(["verify", "--store", store, "--json"], cache)
+    checked = lab.server.run(["runs", "--store", store, "--verify", "--json"], cache)
     assert checked.code == 0, checked.out
     found = json.loads(checked.out)
     assert (found["ok"], found["unsealed"], found["running"]) == (True, [], [])

@@ -100,4 +100,4 @@ def test_the_driver_of_a_study_at_random_moments(lab):
     assert done.items() <= stamps(lab.out).items()
     lab.check_same("study", inside="runs/")
     assert hidden(lab.out / "runs") + hidden(lab.out / "about") == []
-    assert lab.server.run(["verify", "--store", lab.out], lab.cache).code == 0
+    assert lab.server.run(["runs", "--store", lab.out, "--verify"], lab.cache).code == 0

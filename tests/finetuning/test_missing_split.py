@@ -6,14 +6,15 @@ import pytest
 
 from samples.tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, ShareConfig, TransferConfig, share, transfer
-from winning_tickets.analysis.averages import average_runs
-from winning_tickets.analysis.results import read_runs
 from winning_tickets.cli import show
 from winning_tickets.data.metrics import averages, combine_splits
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.store.records import shape_problem
+from winning_tickets.studies.analysis.averages import average_runs
+from winning_tickets.studies.analysis.results import read_runs
+from winning_tickets.studies.commands.analyse import averages_text
 from winning_tickets.studies.report.observations import StudyRun, observe
 
 QUIET = Runtime(quiet=True)
@@ -69,7 +70,7 @@ def test_averages_take_what_was_measured_and_name_the_rest(done, bert, tmp_path)
     assert found["averages"]["column_average"]["final"]["mean"] == pytest.approx(sum(scores) / 2)
     assert found["missing_tasks"][-1] == "mnli accuracy_mismatched"
     assert found["tasks"]["mnli"]["metrics"]["accuracy_mismatched"]["final"]["mean"] is None
-    text = show.averages(found)
+    text = averages_text(found)
     assert "mnli accuracy_mismatched: not measured" in text
     assert "These averages are not those of the paper's tables." in text
     with pytest.raises(ContentError, match="The results of mnli lack any metric; found nothing"):

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 
 from fuzz import seeds
-from winning_tickets.analysis.averages import average_runs
-from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.cli import show
 from winning_tickets.cli.commands import settings_of
 from winning_tickets.config import SearchConfig, ShareConfig, TransferConfig
@@ -34,6 +32,9 @@ from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
 from winning_tickets.runs.identity import digest, run_id
 from winning_tickets.runs.store import query
 from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.analysis.averages import average_runs
+from winning_tickets.studies.analysis.kinds import ANALYSES
+from winning_tickets.studies.commands.analyse import averages_text
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import plan_study
 from winning_tickets.studies.report import report_study
@@ -144,10 +145,9 @@ def _rows(name: str, **options: Any) -> Callable[[Path], Any]:
 def _results(folder: Path) -> Any:
     """What `average` and `analyse` make of runs."""
     found = [
-        lambda: show.averages(average_runs([folder / "run"])),
+        lambda: averages_text(average_runs([folder / "run"])),
         lambda: _gain(folder / "run", folder / "dense"),
         lambda: ANALYSES["winning"]([folder / "run"], dense=[folder / "dense"]),
-        lambda: ANALYSES["sensitivity"]([folder / "run", folder / "dense"]),
         lambda: ANALYSES["predictors"]([folder / "run", folder / "evaluation.json"]),
         lambda: _gain(folder / "seed", folder / "dense"),
     ]

@@ -127,10 +127,10 @@ RUNS = {
     "transfer-shared": f"transfer out/share-dense --from-task rte --task rte {FEW}",
     "super": "super bert --task rte --data-dir glue --steps 2 --level 50 --seeds 0 --selections winning,random "
     "--learning-rates 1e-3 --batch-sizes 8",
-    "combine-union": "combine union out/magnitude/sparsity-0.70 out/kd/sparsity-0.70",
-    "combine-intersection": "combine intersection out/magnitude/sparsity-0.70 out/kd/sparsity-0.70",
-    "combine-difference": "combine difference out/magnitude/sparsity-0.70 out/kd/sparsity-0.70",
-    "perturb": "perturb out/magnitude/sparsity-0.70 --fraction 0.1 --seed 2",
+    "combine-union": "mask combine union out/magnitude/sparsity-0.70 out/kd/sparsity-0.70",
+    "combine-intersection": "mask combine intersection out/magnitude/sparsity-0.70 out/kd/sparsity-0.70",
+    "combine-difference": "mask combine difference out/magnitude/sparsity-0.70 out/kd/sparsity-0.70",
+    "perturb": "mask perturb out/magnitude/sparsity-0.70 --fraction 0.1 --seed 2",
     "export-masked": "export out/magnitude/sparsity-0.70 --format masked",
     "export-compact": "export out/importance/level-50 --format compact",
     "export-run": "export out/transfer-ticket --format masked",
@@ -138,14 +138,12 @@ RUNS = {
     "export-shared": "export out/share --task rte --format compact",
     "export-mask-pt": "export out/magnitude-encoder --format mask-pt",
     "export-tamt": "export out/magnitude-encoder --format mask-pt --convention tamt",
-    "import-mask": "import-mask out/export-mask-pt/mask.pt --base bert",
+    "import-mask": "mask import out/export-mask-pt/mask.pt --base bert",
     "analyse-similarity": "analyse similarity out/magnitude/sparsity-0.70 out/kd/sparsity-0.70 out/mlm --labels a,b,c",
     "analyse-distance": "analyse distance out/kd",
-    "analyse-densities": "analyse densities out/magnitude-global out/kd/sparsity-0.70",
     "analyse-predictors": "analyse predictors json/evaluate-kd.json json/evaluate-magnitude.json json/evaluate-random.json"
     " out/transfer-ticket out/transfer-kd out/transfer-random",
     "analyse-sharing": "analyse sharing out/importance/level-50 out/importance-losing",
-    "analyse-sensitivity": "analyse sensitivity out/transfer out/transfer-ticket out/transfer-kd",
     "analyse-cards": "analyse cards --tasks rte,stsb,squad --data-dir glue",
     "analyse-gain": "analyse gain out/transfer-kd --baseline out/transfer-ticket --dense out/transfer",
     "analyse-winning": "analyse winning out/transfer-kd out/transfer-ticket --dense out/transfer --criterion within-std",
@@ -166,13 +164,13 @@ READINGS = {
     "inspect": "inspect out/kd/sparsity-0.70",
     "inspect-structured": "inspect out/importance/level-50",
     "inspect-gates": "inspect out/gates",
-    "average": "average out/transfer-ticket out/transfer-stsb out/transfer-cola",
+    "average": "analyse average out/transfer-ticket out/transfer-stsb out/transfer-cola",
     "measure": "measure out/export-compact --batch 1 --length 8 --repeats 1 --device cpu --quiet",
     "measure-ticket": "measure out/magnitude-global --batch 1,2 --length 8 --repeats 1 --device cpu --quiet",
     "dry-run-search": f"search bert --corpus text {TRAINED} --dry-run --out out/never",
     "dry-run-transfer": f"transfer bert --task rte {FEW} --dry-run --out out/never",
     "dry-run-export": "export out/importance/level-50 --format compact --dry-run --out out/never",
-    "verify": "verify out/kd out/transfer out/share out/export-masked",
+    "verify": "runs out/share --verify",
     "cache-list": "cache list",
 }
 STUDIES = {
@@ -425,7 +423,7 @@ def collect_studies(found: Collection) -> None:
     perform(found, "study-list", ["study", "list", "--store", "store"])
     perform(found, "runs", ["runs", "--store", "store"])
     perform(found, "runs-where", ["runs", "--store", "store", "--where", "verb=transfer", "--status", "done"])
-    perform(found, "verify-store", ["verify", "--store", "store"])
+    perform(found, "verify-store", ["runs", "--store", "store", "--verify"])
 
 
 def collect_mistakes(found: Collection) -> None:

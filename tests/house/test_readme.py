@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 from typer.testing import CliRunner
 
 from samples.tiny_models import make_model
 from winning_tickets.cli import app
+from winning_tickets.cli.application import whole_application
 from winning_tickets.config import SearchConfig, builtin_models
 from winning_tickets.models import loading
 from winning_tickets.studies.tiny import tiny_folder
@@ -50,7 +50,7 @@ def tickets(words: list[str]) -> None:
 
 def parse(words: list[str]) -> None:
     """Parse a command line down to the last subcommand without running it."""
-    command: Any = typer.main.get_command(app)
+    command: Any = whole_application()
     context = command.make_context("tickets", list(words))
     while hasattr(command, "commands"):
         name, command, words = command.resolve_command(context, list(words))
@@ -148,7 +148,7 @@ def test_a_wrong_option_would_be_noticed() -> None:
 
 def test_every_documented_option_exists() -> None:
     known = {"--tiny", "--help"}
-    groups: list[Any] = [typer.main.get_command(app)]
+    groups: list[Any] = [whole_application()]
     for group in groups:
         for command in group.commands.values():
             known |= {o for one in command.params for o in (*one.opts, *one.secondary_opts) if o.startswith("--")}
@@ -161,7 +161,7 @@ def test_every_documented_option_exists() -> None:
 
 def test_every_command_has_an_example() -> None:
     page = (ROOT / "docs/reference/command_line.md").read_text(encoding="utf-8").partition("\n## ")[0]
-    commands: Any = typer.main.get_command(app)
+    commands: Any = whole_application()
     assert [word for word in commands.commands if f"\ntickets {word}" not in page] == []
 
 

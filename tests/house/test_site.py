@@ -14,12 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import typer.main
 
 import winning_tickets
 from winning_tickets import analysis
-from winning_tickets.cli import app
 from winning_tickets.cli.application import DOCS as DOCS_ADDRESS
+from winning_tickets.cli.application import whole_application
 from winning_tickets.cli.commands import Verb
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +83,7 @@ def test_the_picture_names_every_verb(tmp_path: Path, monkeypatch: pytest.Monkey
     picture.main()
     assert (tmp_path / "picture.svg").read_text(encoding="utf-8") == stored, "run docs/site/picture.py"
     verbs = {verb.split()[0] for rows in picture.GROUPS.values() for _, verb, _ in rows}
-    commands: Any = typer.main.get_command(app)
+    commands: Any = whole_application()
     assert verbs <= set(commands.commands)
     with_settings = {name for name, command in commands.commands.items() if isinstance(command, Verb)}
     assert with_settings <= verbs, "a verb with settings of its own is missing"
@@ -96,7 +95,7 @@ def test_every_page_has_a_reader() -> None:
 
 
 def test_the_help_of_every_command_names_a_reader_and_the_page_for_it() -> None:
-    groups: list[Any] = [typer.main.get_command(app)]
+    groups: list[Any] = [whole_application()]
     ends = {}
     for group in groups:
         for command in group.commands.values():

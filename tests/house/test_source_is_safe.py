@@ -16,7 +16,7 @@ SUBPROCESS = {"runs/provenance.py", "studies/engines.py"}
 """Files that start processes: git, and the workers of a study; always from a list of words."""
 PICKLE = {name: {"UnpicklingError"} for name in ("deploy/mask_files.py", "models/checkpoints.py")}
 """The errors of torch's own restricted reader are those of pickle."""
-FLAG = ("api/arguments.py", "api/deploy_verbs.py", "cli/studies.py", "cli/tickets.py", "models/given.py")
+FLAG = ("api/arguments.py", "api/deploy_verbs.py", "cli/tickets.py", "studies/commands/study.py", "models/given.py")
 """Files with a function that is told whether the user trusts the code of models, and passes it on."""
 LOADS = ("deploy/measure.py", "models/loading.py", "models/tokenizers.py")
 """Files that make models, with their own code only if `is_trusted()`."""

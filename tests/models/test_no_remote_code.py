@@ -116,17 +116,17 @@ def test_other_commands_trust_only_where_they_are_told(own_kind, tmp_path, ticke
     commands = {
         "measure": [made, "--batch", "1", "--length", "8", "--repeats", "1", "--threads", "1", "--quiet"],
         "export": [made, "--format", "masked", "--out", tmp_path / "masked"],
-        "import-mask": [tmp_path / "masks" / "mask.pt", "--base", own_kind, "--out", tmp_path / "imported"],
+        "mask import": [tmp_path / "masks" / "mask.pt", "--base", own_kind, "--out", tmp_path / "imported"],
     }
     (tmp_path / "masks").mkdir()
     ticket = Ticket.from_pretrained(made)
     masks = {f"bert.{name.removesuffix('.weight')}.weight_mask": mask.float() for name, mask in ticket.masks.items()}
     torch.save(masks, tmp_path / "masks" / "mask.pt")
     for command, words in commands.items():
-        code, out, err = tickets(command, *words, "--json")
+        code, out, err = tickets(*command.split(), *words, "--json")
         assert (code, out) == (2, "")
         assert REFUSED in err
-        code, out, err = tickets(command, *words, "--trust-remote-code", "--json")
+        code, out, err = tickets(*command.split(), *words, "--trust-remote-code", "--json")
         assert code == 0, err
         assert json.loads(out)["trust_remote_code"] is True
         assert not is_trusted()

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winning_tickets.analysis.report.tables import Table, columns
+from winning_tickets.report.tables import Table, columns
 from winning_tickets.runs import escapes
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.cards import front_matter

@@ -16,11 +16,11 @@ from winning_tickets import (
     search,
     transfer,
 )
-from winning_tickets.analysis.masks import base_model_of
 from winning_tickets.models.loading import load_plm, resolve_model
 from winning_tickets.runs.directory import RunDirectory, missing
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import write_json
+from winning_tickets.studies.analysis.masks import base_model_of
 from winning_tickets.tickets.target import Target
 
 QUIET = Runtime(quiet=True)

@@ -16,8 +16,6 @@ from filelock import SoftFileLease
 from samples.launch import Launch
 from samples.tiny_models import make_model
 from winning_tickets import cli, search
-from winning_tickets.analysis.kinds import ANALYSES
-from winning_tickets.analysis.report import save
 from winning_tickets.config import SearchConfig
 from winning_tickets.deploy.export import export
 from winning_tickets.runs import locks
@@ -27,6 +25,8 @@ from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.runs.locks import ClaimedError, LostError, hold
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import report
+from winning_tickets.studies.analysis.kinds import ANALYSES
+from winning_tickets.studies.analysis.report import save
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import plan_study
 

@@ -14,25 +14,22 @@ BASE: dict[str, str] = {
     "share": "--model bert --tasks rte,cola --data-dir glue --steps 1 --quiet --out out",
     "compare": "ticket other",
     "inspect": "ticket",
-    "average": "run",
-    "combine": "union ticket other --out out",
-    "perturb": "ticket --out out",
+    "analyse average": "run",
+    "mask combine": "union ticket other --out out",
+    "mask perturb": "ticket --out out",
     "super": "bert --task rte --data-dir glue --level 50 --steps 1 --quiet --out out",
     "shrink": "bert --corpus corpus.txt --segments lines --by flops --steps 1 --quiet --out out",
     "export": "ticket --format masked --out out",
     "push": "ticket me/ticket",
-    "import-mask": "mask.pt --base bert --out out",
+    "mask import": "mask.pt --base bert --out out",
     "measure": "ticket --quiet --repeats 1 --batch 1 --length 8",
     "runs": "--store store",
-    "verify": "ticket",
     "recipes": "",
     "demo": "--out out",
     "analyse similarity": "ticket other",
     "analyse distance": "ticket",
-    "analyse densities": "ticket",
     "analyse predictors": "run evaluation.json",
     "analyse sharing": "structured structured",
-    "analyse sensitivity": "run",
     "analyse cards": "--train-file rows.csv --validation-file rows.csv",
     "analyse gain": "run --baseline dense",
     "analyse winning": "run --dense dense",
@@ -359,13 +356,13 @@ ROWS: dict[str, str] = {
         ! a--2 | 2 | no ticket a--2
         ! x/a--2 | 2 | no ticket folder x/a--2
     """ + f"! {'x' * 300} | 1 | File name too long. Give another path",
-    "average": """
+    "analyse average": """
         ! nowhere/x | 2 | nowhere/x
         ! ticket | 2 | ticket
         ! run run | 2 | both runs of
         ! wrong | 1 | wrong
     """,
-    "combine": """
+    "mask combine": """
         ! unoin ticket other --out out | 2 | Did you mean 'union'
         ! union ticket --out out | 2 | two
         ! union ticket nowhere/x --out out | 2 | nowhere/x
@@ -374,7 +371,7 @@ ROWS: dict[str, str] = {
         --out foreign | 2 | untouched
         --out file.txt | 2 | is a file
     """,
-    "perturb": """
+    "mask perturb": """
         ! nowhere/x --out out | 2 | no ticket
         ! damaged --out out | 1 | edited
         --fraction 2 | 2 | fraction
@@ -479,7 +476,7 @@ ROWS: dict[str, str] = {
         --results nowhere.json | 2 | nothing at nowhere.json
         --seed 5 | 2 | Could not push to me/ticket
     """,
-    "import-mask": """
+    "mask import": """
         ! nowhere.pt --base bert --out out | 2 | no mask file
         ! bert --base bert --out out | 2 | no mask file
         ! file.txt --base bert --out out | 1 | torch.save
@@ -509,12 +506,11 @@ ROWS: dict[str, str] = {
         --where tsk=rte | 2 | Did you mean
         --status dome | 2 | Did you mean 'done'
         --csv --json | 2 | exclude each other
-    """,
-    "verify": """
-        ! nowhere/x | 2 | nothing at
-        ! foreign | 2 | neither a store
-        ! file.txt | 2 | file.txt
-        ! --store nowhere | 2 | nothing at
+        ! nowhere/x --verify | 2 | nothing at
+        ! foreign --verify | 2 | neither a store
+        ! file.txt --verify | 2 | file.txt
+        ! --store nowhere --verify | 2 | nothing at
+        ! --verify --csv | 2 | leave --where
     """,
     "recipes": """
         ! tamt-figur-3 | 2 | Did you mean 'tamt-figure-3'
@@ -540,11 +536,6 @@ ROWS: dict[str, str] = {
         --labels a,b | 2 | --labels
         --out foreign | 2 | untouched
     """,
-    "analyse densities": """
-        ! nowhere/x | 2 | no ticket
-        --labels a,b | 2 | --labels
-        --out foreign | 2 | untouched
-    """,
     "analyse predictors": """
         ! nowhere/x | 2 | nowhere/x
         ! run | 2 | no evaluations
@@ -561,12 +552,6 @@ ROWS: dict[str, str] = {
         --importances nowhere/x | 2 | importance
         --definition sampel --importances importance,importance | 2 | 'sample'
         --base nowhere/x | 2 | nowhere/x
-        --out foreign | 2 | untouched
-    """,
-    "analyse sensitivity": """
-        ! nowhere/x | 2 | nowhere/x
-        --score fnal | 2 | Did you mean 'final'
-        --metric acuracy | 2 | Did you mean 'accuracy'
         --out foreign | 2 | untouched
     """,
     "analyse cards": """

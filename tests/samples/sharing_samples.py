@@ -37,40 +37,6 @@ SHARING = {
 }  # fmt: skip
 
 
-def setting(group, rate, mean, std, values):
-    """Scores of a group with one learning rate."""
-    return {"group": group, "learning_rate": rate, "batch_size": 32, "steps": 10, "mean": mean, "std": std,
-            "best": max(values), "min": min(values), "n": len(values), "seeds": [0, 1], "values": values,
-            "degenerate": group == "dense"}  # fmt: skip
-
-
-SENSITIVITY = {
-    "kind": "sensitivity",
-    "task": "rte",
-    "metric": "accuracy",
-    "model": "m",
-    "score": "final",
-    "baseline": "dense",
-    "settings": [
-        setting("dense", 1e-4, 0.6, 0.0283, [0.58, 0.62]),
-        setting("dense", 2e-4, 0.64, None, [0.64]),
-        setting("importance $task$, 21 %", 1e-4, 0.65, 0.0141, [0.64, 0.66]),
-    ],
-    "groups": [
-        {"group": "dense", "settings": 2, "seeds": [0], "mean": 0.62, "over_seeds": None, "over_settings": 0.0283,
-         "range": 0.04, "best_setting": {"learning_rate": 2e-4, "batch_size": 32, "steps": 10}, "best_mean": 0.64,
-         "tickets": [None]},
-        {"group": "importance $task$, 21 %", "settings": 1, "seeds": [0, 1], "mean": 0.65, "over_seeds": 0.0141,
-         "over_settings": None, "range": 0.0,
-         "best_setting": {"learning_rate": 1e-4, "batch_size": 32, "steps": 10}, "best_mean": 0.65, "tickets": ["t"]},
-    ],
-    "differences": [
-        {"group": "importance $task$, 21 %", "learning_rate": 1e-4, "batch_size": 32, "steps": 10, "difference": 0.05,
-         "interval": (0.01, 0.09), "wins": 2, "losses": 0, "n": 2}
-    ],
-}  # fmt: skip
-
-
 def split(name, examples, labels, scores=None, unlabelled=0):
     """What a card says of a split."""
     return {"split": name, "unlabelled": unlabelled, "examples": examples, "labels": labels, "scores": scores,
@@ -92,4 +58,4 @@ CARDS = {
     ],
 }  # fmt: skip
 
-SAMPLES = {"sharing": SHARING, "sensitivity": SENSITIVITY, "cards": CARDS}
+SAMPLES = {"sharing": SHARING, "cards": CARDS}

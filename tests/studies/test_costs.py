@@ -12,11 +12,12 @@ from samples.study_samples import little, planned
 from winning_tickets.cli import app
 from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, Smart, SuperConfig, TransferConfig
 from winning_tickets.config.objective import TEACHER_NAMES, TERM_NAMES
+from winning_tickets.report.costs import _counted, cost_of, size_of
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.store.records import Record
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.costs import Estimator, _counted, cost_of, size_of
+from winning_tickets.studies.estimates import Estimator
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.needs import room_problem
 from winning_tickets.studies.plan import plan_study

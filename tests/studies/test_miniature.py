@@ -21,7 +21,7 @@ from winning_tickets.data.glue import LAYOUTS
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.costs import Estimator
+from winning_tickets.studies.estimates import Estimator
 from winning_tickets.studies.load import load_study, recipe_names
 from winning_tickets.studies.miniature import miniature_parameters, miniature_settings
 from winning_tickets.studies.needs import list_problems

@@ -10,8 +10,9 @@ import pytest
 from samples.recipes import RECIPES, planned, recipe
 from samples.study_samples import InlineEngine
 from winning_tickets.config import SearchConfig
+from winning_tickets.report.costs import cost_of, size_of
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.costs import Estimator, cost_of, size_of
+from winning_tickets.studies.estimates import Estimator
 from winning_tickets.studies.load import recipe_names
 from winning_tickets.studies.plan import plan_study
 from winning_tickets.studies.report import report_files, report_study

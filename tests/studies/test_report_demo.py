@@ -13,8 +13,8 @@ from html.parser import HTMLParser
 import pytest
 
 from samples.tiny_models import make_model
-from winning_tickets.analysis.report.tables import MISSING
 from winning_tickets.config import Runtime, builtin_models
+from winning_tickets.report.tables import MISSING
 from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError
 from winning_tickets.studies import demo, worker
 from winning_tickets.tickets.ticket import Ticket

@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from samples.study_report_samples import PARAMETERS, definition, fill_store, sample_plan
-from winning_tickets.analysis.report.figures import DARK, dark_svg, page_svg, page_variables
-from winning_tickets.analysis.report.tables import latex_escape, markdown_escape
+from winning_tickets.report.figures import DARK, dark_svg, page_svg, page_variables
+from winning_tickets.report.tables import latex_escape, markdown_escape
 from winning_tickets.studies.report import report_study
 
 HOSTILE = '<script>alert(1)</script> & 50_% "x" #1 $y$ ~^\\ {z} | `q` *b* [l](http://evil.example)'

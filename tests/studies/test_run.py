@@ -9,12 +9,12 @@ import pytest
 
 from samples.study_samples import InlineEngine, ScriptedEngine, little, planned
 from winning_tickets.pruning.search import search_all
+from winning_tickets.report.costs import cost_of, size_of
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import Interrupted
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import run as run_module
 from winning_tickets.studies import tiny
-from winning_tickets.studies.costs import cost_of, size_of
 from winning_tickets.studies.engines import gpu_of, threads_of
 from winning_tickets.studies.run import MAX_LOSSES, absolute_paths, run_study
 from winning_tickets.studies.status import study_status

@@ -165,10 +165,14 @@ def test_saved_ones_open_again_and_runs_follow_the_contract_of_out(world, tmp_pa
 
 
 def test_a_derived_ticket_is_one_like_any_other(tickets, world, tmp_path):
-    code, out, err = tickets("combine", "intersection", world / "a", world / "b", "--out", tmp_path / "core", "--json")
+    code, out, err = tickets(
+        "mask", "combine", "intersection", world / "a", world / "b", "--out", tmp_path / "core", "--json"
+    )
     result = json.loads(out)
     assert (code, err, result["method"], result["out"]) == (0, "", "intersection", str(tmp_path / "core"))
-    code, out, _ = tickets("perturb", tmp_path / "core", "--fraction", "0.1", "--seed", "3", "--out", tmp_path / "p")
+    code, out, _ = tickets(
+        "mask", "perturb", tmp_path / "core", "--fraction", "0.1", "--seed", "3", "--out", tmp_path / "p"
+    )
     assert code == 0
     assert out.startswith("perturb ticket ")
     assert f"of {result['ticket_id']}\n" in out
@@ -182,11 +186,11 @@ def test_a_derived_ticket_is_one_like_any_other(tickets, world, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("combine", "onion", "a", "b"), 2, "Unknown operation 'onion'"),
-        (("combine", "union", "a"), 2, "There is nothing to combine"),
-        (("combine", "union", "a", "other"), 1, "Combine tickets of one model"),
-        (("combine", "union", "a", "./nowhere"), 2, "There is no ticket ./nowhere"),
-        (("perturb", "a", "--fraction", "2"), 2, "--fraction 2.0 is outside [0, 1]"),
+        (("mask", "combine", "onion", "a", "b"), 2, "Unknown operation 'onion'"),
+        (("mask", "combine", "union", "a"), 2, "There is nothing to combine"),
+        (("mask", "combine", "union", "a", "other"), 1, "Combine tickets of one model"),
+        (("mask", "combine", "union", "a", "./nowhere"), 2, "There is no ticket ./nowhere"),
+        (("mask", "perturb", "a", "--fraction", "2"), 2, "--fraction 2.0 is outside [0, 1]"),
     ],
 )
 def test_errors_leave_stdout_empty_and_nothing_behind(tickets, world, tmp_path, monkeypatch, words, code, message):

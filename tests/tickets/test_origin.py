@@ -8,8 +8,8 @@ import torch
 from samples.tiny_models import make_model
 from samples.tiny_tasks import transfers_read
 from winning_tickets import Runtime, SearchConfig, TransferConfig, search, transfer
-from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.runs.directory import RESULT
+from winning_tickets.studies.analysis.kinds import ANALYSES
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
 

@@ -13,6 +13,7 @@ from winning_tickets import Ticket
 from winning_tickets.models.loading import weight_hashes
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
+from winning_tickets.tickets.ticket import count_empty
 
 
 @pytest.fixture
@@ -155,3 +156,9 @@ def test_masks_must_be_bool():
         Ticket({"w": torch.ones(2)}, info)
     with pytest.raises(ContentError, match="at least one mask"):
         Ticket({}, info)
+
+
+def test_rows_and_columns_without_a_kept_weight():
+    mask = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 0]], dtype=torch.bool)
+    assert count_empty(mask) == {"rows": 1, "columns": 1}
+    assert count_empty(torch.ones(2, 3, dtype=torch.bool)) == {"rows": 0, "columns": 0}

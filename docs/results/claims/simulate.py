@@ -17,7 +17,7 @@ import numpy as np
 import scipy
 from scipy import stats
 
-from winning_tickets.analysis.effects import Region, clustered_correlation, crossed_effect, variance_ratio
+from winning_tickets.report.effects import Region, clustered_correlation, crossed_effect, variance_ratio
 
 NAMES = ("task", "search_seed", "seed")
 DRAWS = 300  # of each bootstrap

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from winning_tickets.analysis.evaluate import evaluate
 from winning_tickets.config import EvaluateConfig, Runtime
+from winning_tickets.evaluation.evaluate import evaluate
 
 PREFIX = "checkpoint-"
 

@@ -17,8 +17,8 @@ sys.path.insert(0, str(HERE.parents[2] / "tests"))
 
 from samples.behavior import check  # noqa: E402
 from winning_tickets.runs.store.store import Store  # noqa: E402
-from winning_tickets.studies.costs import Estimator  # noqa: E402
 from winning_tickets.studies.engines import EngineOptions, make_engine  # noqa: E402
+from winning_tickets.studies.estimates import Estimator  # noqa: E402
 from winning_tickets.studies.load import load_study, recipe_names  # noqa: E402
 from winning_tickets.studies.plan import Plan, plan_study  # noqa: E402
 from winning_tickets.studies.report import report_study  # noqa: E402

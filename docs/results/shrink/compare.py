@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from pydantic import TypeAdapter
 
-from winning_tickets.analysis.evaluate import similarity
 from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.data.readers import read_lines
 from winning_tickets.deploy.costs import CostTable, cost_table
+from winning_tickets.evaluation.evaluate import similarity
 from winning_tickets.finetuning.recovery import recover
 from winning_tickets.finetuning.shrink import Choice, objective_of, prepare, removal_losses, train_gates, unit_values
 from winning_tickets.finetuning.shrink_source import ShrinkSource

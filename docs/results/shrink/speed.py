@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from winning_tickets.analysis.evaluate import similarity
 from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.deploy import measure
 from winning_tickets.deploy.onnx import write_int8, write_onnx
+from winning_tickets.evaluation.evaluate import similarity
 from winning_tickets.models.loading import ONNX_FILE, PLM, load_plm
 from winning_tickets.models.onnx_runtime import OnnxModel
 from winning_tickets.runs.provenance import machine, versions

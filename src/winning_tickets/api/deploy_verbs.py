@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analysis.report.result import Result, resulting
 from winning_tickets.api.arguments import check_base, named
 from winning_tickets.config import Runtime
 from winning_tickets.finetuning import glue_submission as _glue_submission
+from winning_tickets.report.result import Result, resulting
 from winning_tickets.runs import memory
 from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import UsageError

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from winning_tickets.analysis.report.result import Result
 from winning_tickets.api.arguments import Call, called, check_base
 from winning_tickets.config import (
     EvaluateConfig,
@@ -20,6 +19,7 @@ from winning_tickets.config import (
     SuperConfig,
     TransferConfig,
 )
+from winning_tickets.report.result import Result
 from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import UsageError
 
@@ -125,7 +125,7 @@ def evaluate(
     Example:
         >>> evaluate(ticket, model, corpus=texts, objectives=("kd", "mlm")).kd_loss
     """
-    from winning_tickets.analysis import evaluate as verb
+    from winning_tickets.evaluation import evaluate as verb
 
     if isinstance(model, Runtime):  # evaluate(config, runtime)
         model, runtime = None, model

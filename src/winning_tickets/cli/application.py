@@ -1,13 +1,21 @@
-"""All commands of the application, in the order of `--help`, each with its readers and its guide."""
+"""The application: its commands in the order of `--help`, each with its readers and its guide."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
+import typer
+from typer.core import TyperGroup
+
+from winning_tickets.cli import stores as stores
+from winning_tickets.cli import tickets as tickets
 from winning_tickets.cli.commands import app as app
 
-for _module in ("commands", "tickets", "analyse", "studies"):
-    import_module(f"winning_tickets.cli.{_module}")
+WING = "winning_tickets.studies"
+"""The package of studies and analyses, which nothing of the library imports."""
 
 DOCS = "https://github.com/winning-tickets/winning-tickets/blob/main/docs/"
 GUIDES = {
@@ -19,42 +27,61 @@ GUIDES = {
     "share": ("researchers", "how_to/share_tickets.md"),
     "compare": ("researchers", "how_to/analyse_tickets.md"),
     "inspect": ("students", "tutorials/first_ticket.md"),
-    "average": ("students", "explanation/numbers.md"),
-    "combine": ("researchers", "how_to/controls.md"),
-    "perturb": ("researchers", "how_to/controls.md"),
+    "mask": ("researchers", "how_to/controls.md"),
     "super": ("researchers", "how_to/find_a_super_ticket.md"),
     "shrink": ("NLP engineers", "how_to/make_a_model_faster.md"),
     "export": ("NLP engineers", "how_to/make_a_model_smaller.md"),
     "push": ("NLP engineers", "how_to/publish_on_the_hub.md"),
-    "import-mask": ("researchers", "how_to/use_the_papers_masks.md"),
     "measure": ("NLP engineers", "how_to/measure_speed.md"),
     "runs": ("cluster users", "explanation/store.md"),
-    "verify": ("cluster users", "explanation/store.md"),
-    "recipes": ("cluster users", "reference/recipes.md"),
-    "demo": ("students", "tutorials/first_ticket.md"),
-    "analyse": ("researchers", "how_to/analyse_tickets.md"),
-    "study": ("cluster users", "how_to/run_a_study.md"),
     "cache": ("NLP engineers", "how_to/use_your_own_files.md"),
 }
 """The commands in the order of `--help`: for each, its readers and the page that guides them."""
 
 
-def _guide(name: str) -> str:
-    readers, page = GUIDES[name]
-    return f"\b\nFor {readers}. Guide:\n{DOCS}{page}"
+def name_guides(commands: typer.Typer, guides: Mapping[str, tuple[str, str]]) -> None:
+    """Sort commands and groups, and end the help of each with its readers and its guide."""
+    named = {one.name or one.callback.__name__: one for one in commands.registered_commands}  # type: ignore[union-attr]
+    commands.registered_commands = [named[name] for name in guides if name in named]
+    groups = {str(group.name): group for group in commands.registered_groups}
+    for name, (readers, page) in guides.items():
+        epilog = f"\b\nFor {readers}. Guide:\n{DOCS}{page}"
+        if name in named:
+            named[name].epilog = epilog
+            continue
+        groups[name].epilog = epilog
+        for command in groups[name].typer_instance.registered_commands:  # type: ignore[union-attr]
+            command.epilog = epilog
 
 
-def _name_guides() -> None:
-    """Sort the commands, and end the help of each command and group with its guide."""
-    named = {one.name or one.callback.__name__: one for one in app.registered_commands}  # type: ignore[union-attr]
-    for name, command in named.items():
-        command.epilog = _guide(name)
-    app.registered_commands = [named[name] for name in GUIDES if name in named]
-    for group in app.registered_groups:
-        group.epilog = _guide(str(group.name))
-        for command in group.typer_instance.registered_commands:  # type: ignore[union-attr]
-            command.epilog = group.epilog
+class Commands(TyperGroup):
+    """The commands of the library, and those of the wing of studies, which is imported when they are asked for."""
+
+    def load_wing(self) -> None:
+        """Add the commands of the wing, if it is installed."""
+        if find_spec(WING) is not None:
+            wing: Any = typer.main.get_command(import_module(f"{WING}.commands.application").app)
+            self.commands.update({name: one for name, one in wing.commands.items() if name not in self.commands})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; only a name that the library does not have needs the wing."""
+        if cmd_name not in self.commands:
+            self.load_wing()
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        self.load_wing()
+        return super().list_commands(ctx)
 
 
-_name_guides()
+name_guides(app, GUIDES)
+app.info.cls = Commands
 app.info.epilog = f"\b\nWhich command do I need?\n{DOCS}README.md"
+
+
+def whole_application() -> Any:
+    """Return the application with the commands of the library and of the wing."""
+    group: Any = typer.main.get_command(app)
+    group.load_wing()
+    return group

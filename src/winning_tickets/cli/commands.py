@@ -441,7 +441,7 @@ def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Pr
     "evaluate",
     EvaluateConfig,
     "target",
-    "winning_tickets.analysis.evaluate:check_evaluate",
+    "winning_tickets.evaluation.evaluate:check_evaluate",
     metavar="MODEL_OR_TICKET",
     runtime=("device", "bf16", "quiet", "trust_remote_code"),
     writes=False,
@@ -452,7 +452,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime) -> Printed:
 
     Example: tickets evaluate my-ticket --objective kd --corpus pydocs --json
     """
-    from winning_tickets.analysis.evaluate import evaluate as measure
+    from winning_tickets.evaluation.evaluate import evaluate as measure
 
     result = measure(config, runtime)
     return result, show.evaluation
@@ -555,8 +555,8 @@ def shrink(config: ShrinkConfig, out: Path, runtime: Runtime, force: bool) -> Pr
 
     Example: tickets shrink builtin:minilm --speedup 2 --corpus pydocs --steps 300 --out fast
     """
-    from winning_tickets.analysis.report.shrink import as_text
     from winning_tickets.finetuning.shrink import shrink as make_faster
+    from winning_tickets.report.shrink import as_text
 
     result = make_faster(config, out, runtime, force) | {"out": str(out)}
     return result, as_text

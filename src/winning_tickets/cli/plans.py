@@ -34,8 +34,8 @@ from winning_tickets.config.settings import WeightType, count_of
 from winning_tickets.config.structured import ImportanceSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.records import Task
+from winning_tickets.report.costs import MACHINE, TASK_SIZES, UNKNOWN_TASK, ModelSize, cost_of, seconds_of, size_of
 from winning_tickets.runs.escapes import escaped
-from winning_tickets.studies.costs import MACHINE, TASK_SIZES, UNKNOWN_TASK, ModelSize, cost_of, seconds_of, size_of
 
 if TYPE_CHECKING:
     from winning_tickets.data.outlook import Outlook
@@ -478,8 +478,8 @@ def _steps(
 
 def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
     """Plan an evaluation: check its text and pairs."""
-    from winning_tickets.analysis.evaluate import head_for
     from winning_tickets.data.outlook import outlook_of_files, outlook_of_task
+    from winning_tickets.evaluation.evaluate import head_for
 
     plan = Plan(config)
     model = _model_of(plan, config.target, config.base, config.revision, config.layers, head_for(config), onnx=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 from winning_tickets.config.objective import MEASURED
 from winning_tickets.runs.errors import listed
-from winning_tickets.runs.escapes import printable
 
 
 def search(result: dict[str, Any], tickets: list[str]) -> str:
@@ -72,7 +71,7 @@ def transfer(result: dict[str, Any]) -> str:
     """Show final and best metrics x100, and losses as they are, with standard deviations and the number of seeds."""
     lines = [f"{result['task']}, {len(result['seeds'])} seed(s)"]
     for name, kinds in result["metrics"].items():
-        lines.append(f"  {name}: {_final_and_best(kinds, loss=name.endswith('loss'))}")
+        lines.append(f"  {name}: {final_and_best(kinds, loss=name.endswith('loss'))}")
     if result.get("train_windows") is not None:
         lines.append(f"  trained on {result['train_examples']:,} questions, {result['train_windows']:,} windows")
     if result.get("start_from", "pretrained") != "pretrained":
@@ -111,8 +110,8 @@ def _classes(split: str, classes: dict[str, Any], confusion: list[list[int]]) ->
 
 def super_ticket(result: dict[str, Any]) -> str:
     """Show the scores x100 of every level and selection on the rest of the dev set, and the super ticket."""
-    from winning_tickets.analysis.report.comparisons import describe_effect, describe_values
-    from winning_tickets.analysis.report.tables import signed_percent
+    from winning_tickets.report.comparisons import describe_effect, describe_values
+    from winning_tickets.report.tables import signed_percent
 
     lines = [f"{result['task']}, {result['metric']} on the rest of the dev set, {len(result['seeds'])} seed(s)"]
     lines.append(f"  full model: {_mean_and_std(result['full']['rest'])}")
@@ -137,7 +136,7 @@ def sharing(result: dict[str, Any]) -> str:
     """Show the scores of each task x100, their averages and the share of kept weights; also those after fine-tuning."""
     lines = [f"{len(result['tasks'])} tasks on {result['model']}, {len(result['seeds'])} seed(s)"]
     for name, task in result["tasks"].items():
-        lines += [f"  {name} {metric}: {_final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
+        lines += [f"  {name} {metric}: {final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
         if task["ticket_id"] is not None:
             lines[-1] += f"; ticket keeps {task['weight_remaining']:.1%} of the encoder"
     lines += _two_averages(result)
@@ -145,40 +144,18 @@ def sharing(result: dict[str, Any]) -> str:
     if "fine_tuned" in result:
         lines.append("fine-tuned on each task alone:")
         for name, task in result["fine_tuned"]["tasks"].items():
-            lines += [f"  {name} {metric}: {_final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
+            lines += [f"  {name} {metric}: {final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
         lines += _two_averages(result["fine_tuned"])
     return "\n".join(lines)
 
 
 def _two_averages(result: dict[str, Any]) -> list[str]:
     found = result["averages"] or {}
-    return [f"  {rule}: {_final_and_best(kinds)}" for rule, kinds in found.items()]
+    return [f"  {rule}: {final_and_best(kinds)}" for rule, kinds in found.items()]
 
 
-def averages(result: dict[str, Any]) -> str:
-    """Show the scores of each task and both averages x100, and the tasks and seeds that are left out."""
-    lines = []
-    for task, run in result["tasks"].items():
-        lines += [f"{task} {name}: {_final_and_best(kinds)}" for name, kinds in run["metrics"].items()]
-    meanings = {"task_average": "each task once", "column_average": "the GLUE server's columns"}
-    for rule, kinds in result["averages"].items():
-        lines.append(f"{rule} ({meanings[rule]}): {_final_and_best(kinds)}")
-    lines.append(f"seeds: {', '.join(map(str, result['seeds']))}")
-    for task, seeds in result["left_out_seeds"].items():
-        lines.append(f"left out, as not all tasks have them: {task} {', '.join(map(str, seeds))}")
-    if result["missing_tasks"]:
-        lines.append(f"missing of the paper's tasks: {', '.join(result['missing_tasks'])}")
-    if result["other_tasks"]:
-        lines.append(f"not among the paper's tasks: {', '.join(result['other_tasks'])}")
-    if result["missing_tasks"] or result["other_tasks"]:
-        lines.append("These averages are not those of the paper's tables.")
-    sparsities = {task: run["sparsity"] for task, run in result["tasks"].items()}
-    if len(set(sparsities.values())) > 1:
-        lines.append(f"sparsities differ: {', '.join(f'{task} {value:.3f}' for task, value in sparsities.items())}")
-    return "\n".join(lines)
-
-
-def _final_and_best(kinds: dict[str, Any], loss: bool = False) -> str:
+def final_and_best(kinds: dict[str, Any], loss: bool = False) -> str:
+    """Return the final and the best score as `final 71.2 ± 0.8, best 72.0 ± 0.5`."""
     if kinds["final"]["mean"] is None:  # the data lack the split
         return "not measured"
     return ", ".join(f"{kind} {_mean_and_std(kinds[kind], loss)}" for kind in ("final", "best"))
@@ -204,13 +181,6 @@ def comparison(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def analysis(result: dict[str, Any], out: Any) -> str:
-    """Show the table of an analysis, its notes, and the folder of its files."""
-    from winning_tickets.analysis.report.save import analysis_table
-
-    return analysis_table(result).text() + ("" if out is None else "\n" + printable(f"Saved in {out}"))
-
-
 def description(result: dict[str, Any]) -> str:
     """Describe a ticket."""
     lines = [
@@ -228,6 +198,9 @@ def description(result: dict[str, Any]) -> str:
         lines.append(f"  each of the {len(by_matrix)} matrices: {next(iter(by_matrix.values()))}")
     else:
         lines += [f"  {name}: {value}" for name, value in by_matrix.items()]
+    for name, empty in result["empty"].items():
+        if any(empty.values()):
+            lines.append(f"  {name}: {empty['rows']:,} rows and {empty['columns']:,} columns keep no weight")
     if result["tickets_inside"]:
         lines.append(f"  tickets inside: {', '.join(result['tickets_inside'])}")
     return "\n".join(lines)

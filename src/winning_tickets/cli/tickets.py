@@ -1,4 +1,4 @@
-"""Commands about tickets and models: compare, inspect, average, predict, combine, perturb, export, push, verify ..."""
+"""Commands about tickets and models: compare, inspect, predict, mask, export, push, measure"""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from winning_tickets.cli.commands import app, emit
 from winning_tickets.config import LAST_SEED, Runtime
 from winning_tickets.config.settings import DTYPE_MEANING, WeightType
 from winning_tickets.runs.errors import UsageError
+
+mask_app = typer.Typer(
+    help="Masks as data: combine tickets, perturb one, and import masks of the papers' released code.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(mask_app, name="mask")
 
 
 @app.command()
@@ -45,21 +52,6 @@ def inspect(
 
     result = describe(Ticket.from_pretrained(ticket)) | {"tickets_inside": children(ticket)}
     emit(result, as_json, show.description)
-
-
-@app.command()
-def average(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfers, one per task.")],
-    as_json: commands.Json = False,
-) -> None:
-    """Average the scores of several tasks, by both rules of the Super Tickets paper.
-
-    Example: tickets average runs/cola runs/mrpc runs/rte --json
-    """
-    from winning_tickets.analysis.averages import average_runs
-
-    result = average_runs(runs)
-    emit(result, as_json, show.averages)
 
 
 @app.command()
@@ -163,7 +155,7 @@ def predict(
     return emit(result, as_json, show.predictions)
 
 
-@app.command()
+@mask_app.command()
 def combine(
     operation: Annotated[
         str, typer.Argument(metavar="OPERATION", help="Operation: union, intersection or difference.")
@@ -175,7 +167,7 @@ def combine(
 ) -> None:
     """Make a ticket of the union, intersection or difference of the weights that tickets keep.
 
-    Example: tickets combine intersection ticket-a ticket-b --out shared-core
+    Example: tickets mask combine intersection ticket-a ticket-b --out shared-core
     """
     from winning_tickets.tickets.algebra import save_combined
 
@@ -183,7 +175,7 @@ def combine(
     return emit(result, as_json, show.derived)
 
 
-@app.command()
+@mask_app.command()
 def perturb(
     target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket: its folder or hub id.")],
     out: commands.Out,
@@ -201,7 +193,7 @@ def perturb(
 ) -> None:
     """Change a ticket's mask at random, at exactly the same sparsity.
 
-    Example: tickets perturb my-ticket --fraction 0.05 --seed 0 --out perturbed
+    Example: tickets mask perturb my-ticket --fraction 0.05 --seed 0 --out perturbed
     """
     from winning_tickets.tickets.algebra import save_perturbed
 
@@ -209,7 +201,7 @@ def perturb(
     return emit(result, as_json, show.derived)
 
 
-@app.command("import-mask")
+@mask_app.command("import")
 def import_mask(
     file: Annotated[Path, typer.Argument(help="A mask.pt of BERT-tickets or of TAMT.")],
     base: Annotated[str, typer.Option("--base", help="The pre-trained model that the masks belong to.")],
@@ -222,7 +214,7 @@ def import_mask(
 ) -> None:
     """Make a ticket of the masks that the released code of the papers writes.
 
-    Example: tickets import-mask mask.pt --base bert-base-uncased --out my-ticket
+    Example: tickets mask import mask.pt --base bert-base-uncased --out my-ticket
     """
     from winning_tickets.deploy.mask_files import import_mask as read
 
@@ -374,25 +366,3 @@ def measure(
         runtime=Runtime.of(device=device, bf16=bf16, quiet=quiet, trust_remote_code=trust_remote_code),
     )
     return emit(result, as_json, show.measurement)
-
-
-@app.command()
-def verify(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[PATH...]", help="Stores, runs, tickets or exports, instead of --store."),
-    ] = None,
-    store: commands.StoreFolder = commands.DEFAULT_STORE,
-    as_json: commands.Json = False,
-) -> None:
-    """Hash files again, and report changed, missing and surplus files, and those that killed processes left.
-
-    The exit code is 1 where something is wrong; stdout says what.
-
-    Example: tickets verify --store tickets-store
-    """
-    from winning_tickets.deploy.verify import verify as check
-
-    result = check(paths or [store])
-    emit(result, as_json, show.verification)
-    raise typer.Exit(0 if result["ok"] else 1)

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from winning_tickets.analysis.evaluate import average_terms, evaluate, exponential
 from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches, count_tokens
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.token_cache import TokenStream
+from winning_tickets.evaluation.evaluate import average_terms, evaluate, exponential
 from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.models.loading import (
     PLM,

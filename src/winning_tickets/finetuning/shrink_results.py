@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from winning_tickets.analysis.evaluate import similarity
-from winning_tickets.analysis.report.shrink import write_report
 from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.deploy import measure
 from winning_tickets.deploy.onnx import write_int8, write_onnx
+from winning_tickets.evaluation.evaluate import similarity
 from winning_tickets.finetuning.evaluation import evaluate_dev_splits
 from winning_tickets.finetuning.recovery import held_out_losses
 from winning_tickets.finetuning.shrink_source import ShrinkSource
@@ -25,6 +24,7 @@ from winning_tickets.models.loading import ONNX_FILE, PLM, choose_device, load_p
 from winning_tickets.models.modeling_compact import COMPACT, WAYS_OUT
 from winning_tickets.models.onnx_runtime import OnnxModel
 from winning_tickets.models.vocabulary import new_places
+from winning_tickets.report.shrink import write_report
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import Interrupted, TicketsError, TrainingError
 from winning_tickets.runs.files import build_directory

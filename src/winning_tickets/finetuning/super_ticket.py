@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analysis.effects import paired_effect
-from winning_tickets.analysis.report.figures import PhasePoint, phase_figure
 from winning_tickets.config import PRETRAINED, Level, Runtime, SuperConfig, TransferConfig
 from winning_tickets.config.levels import written_levels
 from winning_tickets.config.shrink import ShrinkConfig
@@ -33,6 +31,8 @@ from winning_tickets.models.structure import structure_of
 from winning_tickets.models.weights import StateInfo, save_state
 from winning_tickets.pruning.importance import unit_counts
 from winning_tickets.pruning.search import check_search, search_all
+from winning_tickets.report.effects import paired_effect
+from winning_tickets.report.figures import PhasePoint, phase_figure
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.files import read_json

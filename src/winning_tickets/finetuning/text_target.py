@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from winning_tickets.analysis.evaluate import average_terms
 from winning_tickets.config import EvaluateConfig, Runtime, TransferConfig
 from winning_tickets.data.batches import ENDLESS, CorpusBatches
 from winning_tickets.data.corpora import CorpusText, load_corpus
@@ -21,6 +20,7 @@ from winning_tickets.data.metrics import beats_one_answer
 from winning_tickets.data.readers import fingerprint
 from winning_tickets.data.records import Split, Task, TaskData
 from winning_tickets.data.tasks import TEXT_TASKS
+from winning_tickets.evaluation.evaluate import average_terms
 from winning_tickets.finetuning.prepared_task import PreparedTask
 from winning_tickets.models.heads import choose_max_length
 from winning_tickets.models.loading import PLM, separate_decoder

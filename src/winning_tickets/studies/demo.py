@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from winning_tickets.analysis.report import tables
-from winning_tickets.analysis.report.tables import Table, columns
 from winning_tickets.config import Runtime
+from winning_tickets.report import tables
+from winning_tickets.report.tables import Table, columns
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import write_bytes

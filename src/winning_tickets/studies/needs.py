@@ -11,9 +11,9 @@ from winning_tickets.data.corpora import PYDOCS_PARTS, hub_repository, table_col
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.loading import check_task_files
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.report.costs import bytes_text
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.hub import unreachable
-from winning_tickets.studies.costs import bytes_text
 from winning_tickets.studies.expressions import is_reference, names_in
 from winning_tickets.studies.miniature import CUT
 from winning_tickets.studies.plan import BY_DEFAULT, Plan, unset_needs

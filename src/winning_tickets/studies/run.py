@@ -14,8 +14,8 @@ from winning_tickets.config import Runtime
 from winning_tickets.runs.errors import Interrupted
 from winning_tickets.runs.escapes import say
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.costs import Estimator
 from winning_tickets.studies.engines import Engine
+from winning_tickets.studies.estimates import Estimator
 from winning_tickets.studies.expressions import map_strings
 from winning_tickets.studies.miniature import CUT
 from winning_tickets.studies.needs import is_there

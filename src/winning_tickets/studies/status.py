@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.costs import Estimator
+from winning_tickets.studies.estimates import Estimator
 from winning_tickets.studies.needs import list_hub_problems, list_problems, room_problem
 from winning_tickets.studies.plan import Plan
 

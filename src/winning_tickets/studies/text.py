@@ -9,10 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.report.costs import MACHINE, STEP_SECONDS, bytes_text
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import write_text
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.costs import MACHINE, STEP_SECONDS, Estimator, bytes_text
+from winning_tickets.studies.estimates import Estimator
 from winning_tickets.studies.expressions import is_reference
 from winning_tickets.studies.load import SUFFIXES, load_study, recipe_names
 from winning_tickets.studies.plan import plan_study

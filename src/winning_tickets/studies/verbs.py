@@ -101,7 +101,7 @@ VERBS: dict[str, StudyVerb] = {
         "pruning.search:search_all",
         ("method", "objective", "tasks", "sparsity", "level", "seed"),
     ),
-    "evaluate": StudyVerb("config:EvaluateConfig", "analysis.evaluate:evaluate", ("objectives",), writes=False),
+    "evaluate": StudyVerb("config:EvaluateConfig", "evaluation.evaluate:evaluate", ("objectives",), writes=False),
     "transfer": StudyVerb("config:TransferConfig", "finetuning.transfer:transfer", ("task", "seeds")),
     "share": StudyVerb("config:ShareConfig", "finetuning.sharing:share", ("tasks", "seeds")),
     "super": StudyVerb(
@@ -112,7 +112,7 @@ VERBS: dict[str, StudyVerb] = {
     ),
     "measure": StudyVerb("studies.verbs:MeasureConfig", "deploy.measure:measure", (), writes=False),
     "compare": StudyVerb("studies.verbs:CompareConfig", "tickets.overlap:compare", (), writes=False),
-    "analyse": StudyVerb("studies.verbs:AnalyseConfig", "analysis.kinds:ANALYSES", ("kind",), writes=False),
+    "analyse": StudyVerb("studies.verbs:AnalyseConfig", "studies.analysis.kinds:ANALYSES", ("kind",), writes=False),
     "submit": StudyVerb(
         "studies.verbs:SubmitConfig",
         "finetuning.glue_submission:glue_submission",

@@ -454,8 +454,14 @@ def names_of(targets: Iterable[Ticket | Path | str]) -> list[str]:
     ]
 
 
+def count_empty(mask: Tensor) -> dict[str, int]:
+    """Return the numbers of output rows and of input columns of a mask that keep no weight."""
+    kept = mask.reshape(mask.shape[0], -1)
+    return {"rows": int((~kept.any(1)).sum()), "columns": int((~kept.any(0)).sum())}
+
+
 def describe(ticket: Ticket) -> dict[str, Any]:
-    """Return the facts that `tickets inspect` prints: exact sparsity, counts, sparsity by matrix and provenance."""
+    """Return the facts that `tickets inspect` prints: exact sparsity, counts, each matrix, provenance."""
     info = ticket.info
     architecture = ARCHITECTURES.get(ticket.base.model_type)
     # Neurons are too many to list; their counts are among the units.
@@ -472,6 +478,7 @@ def describe(ticket: Ticket) -> dict[str, Any]:
         "pruned": ticket.pruned,
         "total": ticket.total,
         "by_matrix": ticket.sparsity_by_matrix(),
+        "empty": {name: count_empty(mask) for name, mask in ticket.masks.items()},
         "base": {"name": ticket.base.name, "revision": ticket.base.revision, "hash": ticket.base.hash},
         "layers": ticket.base.layers,
         "shared_layers": architecture is not None and architecture.shared_layers,

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analysis.report.figures import dark_svg
+from winning_tickets.report.figures import dark_svg
 from winning_tickets.runs.errors import UsageError, foreign, unknown
 from winning_tickets.runs.escapes import csv_cell
 from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from winning_tickets.analysis.correlations import SMALLEST
-from winning_tickets.analysis.report import figures
-from winning_tickets.analysis.report.sharing import draw_sharing, sharing_legend, sharing_size
-from winning_tickets.analysis.report.tables import percent
+from winning_tickets.report import figures
+from winning_tickets.report.correlations import SMALLEST
+from winning_tickets.report.tables import percent
+from winning_tickets.studies.analysis.report.sharing import draw_sharing, sharing_legend, sharing_size
 from winning_tickets.studies.expressions import without_axes
 from winning_tickets.studies.report.grids import Cell, Grid, describe_minus, form_of, label
 from winning_tickets.studies.report.plots import Curve, Panel, Plot

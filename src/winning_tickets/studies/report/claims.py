@@ -10,8 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from winning_tickets.analysis.correlations import correlate_within
-from winning_tickets.analysis.effects import (
+from winning_tickets.report import tables
+from winning_tickets.report.comparisons import (
+    chance_note,
+    describe_levels,
+    describe_silent,
+    describe_values,
+    plural,
+    remedy,
+)
+from winning_tickets.report.correlations import correlate_within
+from winning_tickets.report.effects import (
     CONFIDENCE,
     FEWEST,
     FEWEST_METHODS,
@@ -22,15 +31,6 @@ from winning_tickets.analysis.effects import (
     describe_too_few_methods,
     mean_effect,
     variance_ratio,
-)
-from winning_tickets.analysis.report import tables
-from winning_tickets.analysis.report.comparisons import (
-    chance_note,
-    describe_levels,
-    describe_silent,
-    describe_values,
-    plural,
-    remedy,
 )
 from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import TIE, is_repetition

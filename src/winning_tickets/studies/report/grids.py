@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from winning_tickets.analysis.effects import FEWEST, mean_effect
-from winning_tickets.analysis.report import tables
-from winning_tickets.analysis.report.comparisons import describe_values, remedy
-from winning_tickets.analysis.report.tables import Column, Table
+from winning_tickets.report import tables
+from winning_tickets.report.comparisons import describe_values, remedy
+from winning_tickets.report.effects import FEWEST, mean_effect
+from winning_tickets.report.tables import Column, Table
 from winning_tickets.runs.statistics import TIE, Summary, is_repetition, summarize
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.report.observations import (

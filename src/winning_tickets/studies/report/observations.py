@@ -203,7 +203,7 @@ def _values(run: StudyRun, found: _Node) -> Iterator[Observation]:
 def edited_error(run: StudyRun, how: str) -> ContentError:
     """Return the error for a stored result that no run writes; `how` follows the name of the file in the message."""
     return ContentError(
-        f"{run.facts.get('path', run.id)} {how}: it was edited. tickets verify finds such files; repeat the run."
+        f"{run.facts.get('path', run.id)} {how}: it was edited. tickets runs --verify finds such files; repeat the run."
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analysis.report.figures import page_svg
-from winning_tickets.analysis.report.page import fill_template
+from winning_tickets.report.figures import page_svg
+from winning_tickets.report.page import fill_template
 from winning_tickets.studies.contract import Held
 from winning_tickets.studies.expressions import without_axes
 from winning_tickets.studies.miniature import MINIATURE, MINIATURE_NOTE

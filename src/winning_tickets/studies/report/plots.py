@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from winning_tickets.analysis.correlations import correlate, correlate_within
-from winning_tickets.analysis.effects import clustered_correlation
-from winning_tickets.analysis.report.tables import format_count, percent
-from winning_tickets.analysis.results import method_name
+from winning_tickets.report.correlations import correlate, correlate_within
+from winning_tickets.report.effects import clustered_correlation
+from winning_tickets.report.tables import format_count, percent
 from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import TIE
+from winning_tickets.studies.analysis.results import method_name
 from winning_tickets.studies.expressions import is_reference, without_axes
 from winning_tickets.studies.references import target_id
 from winning_tickets.studies.report import grids

@@ -1,0 +1,1 @@
+"""The table and the figure of each analysis, and the folder with both."""
