@@ -29,7 +29,7 @@ from in_graph import mask_in_graph
 from interleave import Step
 from memory import measured_apart, peak_of
 from utilisation import model_flops, product_flops_a_second
-from winning_tickets.config import ResolvedSearch, SearchConfig
+from winning_tickets.config import SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
 from winning_tickets.models.loading import PLM, head_without_decoder, prunable_names, set_dropout, untie_decoder
 from winning_tickets.models.twin import make_twin
@@ -130,7 +130,7 @@ class MaskBench(Bench):
         optimizer = self._optimizer("kd")[1]
         return lambda: bool(optimizer.masks(exact=True))
 
-    def _search(self, objective_name: str) -> ResolvedSearch:
+    def _search(self, objective_name: str) -> SearchConfig:
         """The product's settings of a search."""
         return SearchConfig(
             model="benchmark", method="mask-training", objective=objective_name, sparsity=SPARSITY

@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from winning_tickets.config import ShareConfig
+from winning_tickets.config.search import WeightSearch
 from winning_tickets.tickets.ticket import Ticket
 
 WORDS = {"holds", "contradicted", "inconclusive"}
@@ -72,7 +73,7 @@ def wrong_counts(plan, store):
     """Each ticket of weights has exactly the pruned entries that its sparsity asks for, of each matrix or of all."""
     problems = []
     for run in plan.runs.values():
-        if run.verb != "search" or run.settings.needs.structured or run.settings.like is not None:
+        if not isinstance(run.settings, WeightSearch) or getattr(run.settings, "like", None) is not None:
             continue
         settings = run.settings.resolved()
         rounded = math.floor if settings.count_rounding != "nearest" else round
@@ -97,11 +98,15 @@ def unequal_searches(plan, store):
         run = plan.runs[point.run]
         if run.verb == "search" and (log := store.folder(run.id) / "metrics.jsonl").exists():
             own = run.settings
-            lengths = (own.steps, own.round_steps, own.round_examples, own.train_size, own.profile, own.sparsity)
+            names = ("steps", "round_steps", "round_examples", "train_size", "profile", "sparsity")
+            lengths = {name: getattr(own, name, None) for name in names}
             steps = sum("learning_rate" in line for line in log.read_text().splitlines())
-            steps -= own.resolved().step_offset or 0  # the released KD program takes a step less than it counts
-            tasks = () if own.round_steps or own.round_examples else own.tasks  # else a round is as long as fine-tuning
-            found[point.stage, own.method, tasks, lengths][run.id] = steps
+            steps -= getattr(
+                own.resolved(), "step_offset", 0
+            )  # the released KD program takes a step less than it counts
+            own_length = lengths["round_steps"] or lengths["round_examples"]  # else a round is as long as fine-tuning
+            tasks = () if own_length else getattr(own, "tasks", ())
+            found[point.stage, own.method, tasks, tuple(lengths.values())][run.id] = steps
     return [f"{key}: {steps}" for key, steps in found.items() if len(set(steps.values())) > 1]
 
 

@@ -31,7 +31,8 @@ class MagnitudeSearch(RoundedWeights, CountedSearch):
 
     def problems(self) -> list[str]:
         """Return a line for each reason why the settings cannot work together."""
-        return super().problems() + problems_of(self._check_weights)
+        other = self.weights_from != PRETRAINED
+        return super().problems() + (problems_of(self._check_weights) if other else [])
 
     def _check_weights(self) -> None:
         try:

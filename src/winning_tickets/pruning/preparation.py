@@ -185,7 +185,8 @@ def prepare_search(config: Given, runtime: Runtime) -> PreparedSearch[Given]:
     # Data comes before the model, so that a missing file is reported at once.
     importances = ImportanceSource.find(settings) if isinstance(settings, ImportanceSearch) else None
     device = choose_device(runtime.device)
-    check_compiler(runtime)
+    if runtime.torch_compile:
+        check_compiler(runtime)
     corpus = None
     if isinstance(settings, TextSearch) and settings.reads_corpus:
         corpus = load_corpus(str(settings.corpus), "train", settings.data_dir)
