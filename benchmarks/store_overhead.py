@@ -1,4 +1,4 @@
-"""Time that the store adds to a run: describe it, claim it, send heartbeats for a minute, hash its files, seal it.
+"""Time that the store adds to a run: describe it, claim it, hash its files, seal it.
 
     python benchmarks/store_overhead.py [--others 1000] [--megabytes 3] [--rounds 20]
 
@@ -22,10 +22,10 @@ from pathlib import Path
 
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.provenance import machine, source, versions
-from winning_tickets.runs.store.store import HEARTBEAT_SECONDS, Store
+from winning_tickets.runs.store.store import Store
 
 MINUTE = 60.0
-PARTS = ("open", "describe", "claim", "status", "signs_of_life", "release", "seal")
+PARTS = ("open", "describe", "claim", "status", "release", "seal")
 
 
 class Clock:
@@ -57,16 +57,11 @@ def one_run(path: Path, run_id: str, content: bytes) -> dict[str, float]:
     with clock.part("describe"):
         driver.describe(run_id, "transfer", config, {"study": "s", "scale": "smoke", "stage": "transfer"})
     start = time.perf_counter()
-    with store.claim(run_id) as claim:
+    with store.claim(run_id):
         clock.seconds["claim"] += time.perf_counter() - start
         with clock.part("status"):
             assert store.status(run_id) != "done"
         work(store, run_id, content)
-        with clock.part("signs_of_life"):
-            for _ in range(int(MINUTE / HEARTBEAT_SECONDS)):  # what the claim's thread does in a minute
-                claim.is_held()
-                os.utime(claim.path)
-            claim.is_held()
         with clock.part("seal"):
             store.seal(run_id)
         start = time.perf_counter()

@@ -17,6 +17,7 @@ from transformers import (
     DebertaV2ForMaskedLM,
 )
 
+from samples.settings import read_by_method
 from samples.tiny_decoders import DECODERS
 from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import (
@@ -330,7 +331,7 @@ def test_the_parts_are_query_key_value_and_input_gate(modern):
 def test_each_part_is_a_group_of_its_own(tmp_path, modern, method, ranking):
     edit_weights(tmp_path / "modern", lambda w: {n: v * (9.0 if "Wi" in n else 1.0) for n, v in w.items()})
     (tmp_path / "corpus.txt").write_text("\n".join(TEXT))
-    config = SearchConfig.of(
+    config = read_by_method(
         model=modern,
         method=method,
         ranking=ranking,
