@@ -314,6 +314,14 @@ def _subset(every: float, asked: str | None) -> float:
 
 
 def _fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize | None = None) -> Cost:
+    """Return the cost of all seeds and candidates."""
+    total = Cost()
+    for candidate in settings.candidates().values():
+        total += _one_fine_tuning(candidate, model, data)
+    return total
+
+
+def _one_fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize | None) -> Cost:
     config, task = settings.resolved(), (TASKS | TEXT_TASKS).get(str(settings.task))
     is_text = config.task in TEXT_TASKS
     data = data or _data_of(config, config.task)

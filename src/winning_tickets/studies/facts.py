@@ -77,6 +77,11 @@ def _plain(values: tuple[Any, ...]) -> Any:
 
 
 def _fine_tuning(given: TransferConfig) -> Facts:
+    found = [_one_fine_tuning(candidate) for candidate in given.candidates().values()]
+    return found[0] | {field: _plain(tuple(one[field] for one in found)) for field in given.chosen_fields}
+
+
+def _one_fine_tuning(given: TransferConfig) -> Facts:
     config = given.resolved()
     task = (TASKS | TEXT_TASKS).get(str(config.task), _USUAL)
     is_text = config.task in TEXT_TASKS

@@ -12,7 +12,7 @@ from winning_tickets.analysis.effects import FEWEST, mean_effect
 from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.report.comparisons import describe_values, remedy
 from winning_tickets.analysis.report.tables import Column, Table
-from winning_tickets.runs.statistics import TIE, Summary, is_repetition, summarize
+from winning_tickets.runs.statistics import TIE, Summary, best_of, is_repetition, summarize
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.report.observations import (
     METRIC,
@@ -156,8 +156,9 @@ def choose_settings(
     missing = [sum(one.value is None for one in own) for own in settings]
     if len(settings) < 2 or max(missing):
         return settings[missing.index(max(missing))] if settings else observations
-    means = [statistics.fmean(one.value for one in own if one.value is not None) for own in settings]
-    return settings[means.index(min(means) if best == "min" else max(means))]
+    sign = -1 if best == "min" else 1
+    means = [sign * statistics.fmean(one.value for one in own if one.value is not None) for own in settings]
+    return settings[best_of(dict(enumerate(means)))]
 
 
 def merge_metrics(observations: Sequence[Observation]) -> list[Observation]:
