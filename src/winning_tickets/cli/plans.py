@@ -291,7 +291,7 @@ def _switched_off(settings: ResolvedSearch) -> set[str]:
         "calibration_batches": settings.score_init == "activation" or not settings.needs.mask_training,
         "alpha": settings.score_init in ("plateau", "random"),
         "max_grad_norm": settings.clip != "none" or not settings.needs.mask_training,
-        "mixing": len(settings.tasks) + (settings.text_term is not None if settings.needs.sources else 0) > 1,
+        "mixing": len(settings.tasks) + (bool(settings.text_terms) if settings.needs.sources else 0) > 1,
         "label_column": settings.train_file is not None,
         "group_by_length": "task" in terms,
         **dict.fromkeys(("segments", "batch_tokens"), settings.reads_corpus),
@@ -343,7 +343,7 @@ def _add_rate_of_search(plan: Plan, settings: ResolvedSearch, tasks: list[Task],
     if settings.method in ("imp", "movement") and rate is None:
         steps = plan.numbers.get("round_steps", settings.steps)
         rate = TEXT_LEARNING_RATE
-        if tasks and settings.text_term is None:
+        if tasks and not settings.text_terms:
             rate = tasks[0].peak_rate(settings.profile, model.size.width, steps)
     elif not settings.needs.mask_training and settings.method not in ("imp", "movement"):
         return

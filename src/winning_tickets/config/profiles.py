@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from winning_tickets.config.objective import paper_objective
+from winning_tickets.config.objective import TEACHER_NAMES, paper_objective
 
 Profile = Literal["paper", "code", "tuned"]
 PROFILES = ("paper", "code", "tuned")
@@ -120,6 +120,10 @@ _LEARNED_CODE = _LEARNED_PAPER | {"rewind_scope": "encoder", "rate_horizon": "to
 _LEARNED_CODE_MLM = {"rewind": "none", "prune_first": True}
 
 
+# Iterative pruning that follows the dense model: without a mask there is nothing to learn, so the first step prunes.
+_LEARNED_FOLLOWING = {"prune_first": True}
+
+
 def tuned_rate(width: int, steps: int, sparsity: float = 0.0) -> float:
     """Return the peak learning rate of `tuned` for the fine-tuning of a model with this hidden size.
 
@@ -131,9 +135,13 @@ def tuned_rate(width: int, steps: int, sparsity: float = 0.0) -> float:
 
 def learned_values(profile: Profile, terms: Iterable[str]) -> dict[str, Any]:
     """Return the values of fields that are None, for imp, snip and movement with an objective of these terms."""
+    names = set(terms)
+    following: dict[str, Any] = dict(_LEARNED_FOLLOWING) if names and names <= set(TEACHER_NAMES) else {}
+    if names & set(TEACHER_NAMES):  # as mask training does
+        following["student_dropout"] = 0.0 if profile == "tuned" else MODEL_DROPOUT
     if profile == "code":
-        return _LEARNED_CODE | (_LEARNED_CODE_MLM if set(terms) == {"mlm"} else {})
-    return _LEARNED_PAPER if profile == "paper" else _LEARNED_TUNED
+        return _LEARNED_CODE | (_LEARNED_CODE_MLM if names == {"mlm"} else {}) | following
+    return (_LEARNED_PAPER if profile == "paper" else _LEARNED_TUNED) | following
 
 
 # Super Tickets (Liang et al. 2021) and its released code.
@@ -189,7 +197,7 @@ class MethodNeeds:
     mask_training: bool = False  # it trains scores of masks or gates
     counts: bool = False  # an N:M pattern or another ticket can set how many weights it keeps
     other_weights: bool = False  # it can rank other weights than those of the model
-    sources: bool = False  # its objective is a sum of `mlm` on a corpus and `task` on tasks
+    sources: bool = False  # its objective is a sum of terms on a corpus and `task` on tasks
     structured: bool = False  # its tickets prune heads, FFNs, neurons or layers
     defaults: Mapping[str, Any] = field(default_factory=dict)  # fields whose default differs for this method
 

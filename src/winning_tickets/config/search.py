@@ -29,8 +29,9 @@ from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, Structu
 from winning_tickets.config.weights import PRETRAINED
 from winning_tickets.runs.errors import UsageError
 
-LEARNED = ("imp", "snip", "movement")  # methods whose objective is a sum of `mlm` on a corpus and `task` on tasks
+LEARNED = ("imp", "snip", "movement")  # methods whose objective is a sum of terms on a corpus and `task` on tasks
 TRAINED = ("mask-training", GATES)
+FOLLOWING = (*TRAINED, "imp")  # methods that can follow the dense model
 MASKS = ("mask-training",)
 ON_TEXT = ("wanda", *TRAINED, *LEARNED, "importance")
 OF_WEIGHTS = ("random", "magnitude", "wanda", "mask-training", *LEARNED)
@@ -168,23 +169,23 @@ class SearchConfig(TaskSettings, StructuredSettings):
     objective: str = _objective(
         "kd",
         "Loss. For mask-training: kd, mlm (encoders), clm (decoders), attention, contrastive, logits, or a weighted "
-        "sum such as mlm:1,kd:2. For imp, snip and movement: mlm or clm, task, or their sum. For importance: kd, mlm, "
-        "clm, or task with --importance-from.",
+        "sum such as mlm:1,kd:2. For imp: these, task, or a sum. For snip and movement: mlm or clm, task, or a sum. "
+        "For importance: kd, mlm, clm, or task with --importance-from.",
         methods=ON_TEXT[1:],
     )
-    temperature: float = _objective(0.05, "Temperature of the contrastive term.", methods=TRAINED, gt=0)
-    logits_temperature: float = _objective(1.0, "Temperature of the logits term.", methods=TRAINED, gt=0)
+    temperature: float = _objective(0.05, "Temperature of the contrastive term.", methods=FOLLOWING, gt=0)
+    logits_temperature: float = _objective(1.0, "Temperature of the logits term.", methods=FOLLOWING, gt=0)
     logits_top_k: int | None = _objective(
         None,
         "Number of tokens that the logits term compares one by one at each position: those that the dense model finds "
         "most probable. The others are merged into one class. By default all are compared.",
-        methods=MASKS,
+        methods=(*MASKS, "imp"),
         ge=1,
     )
     kd_layers: tuple[Count, ...] = _objective(
         (),
         "Layers whose hidden states the kd term compares, counted from 1, such as 12 or 4,8,12. By default all.",
-        methods=TRAINED,
+        methods=FOLLOWING,
     )
     corpus: str | None = _text(None, f"Text: {CORPORA}.")
     data_dir: str | None = _text(
@@ -295,8 +296,12 @@ class SearchConfig(TaskSettings, StructuredSettings):
     train_embeddings: bool | None = _mask(
         None, "Train the mask of the word embeddings too. Otherwise it keeps its initial value."
     )
-    student_dropout: Share | None = _train(
-        None, "Dropout of the student. The profiles paper and code use that of the model."
+    student_dropout: Share | None = setting(
+        None,
+        "Dropout of the student. The profiles paper and code use that of the model, as does imp with an objective that "
+        "does not follow the dense model.",
+        TRAINING,
+        FOLLOWING,
     )
     teacher_dropout: bool | None = _train(
         None, "Run the teacher with dropout, as the released KD code does by an oversight.", option=None
@@ -457,9 +462,16 @@ class SearchConfig(TaskSettings, StructuredSettings):
             return {}
         if self.needs.structured:
             return objectives.parse_objective(self.objective, objectives.STRUCTURED_NAMES)
+        if self.method == "imp":
+            return objectives.parse_objective(self.objective, objectives.ALL_NAMES)
         return objectives.parse_objective(
             self.objective, objectives.SOURCE_NAMES if self.needs.sources else objectives.TERM_NAMES
         )
+
+    @property
+    def text_terms(self) -> dict[str, float]:
+        """The terms that are computed on the corpus, and their weights."""
+        return {name: weight for name, weight in self.terms.items() if name != "task"}
 
     @property
     def text_term(self) -> str | None:
@@ -469,7 +481,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     @property
     def reads_corpus(self) -> bool:
         if self.needs.sources:
-            return self.text_term is not None
+            return bool(self.text_terms)
         return self.needs.corpus or (self.needs.structured and bool(self.terms) and "task" not in self.terms)
 
     @property

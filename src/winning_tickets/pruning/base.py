@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, ResolvedSearch, Runtime, SearchConfig, parse_start
+from winning_tickets.config import (
+    COUNT_FIELDS,
+    MODEL_DROPOUT,
+    PRETRAINED,
+    Level,
+    ResolvedSearch,
+    Runtime,
+    SearchConfig,
+    parse_start,
+)
 from winning_tickets.data.batches import ENDLESS, CorpusBatches
 from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.data.encode import make_collator, train_subset
@@ -29,9 +38,11 @@ from winning_tickets.models.loading import (
     load_plm,
     prunable_names,
     round_weights_,
+    set_dropout,
     untie_decoder,
 )
 from winning_tickets.models.structure import Structure, structure_of
+from winning_tickets.models.twin import make_twin
 from winning_tickets.models.weights import content_hash, load_start_weights
 from winning_tickets.pruning.importance import ImportanceSource, unit_counts
 from winning_tickets.runs.directory import RunDirectory
@@ -43,10 +54,16 @@ from winning_tickets.tickets.selection import Computed, check_finite, count_true
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
 from winning_tickets.training.execution import check_compiler
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
-from winning_tickets.training.objectives.base import Batch, Objective
+from winning_tickets.training.objectives.base import Batch, Objective, TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.objectives.terms import check_mlm_tokenizer, lm_head_of, needs_lm_head, needs_of
+from winning_tickets.training.objectives.terms import (
+    check_mlm_tokenizer,
+    lm_head_of,
+    needs_lm_head,
+    needs_of,
+    needs_teacher,
+)
 from winning_tickets.training.predict import encode_split
 from winning_tickets.training.trainer import (
     Callback,
@@ -368,7 +385,7 @@ def _search_id(config: SearchConfig, content: dict[str, str | None], like: Ticke
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """One source of a method that trains weights: text with an MLM or CLM head, or a task with a head of its own."""
+    """One source of a method that trains weights: text, with a head if a term needs it, or a task with its own head."""
 
     plm: PLM
     objective: Objective
@@ -385,7 +402,7 @@ class Sources:
     model: SharedEncoder  # the encoder under a head for each source
     objective: JointObjective
     learning_rate: float  # peak of the schedule
-    parts: dict[str, TrainingSource]  # by name: `mlm`, `clm` or that of a task
+    parts: dict[str, TrainingSource]  # by name: that of a task, or for text the term, or `text` for several terms
     epochs: int  # passes over the sources in a round, if no length is configured
 
     def dataset(self, config: SearchConfig, n_steps: int) -> MixedBatches:
@@ -415,11 +432,14 @@ class Sources:
 def load_sources(prepared: PreparedSearch) -> Sources:
     """Load a model for each source, put all heads on one encoder, and tokenize."""
     config = prepared.config
-    text = config.text_term
-    found = {} if text is None else {text: _text_source(prepared, text)}
+    terms = config.text_terms
+    text = None if not terms else next(iter(terms)) if len(terms) == 1 else "text"
+    found = {} if text is None else {text: _text_source(prepared, terms)}
     found |= {data.task.name: _task_source(prepared, data) for data in prepared.tasks}
     model = SharedEncoder({name: source.plm.model for name, source in found.items()})
-    if text is not None:
+    if config.student_dropout not in (None, MODEL_DROPOUT):
+        set_dropout(model.base_model, config.student_dropout)
+    if text is not None and needs_lm_head(terms):
         # With word embeddings in scope, the decoder is untied: it keeps the dense matrix, frozen, and gets no gradient.
         plm = found[text].plm
         embeddings = plm.architecture.word_embeddings
@@ -435,18 +455,34 @@ def load_sources(prepared: PreparedSearch) -> Sources:
     return sources
 
 
-def _text_source(prepared: PreparedSearch, term: str) -> TrainingSource:
-    config = prepared.config
-    plm = _load_seeded(config, head=term, require_mlm_head=True)
+def _text_source(prepared: PreparedSearch, terms: Mapping[str, float]) -> TrainingSource:
+    config, predicts = prepared.config, needs_lm_head(terms)
+    maps = {"attention": "eager"} if "attentions" in needs_of(terms) else {}
+    plm = _load_seeded(config, head=lm_head_of(terms), require_mlm_head=predicts, **maps)
     cut = parse_segments(config.segments)
     examples = config.batch_tokens // cut.longest if cut.form == "packed" else None
     steps = config.steps if config.method != "imp" else config.round_steps
     if steps is None and config.round_examples is not None and examples is not None:
         steps = math.ceil(config.round_examples / examples)
     known = steps and steps * len(config.sparsities)
-    batches = prepared.batches(ENDLESS, predicts=True, plm=plm, at_most_batches=known)
-    objective = PretrainingObjective({term: 1.0}, plm.architecture)
-    return TrainingSource(plm, objective, config.terms[term], batches, max(1, round(batches.steps_of_a_pass)), examples)
+    batches = prepared.batches(ENDLESS, predicts=predicts, plm=plm, at_most_batches=known)
+    teacher = None
+    if needs_teacher(terms):  # all of its weights are copies, as all of the student's are trained
+        plm.model.to(prepared.device)
+        teacher = make_twin(plm.model, {}, [name for name, _ in plm.model.named_parameters()])
+    objective = PretrainingObjective(terms, plm.architecture, teacher, term_settings(config))
+    return TrainingSource(plm, objective, 1.0, batches, max(1, round(batches.steps_of_a_pass)), examples)
+
+
+def term_settings(config: ResolvedSearch) -> TermSettings:
+    """Return the settings of the terms of an objective."""
+    return TermSettings(
+        kd_layers=config.kd_layers,
+        count_padding=config.kd_padding == "counted",
+        temperature=config.temperature,
+        logits_temperature=config.logits_temperature,
+        logits_top_k=config.logits_top_k,
+    )
 
 
 def _task_source(prepared: PreparedSearch, data: TaskData) -> TrainingSource:

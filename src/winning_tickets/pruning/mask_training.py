@@ -19,7 +19,7 @@ from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.architectures import present_in, split_name
 from winning_tickets.models.loading import PLM, head_without_decoder, set_dropout, untie_decoder
 from winning_tickets.models.twin import make_twin
-from winning_tickets.pruning.base import PreparedSearch, train_in_order
+from winning_tickets.pruning.base import PreparedSearch, term_settings, train_in_order
 from winning_tickets.pruning.block_wise import BlockOptimizer, LayerDistance, Turn, turns_of
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores
 from winning_tickets.pruning.one_shot import activation_importance, input_norms
@@ -30,7 +30,7 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights, is_sharded, own_rows
 from winning_tickets.tickets.selection import Computed, count_true, magnitudes
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.objectives.base import Objective, TermSettings
+from winning_tickets.training.objectives.base import Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import needs_lm_head, needs_teacher
 from winning_tickets.training.trainer import Callback, TicketTrainer, last_step
@@ -188,14 +188,7 @@ def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]
         copied = list(head_without_decoder(plm)) if "logits" in config.terms else []
     if needs_teacher(config.terms):
         teacher = make_twin(plm.model, dense_weights, copied).train(config.teacher_dropout)
-    settings = TermSettings(
-        kd_layers=config.kd_layers,
-        count_padding=config.kd_padding == "counted",
-        temperature=config.temperature,
-        logits_temperature=config.logits_temperature,
-        logits_top_k=config.logits_top_k,
-    )
-    return PretrainingObjective(config.terms, plm.architecture, teacher, settings)
+    return PretrainingObjective(config.terms, plm.architecture, teacher, term_settings(config))
 
 
 def initial_importance(

@@ -195,7 +195,7 @@ def check_search(config: SearchConfig) -> None:
     terms = attempt(lambda: config.terms) or {}
     if needs.sources:
         problems += _source_problems(config, terms)
-    if config.kd_layers and config.method == "mask-training" and terms and "kd" not in terms:
+    if config.kd_layers and config.method in ("mask-training", "imp") and terms and "kd" not in terms:
         problems.append(f"--kd-layers is about the kd term, which --objective {config.objective} does not have.")
     if config.scope is not None and config.scope not in SCOPES:
         problems.append(str(unknown("scope", config.scope, SCOPES)))
@@ -229,6 +229,8 @@ def check_search(config: SearchConfig) -> None:
             problems.append("--max-grad-norm 0 would make all gradients zero; give a larger one, or --clip none.")
         if config.ranking == "row" and filled.reselect_steps > 1:
             problems.append(_no_thresholds("--ranking row", filled))
+    if needs.mask_training or config.method == "imp":
+        filled = config.resolved()
         if "attention" in terms and (filled.student_dropout or filled.teacher_dropout):
             problems.append(
                 "The attention objective compares distributions, and dropout removes parts of them: give "
@@ -344,7 +346,7 @@ def _source_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[s
     """Return problems with texts, tasks and rounds."""
     problems = []
     named = bool(config.tasks) or config.train_file is not None
-    text = config.text_term if terms else None
+    text = next((name for name in terms if name != "task"), None)
     if text is not None and config.corpus is None:
         problems.append(f"The objective {text} needs --corpus: {_TEXTS}")
     if "task" in terms and not named:
@@ -366,7 +368,10 @@ def _source_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[s
         )
     filled = config.resolved()
     if filled.prune_first and len(config.sparsities) == 1:
-        problems.append("prune_first with one sparsity trains nothing; that is --method magnitude.")
+        why = "prune_first" if config.prune_first else f"--objective {config.objective}, which prunes first,"
+        problems.append(
+            f"{why} with one sparsity trains nothing; that is --method magnitude. Give several, such as 0.2,0.4,0.6."
+        )
     try:
         policy = parse_rewind(filled.rewind)
     except UsageError as error:

@@ -206,10 +206,12 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
     """Return the total optimizer steps of imp, snip or movement, and the tokens and pairs of tokens of a step."""
     # For each source: examples per step, tokens per step, and steps per pass.
     sources: list[tuple[float, float, float]] = []
-    if config.text_term is not None:
+    if config.text_terms:
         room = _longest(config.segments)
         segments = _subset(_corpus_tokens(config.corpus) / room, config.train_size)
-        sources.append((config.batch_tokens / room, config.batch_tokens, segments * room / config.batch_tokens))
+        taught = 1 + _FORWARD * any(name in TEACHER_NAMES for name in config.terms)
+        of_a_pass = segments * room / config.batch_tokens
+        sources.append((config.batch_tokens / room, config.batch_tokens * taught, of_a_pass))
     for name in config.tasks if "task" in config.terms else ():
         task = TASKS.get(name)
         batch = config.batch_size or (task.batch_size if task else 32)
