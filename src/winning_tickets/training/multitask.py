@@ -23,11 +23,12 @@ class SharedEncoder(nn.Module):
         super().__init__()
         headed = [model for model in models.values() if model.base_model is not model] or list(models.values())
         owners = [model for model in headed if getattr(model.base_model, "pooler", None) is not None]
-        self._owner = (owners or headed)[0]
+        owner = (owners or headed)[0]
         own: dict[str, Any] = {
-            name: self.base_model if model.base_model is model else model for name, model in models.items()
+            name: owner.base_model if model.base_model is model else model for name, model in models.items()
         }
-        self.models = nn.ModuleDict(own)
+        self.models = nn.ModuleDict(own)  # before the owner, so that parameters have the names of the sources
+        self._owner = owner
         for model in own.values():
             if model.base_model is not self.base_model:
                 setattr(model, model.base_model_prefix, self.base_model)
