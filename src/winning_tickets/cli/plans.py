@@ -26,6 +26,7 @@ from winning_tickets.config.search import (
     CalibratedSearch,
     CountedSearch,
     ObjectiveSearch,
+    TeacherSearch,
     TextSearch,
     TrainingSearch,
     WeightSearch,
@@ -38,6 +39,7 @@ from winning_tickets.report.costs import MACHINE, TASK_SIZES, UNKNOWN_TASK, Mode
 from winning_tickets.runs.escapes import escaped
 
 if TYPE_CHECKING:
+    from winning_tickets.config.transfer import ResolvedTransfer
     from winning_tickets.data.outlook import Outlook
     from winning_tickets.models.loading import PLM, Head
 
@@ -293,26 +295,28 @@ def _switched_off(settings: SearchConfig) -> set[str]:
         found.add("short_sequence_probability")
     if "mlm" not in terms:
         found.add("mlm_probability")
-    if isinstance(settings, ScoreTraining):
-        needed = {
+    needed: dict[str, bool] = {}
+    if isinstance(settings, TeacherSearch):
+        needed |= {
             "temperature": "contrastive" in terms,
             "logits_temperature": "logits" in terms,
+            "kd_padding": "kd" in terms,
+        }
+    if isinstance(settings, ScoreTraining):
+        needed |= {
             "head_learning_rate": "mlm" in terms,
             "kd_masked_tokens": "mlm" not in terms,
-            "kd_padding": "kd" in terms,
             "calibration_batches": settings.score_init == "activation",
             "alpha": settings.score_init in ("plateau", "random"),
             "max_grad_norm": settings.clip != "none",
         }
-        found |= {name for name, is_read in needed.items() if not is_read}
     if isinstance(settings, SourceSearch):
-        needed = {
-            "mixing": len(settings.tasks) + (settings.text_term is not None) > 1,
+        needed |= {
+            "mixing": len(settings.tasks) + bool(settings.text_terms) > 1,
             "label_column": settings.train_file is not None,
             "group_by_length": "task" in terms,
         }
-        found |= {name for name, is_read in needed.items() if not is_read}
-    return found
+    return found | {name for name, is_read in needed.items() if not is_read}
 
 
 def _levels(settings: WeightSearch) -> str:
@@ -343,7 +347,7 @@ def _add_training(plan: Plan, settings: SourceSearch, estimated: int, model: _Mo
         plan.add("steps", f"{settings.source_steps:,} {what}", total_steps=settings.source_steps)
     if isinstance(settings, TrainingSearch):
         rate = settings.learning_rate or TEXT_LEARNING_RATE
-        if settings.learning_rate is None and tasks and settings.text_term is None:
+        if settings.learning_rate is None and tasks and not settings.text_terms:
             steps = plan.numbers.get("round_steps", settings.source_steps)
             rate = tasks[0].peak_rate(settings.profile, model.size.width, steps)
         plan.add("learning_rate", _rate(rate, model), learning_rate=rate)
@@ -425,11 +429,21 @@ def _add_fine_tuning(plan: Plan, config: TransferConfig, model: _Model) -> float
     task = outlook.task or Task("", (), (), ())
     _add_data(plan, config, outlook)
     batch, length = config.batch_size or task.batch_size, model.cut(config.max_length, task)
-    steps, epochs = _steps(plan, config, outlook, task, batch, model.size)
     plan.add("batch_size", f"{batch} examples of at most {length} tokens", batch_size=batch, max_length=length)
-    plan.add("steps", f"{steps:,}{epochs}", steps=steps)
-    rate = config.learning_rate or task.peak_rate(config.profile, model.size.width, steps, model.sparsity)
-    plan.add("learning_rate", f"{_rate(rate, model)}, then linearly to zero", learning_rate=rate)
+    timed = []
+    for one in (candidate.resolved() for candidate in config.candidates().values()):
+        steps, epochs = _steps(plan, one, outlook, task, batch, model.size)
+        rate = one.learning_rate or task.peak_rate(config.profile, model.size.width, steps, model.sparsity)
+        timed.append((one.model_copy(update={"steps": steps, "epochs": None}), f"{steps:,}{epochs}", rate))
+    steps_of, rates = [one.steps for one, *_ in timed], list(dict.fromkeys(rate for *_, rate in timed))
+    words = " or ".join(dict.fromkeys(words for _, words, _ in timed))
+    plan.add("steps", words, steps=max(steps for steps in steps_of if steps))
+    words = " or ".join(_rate(rate, model) for rate in rates)
+    plan.add("learning_rate", f"{words}, then linearly to zero", learning_rate=rates[0] if len(rates) == 1 else rates)
+    if config.chosen_fields:
+        chosen = " and ".join(field.replace("_", " ") for field in config.chosen_fields)
+        part = f"{config.select_on:.0%} of the dev set, by the mean over the seeds, and scores are those of the rest"
+        plan.add("candidates", f"{len(timed)}, of which {chosen} are chosen on {part}", candidates=len(timed))
     seeds = ",".join(map(str, config.seeds))
     plan.add("seeds", f"{seeds} ({len(config.seeds)} runs)" if len(config.seeds) > 1 else seeds)
     every = config.eval_steps or (None if config.patience else task.eval_steps)
@@ -438,8 +452,7 @@ def _add_fine_tuning(plan: Plan, config: TransferConfig, model: _Model) -> float
     known = TASK_SIZES.get(str(config.task), UNKNOWN_TASK)
     sizes = {"train": outlook.train, "validation": outlook.validation}
     data = known._replace(**{part: count for part, count in sizes.items() if count})
-    timed = config.model_copy(update={"steps": steps, "epochs": None})
-    return seconds_of(cost_of(timed, model.size, data), model.size)
+    return sum(seconds_of(cost_of(one, model.size, data), model.size) for one, *_ in timed)
 
 
 def _add_data(plan: Plan, config: TransferConfig, outlook: Outlook) -> None:
@@ -457,7 +470,7 @@ def _add_data(plan: Plan, config: TransferConfig, outlook: Outlook) -> None:
 
 
 def _steps(
-    plan: Plan, config: TransferConfig, outlook: Outlook, task: Task, batch: int, model: ModelSize
+    plan: Plan, config: ResolvedTransfer, outlook: Outlook, task: Task, batch: int, model: ModelSize
 ) -> tuple[int, str]:
     """Return the optimizer steps of a run, and how they follow from epochs, in words."""
     if config.steps is not None:

@@ -436,6 +436,10 @@ class SuperConfig(PercentLevels):
         open_ = {name: value for name, value in ({"select_on": SELECT_ON} | values).items() if name not in given}
         return self.model_copy(update=own | {"fine_tuning": self.fine_tuning.model_copy(update=open_)})
 
+    def identity(self, exclude_defaults: bool = False) -> dict[str, Any]:
+        """Return the fields of a run's identity; examples were once selected by their place, and now by their texts."""
+        return super().identity(exclude_defaults) | {"selected": "by content"}
+
     def grid(self) -> Iterator[tuple[str, TransferConfig]]:
         """Yield a folder name and the fine-tuning for each setting to try; the configuration must be resolved."""
         rates = self.learning_rates or (None,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -99,6 +99,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def order_by_content(self, seed: int) -> list[int]:
+        """Return the places of the examples in an order that depends on their texts and the seed, not on the places."""
+        keys = [fingerprint([str(seed), *_words(row)]) for row in zip(*self.texts, strict=True)]
+        return sorted(range(len(self)), key=keys.__getitem__)
+
     def take(self, order: list[int]) -> Split:
         texts = tuple([column[index] for index in order] for column in self.texts)
         soft = None if self.soft is None else [self.soft[index] for index in order]
@@ -136,11 +141,16 @@ def _contents(task: Task, splits: dict[str, Split]) -> Iterator[str]:
     for name, split in splits.items():
         yield f"{name} {len(split)}"
         for column in split.texts:
-            for text in column:
-                if isinstance(text, str):
-                    yield text
-                else:
-                    yield f"{len(text)} words"
-                    yield from text
+            yield from _words(column)
         yield from map(repr, split.labels)
         yield from map(repr, split.soft or [])
+
+
+def _words(texts: Iterable[Any]) -> Iterator[str]:
+    """Yield the strings in texts; a text of separate words begins with their number."""
+    for text in texts:
+        if isinstance(text, str):
+            yield text
+        else:
+            yield f"{len(text)} words"
+            yield from text

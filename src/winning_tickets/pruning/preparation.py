@@ -14,7 +14,14 @@ from torch import Tensor
 from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, Runtime, SearchConfig, parse_start
 from winning_tickets.config.mask_training import ScoreTraining
 from winning_tickets.config.one_shot import MagnitudeSearch
-from winning_tickets.config.search import CountedSearch, ObjectiveSearch, RoundedWeights, TextSearch, WeightSearch
+from winning_tickets.config.search import (
+    CountedSearch,
+    ObjectiveSearch,
+    RoundedWeights,
+    TeacherSearch,
+    TextSearch,
+    WeightSearch,
+)
 from winning_tickets.config.structured import ImportanceSearch, UnitSearch
 from winning_tickets.config.weight_training import SourceSearch
 from winning_tickets.data.batches import CorpusBatches
@@ -255,8 +262,8 @@ def _load_models(settings: SearchConfig) -> tuple[PLM, PLM, BaseModelInfo]:
     load = partial(load_plm, settings.model, revision=settings.revision, layers=settings.layers)
     terms = [term for term in settings.terms if term != "task"]
     predicts = bool(terms) and needs_lm_head(terms)
-    plm = load(**_loading_of(terms))
-    if isinstance(settings, ScoreTraining):
+    plm = load(**loading_of(terms))
+    if isinstance(settings, TeacherSearch):
         if "attention" in terms:
             check_attention_maps(plm.model)
         _check_compared_layers(settings, plm)
@@ -273,7 +280,7 @@ def _load_models(settings: SearchConfig) -> tuple[PLM, PLM, BaseModelInfo]:
     return plm, encoder, base
 
 
-def _loading_of(terms: Collection[str]) -> dict[str, Any]:
+def loading_of(terms: Collection[str]) -> dict[str, Any]:
     """Return the head that the terms need, and the attention implementation: only `eager` returns attention maps."""
     if not terms:
         return {}
@@ -281,7 +288,7 @@ def _loading_of(terms: Collection[str]) -> dict[str, Any]:
     return {"head": lm_head_of(terms), "require_mlm_head": needs_lm_head(terms), "attention": attention}
 
 
-def _check_compared_layers(settings: ScoreTraining, plm: PLM) -> None:
+def _check_compared_layers(settings: TeacherSearch, plm: PLM) -> None:
     """Refuse `kd_layers` that the model does not have, and a choice that leaves trained layers without a gradient."""
     if not settings.kd_layers:
         return

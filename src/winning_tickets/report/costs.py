@@ -206,10 +206,12 @@ def _source_steps(config: SourceSearch) -> tuple[float, float, float]:
     """Return the total optimizer steps of imp, snip or movement, and the tokens and pairs of tokens of a step."""
     # For each source: examples per step, tokens per step, and steps per pass.
     sources: list[tuple[float, float, float]] = []
-    if config.text_term is not None:
+    if config.text_terms:
         room = _longest(config.segments)
         segments = _subset(_corpus_tokens(config.corpus) / room, config.train_size)
-        sources.append((config.batch_tokens / room, config.batch_tokens, segments * room / config.batch_tokens))
+        taught = 1 + _FORWARD * any(name in TEACHER_NAMES for name in config.terms)
+        of_a_pass = segments * room / config.batch_tokens
+        sources.append((config.batch_tokens / room, config.batch_tokens * taught, of_a_pass))
     for name in config.tasks if "task" in config.terms else ():
         task = TASKS.get(name)
         batch = config.batch_size or (task.batch_size if task else 32)
@@ -314,6 +316,14 @@ def _subset(every: float, asked: str | None) -> float:
 
 
 def _fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize | None = None) -> Cost:
+    """Return the cost of all seeds and candidates."""
+    total = Cost()
+    for candidate in settings.candidates().values():
+        total += _one_fine_tuning(candidate, model, data)
+    return total
+
+
+def _one_fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize | None) -> Cost:
     config, task = settings.resolved(), (TASKS | TEXT_TASKS).get(str(settings.task))
     is_text = config.task in TEXT_TASKS
     data = data or _data_of(config, config.task)

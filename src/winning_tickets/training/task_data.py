@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from winning_tickets.config import TransferConfig
 from winning_tickets.data.encode import train_subset
 from winning_tickets.data.hub import HubPart
@@ -43,11 +41,9 @@ def load_data(config: TransferConfig) -> TaskData:
     if config.head_dropout is not None:
         data = replace(data, task=replace(data.task, head_dropout=config.head_dropout))
     if config.select_on:
-        # The selection is taken from the front of a seeded order, so that a smaller one is part of a larger one.
-        ordered = {
-            name: split.take(np.random.default_rng(config.select_on_seed).permutation(len(split)).tolist())
-            for name, split in data.validation.items()
-        }
+        # The selection is taken from the front of this order, so that a smaller one is part of a larger one.
+        seed = config.select_on_seed
+        ordered = {name: split.take(split.order_by_content(seed)) for name, split in data.validation.items()}
         data = replace(data, validation=ordered)
     return data
 
