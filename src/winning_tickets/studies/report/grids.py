@@ -243,7 +243,7 @@ def subtract(
             silent = one.degenerate and all(other.degenerate for other in own)
             value = compare(one, statistics.fmean(values))
             state = "missing" if value is None else one.state
-            found.append(replace(one, state=state, value=value, degenerate=silent))
+            found.append(replace(one, state=state, value=value, degenerate=silent and value is not None))
         elif own:
             state = "failed" if any(other.state == "failed" for other in own) else "missing"
             found.append(replace(one, state=state, value=None))
