@@ -121,6 +121,17 @@ def test_profiles_prune_first_and_leave_the_dropout_of_other_objectives():
     assert (of(objective="kd,mlm").student_dropout, of(objective="kd,mlm").prune_first) == (0.0, False)
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_the_objective_has_the_settings_of_mask_training(tmp_path, bert, given):
+    fields = {"teacher_dropout": True, "kd_padding": "counted", "kd_layers": (2,), "logits_top_k": 3} if given else {}
+    sources = load_sources(prepare_search(learning(bert, "imp", corpus_of(tmp_path), objective="kd", **fields), QUIET))
+    objective = sources.parts["kd"].objective
+    assert objective.teacher.training == given
+    assert (objective.settings.count_padding, objective.settings.kd_layers) == (given, (2,) if given else ())
+    with pytest.raises(UsageError, match="is no layer of the model"):
+        prepare_search(learning(bert, "imp", corpus_of(tmp_path), objective="kd", kd_layers=(99,)), QUIET)
+
+
 def test_the_plan_counts_the_teacher_and_one_round_less(tmp_path, bert):
     config = learning(bert, "imp", corpus_of(tmp_path), objective="kd")
     plan = plan_search(config, QUIET)
