@@ -184,7 +184,7 @@ def test_a_config_file_is_yaml_or_json(tmp_path):
     with pytest.raises(UsageError, match="must map field names to values"):
         load_config_file(path)
     path.write_text("a: [")
-    with pytest.raises(UsageError, match="is not valid YAML"):
+    with pytest.raises(UsageError, match="c.yaml, line 1: not valid YAML"):
         load_config_file(path)
     with pytest.raises(UsageError, match="There is no configuration file"):
         load_config_file(tmp_path / "absent.yaml")

@@ -120,7 +120,7 @@ class ShareConfig(WithLevels):
         "Percent of the heads and FFNs that --tickets auto prunes: 30%, or task=10%,task=30%. 0% means no ticket.",
         everyday=True,
     )
-    task_file: str | None = _model(None, "YAML with definitions of the tasks: your own files, or MT-DNN's form.")
+    task_file: str | None = _model(None, "YAML that defines the tasks of your own files.")
     train_file: dict[str, str] | None = _files(
         None,
         "Your own training files as task=FILE; repeat the option or use commas. --tasks may be left out then.",

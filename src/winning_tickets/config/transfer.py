@@ -188,7 +188,7 @@ class TransferConfig(Settings):
         everyday=True,
     )
     corpus: str | None = _model(None, f"Text for --task mlm or clm: {CORPORA}.", everyday=True)
-    task_file: str | None = _model(None, "YAML with definitions of tasks, in MT-DNN's form.")
+    task_file: str | None = _model(None, "YAML that defines tasks of your own files.")
     profile: Profile = _tune(
         "tuned",
         "Source of the settings that are not given: the paper, its released code, or the best values measured by this "

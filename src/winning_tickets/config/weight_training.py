@@ -29,7 +29,6 @@ from winning_tickets.runs.errors import UsageError
 
 _task = partial(setting, panel=TASK_DATA)
 _round = partial(setting, panel=ROUNDS)
-_ROUND_LENGTHS = ("round_steps", "round_epochs", "round_examples")
 TENTHS = tuple(tenth / 10 for tenth in range(1, 10))  # 10 to 90 %, the sparsities of the papers' iterative pruning
 
 

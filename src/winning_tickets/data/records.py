@@ -24,8 +24,6 @@ METRICS_OF: dict[Kind, tuple[str, ...]] = {
 }
 METRICS = (*METRICS_OF["classification"], *METRICS_OF["regression"])
 Source = Literal["hub", "folder", "files", "built in"]
-Distance = Literal["kl", "symmetric-kl", "mse"]
-"""Distance from other outputs or soft labels: Kullback-Leibler divergence, its symmetric form, or squared error."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,6 @@ class Task:
     licence: str = ""
     head_dropout: float | None = None  # dropout before the head; None leaves it as the model has it
     train_size: str | None = None  # `N` examples or `P%` of the training set; None means all
-    soft_loss: Distance | None = None  # distance from soft labels, if training examples have some
-    soft_form: Literal["probabilities", "logits"] = "probabilities"  # of soft labels; those of a regression are scores
-    adversarial_loss: Distance | None = None  # of SMART, to the outputs of the clean text; None: that of the kind
     weight: float = 1.0  # weight of its loss when several tasks are trained together
 
     @property
@@ -94,7 +89,6 @@ class Split:
 
     texts: tuple[list[Any], ...]  # by text column: strings, or lists of words where each word has a label
     labels: list[Any]  # by kind: class indices; scores; 0.0 or 1.0 by class; lists of indices; `Answers`; masked ids
-    soft: list[tuple[float, ...]] | None = None  # soft labels of each example: one number per class, or one score
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,8 +100,7 @@ class Split:
 
     def take(self, order: list[int]) -> Split:
         texts = tuple([column[index] for index in order] for column in self.texts)
-        soft = None if self.soft is None else [self.soft[index] for index in order]
-        return Split(texts, [self.labels[index] for index in order], soft)
+        return Split(texts, [self.labels[index] for index in order])
 
 
 @dataclass(frozen=True)
@@ -143,7 +136,6 @@ def _contents(task: Task, splits: dict[str, Split]) -> Iterator[str]:
         for column in split.texts:
             yield from _words(column)
         yield from map(repr, split.labels)
-        yield from map(repr, split.soft or [])
 
 
 def _words(texts: Iterable[Any]) -> Iterator[str]:

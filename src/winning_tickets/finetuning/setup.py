@@ -218,6 +218,7 @@ def _data_problems(config: TransferConfig) -> list[str]:
     # With a task: the task must be known, and settings that describe files have no meaning.
     if config.task_file is not None:
         problems = problems_of(lambda: load_definitions(str(config.task_file), (str(config.task),)))
+        problems += ["--data-dir is for known tasks, not for those of a --task-file."] if config.data_dir else []
     else:
         problems = [] if config.task in TASKS else [str(unknown("task", config.task, [*TASKS, *TEXT_TASKS]))]
     fields = ("text_columns", "label_column", "metric", "kind", "task_name", "drop_unlabelled")

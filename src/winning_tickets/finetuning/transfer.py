@@ -261,7 +261,7 @@ _SUMMARY = (  # keys of a summary, in the order that the rows of `runs.csv` have
     *("constant", "chosen", "candidates"),
     *("labels", "classes", "confusion", "warnings"),
     *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
-    *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart", "teacher"),
+    *("start_hash", "from_task", "head", "train_examples", "train_windows", "smart", "teacher"),
     *("corpus", "segments"),
     *(
         "validation_examples",
@@ -316,7 +316,6 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         **search_settings_of(ticket),
         **prepared.start_facts,
         "train_windows": prepared.train_windows,
-        "soft_labels": prepared.data.train.soft is not None,
         "smart": None if config.smart is None else config.smart.model_dump(),
         "teacher": config.teacher,
         "unlabelled_examples": prepared.data.unlabelled,

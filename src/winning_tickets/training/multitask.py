@@ -48,7 +48,7 @@ class SharedEncoder(nn.Module):
 class JointObjective:
     """The losses of several sources, each with its own head; a batch may hold only some of them."""
 
-    # The loss of a source has the name of the source; a further part of it has a name such as `rte.soft_loss`.
+    # The loss of a source has the name of the source; a further part of it has a name such as `rte.smart`.
 
     def __init__(self, objectives: Mapping[str, Objective], weights: Mapping[str, float]) -> None:
         self._objectives = dict(objectives)

@@ -9,10 +9,9 @@ from winning_tickets.config import TransferConfig
 from winning_tickets.data.encode import train_subset
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.loading import load_task
-from winning_tickets.data.mtdnn import load_defined_task
 from winning_tickets.data.outlook import Outlook, outlook_of_files, outlook_of_task
 from winning_tickets.data.records import Split, TaskData
-from winning_tickets.data.task_files import FilesDefinition, load_definitions
+from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.user_files import load_files
 
 
@@ -20,8 +19,8 @@ def load_data(config: TransferConfig) -> TaskData:
     """Load a known task, a task of a task file, a data set of the hub, or the user's own files."""
     splits = HubPart.splits_of(config.task)
     if config.task is not None and config.task_file is not None:
-        (definition,) = load_definitions(config.task_file, (config.task,))
-        data = load_defined_task(definition, config.task_file, config.data_dir)
+        definition = load_definitions(config.task_file, (config.task,))[config.task]
+        data = definition.load(config.task, Path(config.task_file).parent)
     elif config.task is not None and splits is None:
         data = load_task(config.task, config.data_dir)
     else:
@@ -52,9 +51,7 @@ def inspect_data(config: TransferConfig) -> Outlook:
     """Check the data of a task without reading it whole, and return what is known of it before the run."""
     splits = HubPart.splits_of(config.task)
     if config.task is not None and config.task_file is not None:
-        (definition,) = load_definitions(config.task_file, (config.task,))
-        if not isinstance(definition, FilesDefinition):
-            return Outlook(None, unchecked=(f"the data of {config.task} in {config.task_file}",))
+        definition = load_definitions(config.task_file, (config.task,))[config.task]
         here = Path(config.task_file).parent
         return outlook_of_files(
             str(here / definition.train_file),
