@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from winning_tickets.config import (
     EvaluateConfig,
+    ExportConfig,
     FitHeadConfig,
+    MeasureConfig,
     Runtime,
     SearchConfig,
     Settings,
@@ -31,7 +33,7 @@ from winning_tickets.config.search import (
     TrainingSearch,
     WeightSearch,
 )
-from winning_tickets.config.settings import WeightType, count_of
+from winning_tickets.config.settings import count_of
 from winning_tickets.config.structured import ImportanceSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.records import Task
@@ -135,35 +137,30 @@ def _written(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
 
 
-def check_measure(
-    target: str,
-    sizes: tuple[Sequence[int], Sequence[int], int | None, int],  # batches, lengths, threads and repeats
-    base: str | None,
-    revision: str | None,
-    layers: int | None,
-) -> None:
-    """Check the model and the numbers of a measurement."""
-    from winning_tickets.deploy.measure import check_lengths, check_sizes
+def plan_measure(config: MeasureConfig) -> dict[str, Any]:
+    """Check the model and the numbers of a measurement; return what would be measured."""
+    from winning_tickets.deploy.measure import check_lengths
 
-    check_sizes(*sizes)
-    model = _model_of(Plan(Settings()), target, base, revision, layers, onnx=True)
+    model = _model_of(Plan(Settings()), config.target, config.base, config.revision, config.layers, onnx=True)
     if model.plm is not None:
-        check_lengths(model.plm, sizes[1])
+        check_lengths(model.plm, config.lengths)
+    return config.model_dump(include={"target", "batches", "lengths", "threads", "repeats"})
 
 
-def check_export(target: str, format_: str, task: str | None, convention: str | None, dtype: WeightType | None) -> None:
-    """Check the settings of an export, and that there is something to export."""
-    from winning_tickets.deploy.export import check_export as check
+def plan_export(config: ExportConfig) -> dict[str, Any]:
+    """Check the settings of an export, and that there is something to export; return what would be exported."""
+    from winning_tickets.deploy.export import check_export
     from winning_tickets.runs.hub import local, may_be_id
     from winning_tickets.tickets.files import is_ticket
     from winning_tickets.training.fine_tuned import is_fine_tuned
     from winning_tickets.training.predict import find_model
 
-    folder = local(target)
+    folder = local(config.target)
     on_the_hub = not Path(folder).is_dir() and ("/" not in folder or may_be_id(folder))
-    check(target, format_, None if on_the_hub else task, convention, dtype)
+    check_export(config, on_the_hub)
     if not on_the_hub and not is_ticket(folder) and not is_fine_tuned(folder):
         find_model(folder)  # which says what is missing
+    return config.model_dump(include={"target", "format"})
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ A field that is None takes its value from a profile: `paper`, `code` (the releas
 # mypy: implicit-reexport
 # ruff: noqa: F401
 
+from winning_tickets.config.deploy import CompareConfig, ExportConfig, ImportConfig, MeasureConfig
 from winning_tickets.config.levels import COUNT_FIELDS, UNIT_NAMES, Level
 from winning_tickets.config.objective import OBJECTIVE_NAMES, TERM_NAMES, parse_objective
 from winning_tickets.config.profiles import MODEL_DROPOUT, profile_values

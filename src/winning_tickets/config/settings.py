@@ -98,7 +98,6 @@ Size = Annotated[str, BeforeValidator(as_size)]
 
 WeightType = Literal["float32", "float16", "bfloat16"]
 """Names of the types in which the weights of an export may be stored."""
-DTYPE_MEANING = "Type of the weights: float32, float16 or bfloat16. By default that of the checkpoint."
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
 Value = TypeVar("Value")
