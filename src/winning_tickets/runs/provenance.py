@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from winning_tickets import __version__
 from winning_tickets.runs.distributed import world_size
 
 try:
@@ -20,12 +21,12 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-PACKAGES = ("winning-tickets", "torch", "transformers", "datasets", "tokenizers", "numpy", "scikit-learn", "scipy")
+PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "numpy", "scikit-learn", "scipy")
 
 
 def version() -> str:
-    """Return the version of this package."""
-    return metadata.version("winning-tickets")
+    """Return the version of this package, also from a checkout on `PYTHONPATH` that is not installed."""
+    return __version__
 
 
 def versions() -> dict[str, str]:
@@ -35,7 +36,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "winning-tickets": version()}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
