@@ -17,13 +17,13 @@ import front
 import table_functions
 
 HERE = Path(__file__).parent
-TABLE = re.compile(r"(<!-- table: (\w+) -->\n\n).*?(\n<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(?:(?!<!--).)*(<!-- end -->)", re.DOTALL)
 
 
 def rewritten(page: str) -> str:
     """Return a page with its tables made again."""
     functions = vars(table_functions) | vars(front)
-    return TABLE.sub(lambda found: f"{found[1]}{functions[found[2]]()}{found[3]}", page)
+    return TABLE.sub(lambda found: f"{found[1]}\n{functions[found[2]]()}\n{found[3]}", page)
 
 
 def main() -> int:
