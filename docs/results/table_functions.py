@@ -384,6 +384,17 @@ def with_and_without_dropout() -> str:
     return markdown(["dense model, seeds 0, 1, 2 or 0", *(NAMES[task] for task in METRICS)], rows)
 
 
+def minilm_dropout() -> str:
+    """MiniLM with and without dropout, seed 0."""
+    scores: dict[str, Runs] = defaultdict(dict)
+    for row in _rows("settings/raw/rates.csv"):
+        if row["stage"] == "dropout" and row["value"] == f"metrics.{METRICS[row['task']]}.final.mean":
+            scores[row["dropout"]][row["task"], row["seed"]] = float(row["number"])
+    tasks = ("mrpc", "stsb", "sst2", "cola")
+    rows = [[f"{float(dropout):g}", *(seeds_of(scores[dropout], task) for task in tasks)] for dropout in ("0.1", "0.0")]
+    return markdown(["dropout", *(NAMES[task] for task in tasks)], rows)
+
+
 def encoder_steps() -> str:
     """MLM loss of the encoders by step."""
     files = {"10,000 steps": "minilm-mlm", "3,000 steps": "minilm-mlm-3000-bf16", "1,000 steps": "minilm-mlm-1000"}

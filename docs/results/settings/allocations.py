@@ -1,6 +1,6 @@
 """Make tickets of 70 % whose matrices have different sparsities, for `--like` of a search.
 
-Usage: python docs/results/better_tickets/allocations.py ENCODER OUT
+Usage: python docs/results/settings/allocations.py ENCODER OUT
 
 Each ticket keeps the largest weights of a matrix; the numbers of kept weights are what the searches take from it.
 """

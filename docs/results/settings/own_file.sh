@@ -1,6 +1,6 @@
 #!/bin/sh
 # `tickets transfer` with default options on files of one's own: 2,500 pairs of sentences of STS-B, labelled similar from a score
-# of 3 on. Usage: sh docs/results/rates/own_file.sh GLUE OUT
+# of 3 on. Usage: sh docs/results/settings/own_file.sh GLUE OUT
 set -e
 glue=$1 out=$2
 mkdir -p "$out"

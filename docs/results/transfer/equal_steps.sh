@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Random, magnitude, iterative pruning with and without rewinding, and mask training, at equal steps; see ../README.md.
-# Usage: DATA=<folder with glue/ and wikitext-2/> MODEL=<minilm-mlm of ../fit_head/run.sh> OUT=<folder for the runs> bash run.sh
+# Usage: DATA=<folder with glue/ and wikitext-2/> MODEL=<minilm-mlm of fit_head.sh> OUT=<folder for the runs> bash docs/results/transfer/equal_steps.sh
 # Finished runs are not done again, so it can be stopped and started. Two runs at a time, one thread each.
 set -u
 export DATA=${DATA:?} MODEL=${MODEL:?} OUT=${OUT:?} OMP_NUM_THREADS=1

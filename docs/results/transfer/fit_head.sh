@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # An MLM head for MiniLM on WikiText-2, with the encoder frozen and with it trained; see ../README.md.
-# Usage: DATA=<folder with wikitext-2/> OUT=<folder for the runs> bash docs/results/transfer/fit_head/run.sh
+# Usage: DATA=<folder with wikitext-2/> OUT=<folder for the runs> bash docs/results/transfer/fit_head.sh
 set -u
 export DATA=${DATA:?} OUT=${OUT:?} OMP_NUM_THREADS=1
 FIT="tickets fit-head builtin:minilm --corpus $DATA/wikitext-2 --max-tokens 60000 --bf16 --quiet --json"
