@@ -173,16 +173,18 @@ def holm(p_values: Sequence[float], level: float = 0.05) -> list[int]:
 
 def headline() -> str:
     """The three sentences of the README of the repository."""
-    kd_imp = [effect(f"{rates}TAMT-KD minus IMP, {SAMPLES}") for rates in (FIVE_DENSE, FIVE_TWICE)]
-    over_seeds = "five tasks, rates of the dense model: TAMT-KD at 70%, share of the dense mean, seeds as samples"
+    first, second = (effect(f"{rates}TAMT-KD minus IMP, {SAMPLES}") for rates in (FIVE_DENSE, FIVE_TWICE))
+    imp, omp = effect(f"{TWO}TAMT-MLM minus IMP, {SAMPLES}"), effect(f"{TWO}TAMT-MLM minus OMP, mnli")
+    rates = "rates of the dense model"
+    these = interval(f"five tasks, {rates}: TAMT-KD at 70%, share of the dense mean, seeds as samples", 1, 3, "")
     sentences = (
-        f"With 70 % of the weights pruned, mask training by KD minus iterative pruning by MLM is {kd_imp[0]} points at the "
-        f"fine-tuning rates of the dense model, and {kd_imp[1]} at 2e-4 on all tasks, a rate that was tried afterwards on "
-        "the same dev sets (mean of five tasks, three seeds; 95 % intervals, tasks and seeds as samples).",
+        f"With 70 % of the weights pruned, mask training by KD minus iterative pruning by MLM is {first} points at "
+        f"the fine-tuning rates of the dense model, and {second} at 2e-4 on all tasks, a rate that was tried afterwards "
+        "on the same dev sets (five tasks, three seeds; 95 % intervals, tasks and seeds as samples).",
         "**This compares objectives as much as methods**: with the same objective, MLM, mask training minus iterative "
-        f"pruning is {effect(f'{TWO}TAMT-MLM minus IMP, {SAMPLES}')} points on two of these tasks, and mask training minus "
-        f"magnitude pruning {effect(f'{TWO}TAMT-MLM minus OMP, mnli')} on MNLI (over the seeds).",
-        f"Of the dense mean the ticket keeps {kept('rates of the dense model')} at the first rates, for these five tasks "
-        f"{interval(over_seeds, 1, 3, '')}, which contradicts the claim of 95 %, and {kept('rate 2e-4')} at the second.",
+        f"pruning is {imp} points on two of these tasks, and mask training minus magnitude pruning {omp} on MNLI "
+        "(over the seeds).",
+        f"Of the dense mean the ticket keeps {kept(rates)} at the first rates, for these five tasks {these}, which "
+        f"contradicts the claim of 95 %, and {kept('rate 2e-4')} at the second.",
     )
     return "".join(fill(f"- {sentence}", 120, subsequent_indent="  ") + "\n" for sentence in sentences)

@@ -169,6 +169,16 @@ def made_small(task: str, runs: str) -> tuple[Runs, Runs]:
     return small, dense
 
 
+def of_minilm(group: str) -> Runs:
+    """Return the scores of tickets of docs/results/transfer by task and seed."""
+    found = {}
+    for name, run in read("transfer/raw/fine_tuning.json").items():
+        task, _, seed = name.partition("-")[0], *name.rpartition("-s")[1:]
+        if name == f"{task}-{group}-s{seed}":
+            found[task, seed] = run["metrics"][METRICS[task]]["final"]["values"][0]
+    return found
+
+
 def super_tickets(tasks: Collection[str]) -> Runs:
     """Return the super ticket minus the full model on the half of the dev set that chose nothing, by task and seed."""
     found = {}
@@ -269,6 +279,8 @@ def of_other_pages() -> Found:
                 pair, name = (models[method, rate], models["MT-DNN", rate]), f"sharing, {note}, {rate}"
                 found[f"{name}: Ticket-Share minus MT-DNN, seeds as samples"] = difference(*pair, tasks_vary=False)
                 found[f"{name}: Ticket-Share minus MT-DNN, {SAMPLES}"] = difference(*pair, tasks_vary=True)
+    pair = of_minilm("tuned-70"), of_minilm("magnitude-70")
+    found[f"MiniLM, three tasks: TAMT-KD minus OMP, {SAMPLES}"] = difference(*pair, tasks_vary=True)
     none = dict.fromkeys(super_tickets(MAIN), 0.0)
     found[f"super tickets minus the full model, {SAMPLES}"] = difference(super_tickets(MAIN), none, tasks_vary=True)
     for task in MAIN:
