@@ -179,8 +179,8 @@ def headline() -> str:
     these = interval(f"five tasks, {rates}: TAMT-KD at 70%, share of the dense mean, seeds as samples", 1, 3, "")
     sentences = (
         f"With 70 % of the weights pruned, mask training by KD minus iterative pruning by MLM is {first} points at "
-        f"the fine-tuning rates of the dense model, and {second} at 2e-4 on all tasks, a rate that was tried afterwards "
-        "on the same dev sets (five tasks, three seeds; 95 % intervals, tasks and seeds as samples).",
+        f"the fine-tuning rates of the dense model, and {second} at 2e-4 on all tasks, a rate that was tried "
+        "afterwards on the same dev sets (five tasks, three seeds; 95 % intervals, tasks and seeds as samples).",
         "**This compares objectives as much as methods**: with the same objective, MLM, mask training minus iterative "
         f"pruning is {imp} points on two of these tasks, and mask training minus magnitude pruning {omp} on MNLI "
         "(over the seeds).",
