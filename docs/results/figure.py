@@ -1,141 +1,51 @@
-"""Draw docs/results/figure.svg, "Do tickets win?", from the raw numbers of tickets_win, mask_training and decoders.
+"""Draw docs/results/figure.svg, the differences of the front page with their intervals, from intervals.json.
 
     python docs/results/figure.py
 
-Left: scores of tickets of MiniLM-MLM (3,000 steps) at 70 % sparsity, after fine-tuning with rate 2e-4, each seed as a
-share of the mean of the dense model with its better rate. Middle: the similarity that tickets of MiniLM keep without
-fine-tuning. Right: the perplexity of a small decoder as a multiple of the dense model's, the mean of all seeds.
+The rows are those of `front.ROWS`: differences of scores at 70 % sparsity, in points.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-from collections import defaultdict
-from pathlib import Path
-from typing import Any
+from front import ROWS, found, interval
+from intervals import HERE
 
-from intervals import fine_tuned
+from winning_tickets.report.figures import BLACK, BLUE, canvas
 
-from winning_tickets.report.figures import (
-    BLACK,
-    BLUE,
-    DASHED,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    VERMILLION,
-    Series,
-    add_legend,
-    canvas,
-    draw_line,
-)
-
-HERE = Path(__file__).parent
-LOOK = {
-    "mask training, KD": (BLUE, "o"),
-    "mask training, KD + logits": (GREEN, "s"),
-    "iterative magnitude pruning": (ORANGE, "D"),
-    "Wanda": (PURPLE, "v"),
-    "magnitude": (VERMILLION, "^"),
-    "random": (BLACK, "x"),
-}
-TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "mnli": "MNLI", "cola": "CoLA"}
-FINE_TUNED = {"mask training, KD": "TAMT-KD", "iterative magnitude pruning": "IMP", "magnitude": "OMP"}
-ENCODER = {"mask training, KD": "tuned", "magnitude": "magnitude", "random": "random"}
-DECODER = {
-    "mask training, KD": "kd",
-    "mask training, KD + logits": "kd+logits",
-    "iterative magnitude pruning": "imp",
-    "Wanda": "wanda",
-    "magnitude": "magnitude",
-}
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def scores() -> dict[str, dict[str, list[float]]]:
-    """Return by method and task the final scores of all seeds at 70 %, in percent of the dense model's mean."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    models = fine_tuned("tickets_win/five_tasks_higher_rate") | {
-        pair: scores for pair, scores in fine_tuned("tickets_win/five_tasks").items() if pair[0] == "Full"
-    }
-    for (method, _), of_pairs in models.items():
-        for (task, _), score in of_pairs.items():
-            found[method][task].append(score)
-    dense = {task: statistics.mean(values) for task, values in found["Full"].items()}
-    return {
-        name: {task: [100 * one / dense[task] for one in found[method][task]] for task in TASKS}
-        for name, method in FINE_TUNED.items()
-    }
-
-
-def similarities() -> dict[str, dict[float, float]]:
-    """Return by method and sparsity the share of the dense similarity."""
-    raw = HERE / "mask_training" / "raw"
-    dense = read(raw / "dense.stsb.json")["similarity_pearson"]
-    return {
-        name: {
-            level: 100 * read(raw / f"{method}-{level}.stsb.json")["similarity_pearson"] / dense
-            for level in (50, 60, 70, 80)
-        }
-        for name, method in ENCODER.items()
-    }
-
-
-def perplexities() -> dict[str, dict[float, float]]:
-    """Return by method and sparsity the mean perplexity of all seeds, as a multiple of the dense model's."""
-    raw = HERE / "decoders" / "raw" / "study"
-    dense = read(raw / "dense.json")["perplexity"]
-    found = {}
-    for name, method in DECODER.items():
-        runs = [read(path)["tickets"] for path in [*raw.glob(f"{method}.json"), *raw.glob(f"{method}-seed?.json")]]
-        found[name] = {
-            level: statistics.mean(run[f"{level / 100:g}"]["perplexity"] for run in runs) / dense
-            for level in (50, 60, 70)
-        }
-    return found
+GRAY = "#666666"
 
 
 def main() -> None:
-    """Write the figure."""
-    with canvas(11.6, 3.9, "do tickets win", ("svg",)) as (drawing, made):
-        left, middle, right = drawing.subplots(1, 3)
-        left.axhline(100, **DASHED)
-        for place, (name, by_task) in enumerate(scores().items()):
-            color, marker = LOOK[name]
-            for at, values in enumerate(by_task.values()):
-                left.plot([at + 0.2 * (place - 1)] * len(values), values, marker, color=color, fillstyle="none")
-        left.set(
-            title="MiniLM-MLM at 70 %: fine-tuned", ylabel="percent of the dense model", xlim=(-0.5, len(TASKS) - 0.5)
+    """Draw the figure."""
+    lines = sum(1 + len(rows) for rows in ROWS.values())
+    with canvas(9.0, 0.26 * lines + 0.9, "do tickets win", ("svg",)) as (drawing, made):
+        drawing.set_layout_engine("none")
+        axes = drawing.add_axes((0.41, 0.12, 0.4, 0.87))
+        axes.axvline(0, color=BLACK, linewidth=0.9)
+        drawing.patch.set_facecolor("white")
+        drawing.patch.set_alpha(1)
+        at, content = 0, found()
+        text = {"va": "center", "fontsize": 9.5, "transform": axes.get_yaxis_transform(), "clip_on": False}
+        for group, rows in ROWS.items():
+            axes.text(-1.0, at, group, ha="left", weight="bold", **text)
+            at += 1
+            for words, tasks, name in rows:
+                one = content[name]
+                low, high = (100 * end for end in one["interval"])
+                estimate = 100 * one["estimate"]
+                color = BLUE if low > 0 or high < 0 else GRAY
+                axes.plot([low, high], [at, at], color=color, linewidth=2, solid_capstyle="butt")
+                axes.plot([estimate], [at], "o", color=color, markersize=6)
+                axes.text(-0.96, at, words, ha="left", **text)
+                axes.text(-0.03, at, tasks, ha="right", color=GRAY, **text)
+                axes.text(1.03, at, f"{estimate:+.1f} {interval(name)}", ha="left", color=color, **text)
+                at += 1
+        axes.set(
+            ylim=(at - 0.5, -0.7), xlim=(-8, 14), yticks=[], xlabel="difference of scores in points, 95 % interval"
         )
-        left.set(xticks=range(len(TASKS)), xticklabels=TASKS.values())
-        left.grid(axis="y")
-        panels = (
-            (middle, similarities(), "MiniLM: similarity kept", "percent of the dense model", 100),
-            (right, perplexities(), "Decoder: perplexity", "multiple of the dense model", 1),
-        )
-        for axes, values, title, label, dense in panels:
-            axes.axhline(dense, **DASHED)
-            for name, points in values.items():
-                color, marker = LOOK[name]
-                series = Series(name, list(points), list(points.values()), color=color, marker=marker)
-                draw_line(axes, series)
-            axes.set(title=title, ylabel=label, xlabel="sparsity (%)", xticks=(50, 60, 70, 80))
-            axes.grid(axis="y")
-        right.set(
-            yscale="log", yticks=(1, 1.25, 1.5, 2, 2.5), yticklabels=("1", "1.25", "1.5", "2", "2.5"), xlim=(49, 71)
-        )
-        right.set(xticks=(50, 60, 70))
-        right.minorticks_off()
-        handles = {
-            name: line for axes in (middle, right) for line, name in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        add_legend(drawing, 3, [handles[name] for name in LOOK])
+        axes.grid(axis="x")
+        for side in ("left", "right", "top"):
+            axes.spines[side].set_visible(False)
     (HERE / "figure.svg").write_bytes(made["svg"])
 
 

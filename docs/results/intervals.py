@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -23,7 +24,8 @@ Scores = dict[tuple[str, str], Runs]  # by method and setting
 
 
 def _rows(report: str) -> list[dict[str, str]]:
-    with (HERE / report / "runs.csv").open(encoding="utf-8") as handle:
+    path = HERE / report
+    with (path if path.suffix else path / "runs.csv").open(encoding="utf-8") as handle:
         return list(csv.DictReader(handle))
 
 
@@ -64,15 +66,6 @@ def numbers_by(axis: str, report: str, stage: str, seed: str, value: str | None 
     for row in _rows(report):
         if row["stage"] == stage and row["value"] == (value or f"metrics.{METRICS[row['task']]}.final.mean"):
             found[row[axis]][row["task"], row[seed]] = float(row["number"])
-    return found
-
-
-def adaptations() -> Scores:
-    """Return the accuracies of docs/results/sharing after adaptation by method and share of the training set."""
-    found: Scores = defaultdict(dict)
-    for row in _rows("sharing/report"):
-        if row["stage"] == "adapted" and row["value"] == "metrics.accuracy.final.mean":
-            found[row["method"], row["train_size"]][row["task"], row["seed"]] = float(row["number"])
     return found
 
 
@@ -120,10 +113,10 @@ def goes_with(loss: str, report: str, fine_tuning: str, tasks: Collection[str] =
 
 
 def goes_with_of_ideas(loss: str) -> dict[str, Any]:
-    """Return the same correlation for the tickets of docs/results/better_tickets, the means of two tasks."""
+    """Return the same correlation for the tickets of docs/results/settings, the means of two tasks."""
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     methods: dict[tuple[str, str], str] = {}
-    for row in _rows("better_tickets/searches"):
+    for row in _rows("settings/raw/searches.csv"):
         ticket = (row["idea"], row["search_seed"])
         if row["verb"] == "search":  # the id of a search begins with its method
             methods[ticket] = re.split(r"-(?=0\.|s\d)", row["run"])[0]
@@ -135,14 +128,6 @@ def goes_with_of_ideas(loss: str) -> dict[str, Any]:
     xs = [fmean(found[ticket][loss]) for ticket in tickets]
     ys = [fmean(fmean(found[ticket][task]) for task in ("sst2", "stsb")) for ticket in tickets]
     return correlated(xs, ys, [methods[ticket] for ticket in tickets])
-
-
-def goes_with_in_studies(figure: str, sparsity: str | None) -> dict[str, Any]:
-    """Return the same correlation for the tickets of a figure of docs/results/studies; best scores, two tasks."""
-    with (HERE / "studies" / "tamt-figure-5" / f"{figure}.csv").open(encoding="utf-8") as handle:
-        rows = [row for row in list(csv.reader(handle))[1:] if row[1] != "dense" and sparsity in (None, row[0])]
-    xs, ys = ([float(row[4]) for row in rows[start::2]] for start in (0, 1))  # two rows for each ticket
-    return correlated(xs, ys, [row[1] for row in rows[::2]])
 
 
 def correlated(xs: Sequence[float], ys: Sequence[float], methods: Sequence[str]) -> dict[str, Any]:
@@ -159,7 +144,154 @@ def correlated(xs: Sequence[float], ys: Sequence[float], methods: Sequence[str])
     }
 
 
-def universal(report: str) -> dict[str, Effect | None]:
+def read(path: str) -> Any:
+    """Return the content of a JSON file of these pages."""
+    return json.loads((HERE / path).read_text(encoding="utf-8"))
+
+
+def perplexities(method: str, sparsity: str = "0.7") -> Runs:
+    """Return the perplexities of decoders of a method by seed; a ticket without a seed counts for each of them."""
+    folder, scores = HERE / "decoders/raw/study", {}
+    for seed in ("0", "1", "2"):
+        path = folder / f"{method}-seed{seed}.json"
+        found = json.loads((path if path.exists() else folder / f"{method}.json").read_text(encoding="utf-8"))
+        scores["wikipedia", seed] = found["tickets"][sparsity]["perplexity"]
+    return scores
+
+
+def made_small(task: str, runs: str) -> tuple[Runs, Runs]:
+    """Return the accuracy of small and dense fine-tuned models of docs/results/shrink by seed."""
+    small, dense = {}, {}
+    for seed in "012":
+        result = read(f"shrink/raw/fine-tuned-{task}-{seed}{runs}.json")
+        small[task, seed] = result["models"][0]["quality"]["accuracy"]
+        dense[task, seed] = result["dense"]["quality"]["accuracy"]
+    return small, dense
+
+
+def of_minilm(group: str) -> Runs:
+    """Return the scores of tickets of docs/results/transfer by task and seed."""
+    found = {}
+    for name, run in read("transfer/raw/fine_tuning.json").items():
+        task, _, seed = name.partition("-")[0], *name.rpartition("-s")[1:]
+        if name == f"{task}-{group}-s{seed}":
+            found[task, seed] = run["metrics"][METRICS[task]]["final"]["values"][0]
+    return found
+
+
+def super_tickets(tasks: Collection[str]) -> Runs:
+    """Return the super ticket minus the full model on the half of the dev set that chose nothing, by task and seed."""
+    found = {}
+    for task in tasks:
+        for seed in "012":
+            result = read(f"super_tickets/raw/study-{task}-s{seed}.json")
+            found[task, seed] = result["super_ticket"]["rest"]["mean"] - result["full"]["rest"]["mean"]
+    return found
+
+
+def kept_over_seeds(first: Runs, second: Runs) -> Effect:
+    """Return the ratio of the means of the tasks, with the seeds alone as a sample: that of the claims of a study."""
+    seeds = sorted({seed for _, seed in first})
+    means = [
+        [fmean(score for (_, own), score in one.items() if own == seed) for seed in seeds] for one in (first, second)
+    ]
+    logs = [math.log(mine / other) for mine, other in zip(*means, strict=True)]
+    return crossed_effect(logs, {"seed": seeds}, ends=[0.0]).on_scale(math.exp)
+
+
+BEST = "without dropout"
+SAMPLES = "tasks and seeds as samples"
+FIVE, HIGHER = "tickets_win/five_tasks", "tickets_win/five_tasks_higher_rate"
+
+Found = dict[str, Effect | None]
+
+
+def all_five(method: str, sparsity: str = "0.7") -> dict[str, Runs]:
+    """Return the scores of a method on the five tasks with the rates of the dense model and with 2e-4."""
+    return {
+        "rates of the dense model": fine_tuned(FIVE, sparsity)[method, BEST],
+        "rate 2e-4": fine_tuned(HIGHER, sparsity)[method, BEST],
+    }
+
+
+def of_five_tasks() -> Found:
+    """Return differences and shares of the five tasks at both rates."""
+    dense = fine_tuned(FIVE)["Full", BEST]
+    found: Found = {
+        "five tasks: one answer for all examples, share of the dense mean": share(
+            constant_scores(FIVE, dense), dense, METRICS
+        )
+    }
+    for first, second in (("TAMT-KD", "IMP"), ("TAMT-KD", "OMP"), ("IMP", "OMP")):
+        for rates, scores in all_five(first).items():
+            name = f"five tasks, {rates}: {first} minus {second}, {SAMPLES}"
+            found[name] = difference(scores, all_five(second)[rates], tasks_vary=True)
+    for method, sparsity in (("TAMT-KD", "0.7"), ("IMP", "0.7"), ("OMP", "0.7"), ("TAMT-KD", "0.6")):
+        for rates, scores in all_five(method, sparsity).items():
+            name = f"five tasks, {rates}: {method} at {float(sparsity):.0%}, share of the dense mean"
+            found[f"{name}, {SAMPLES}"] = share(scores, dense, METRICS)
+            found[f"{name}, seeds as samples"] = kept_over_seeds(scores, dense)
+    return found
+
+
+def of_two_tasks() -> Found:
+    """Return what all methods have on MNLI and CoLA with rate 2e-4."""
+    models = {method: scores for (method, setting), scores in fine_tuned(HIGHER).items() if setting == BEST}
+    both, found = ("mnli", "cola"), {}
+    pairs = [("TAMT-KD", method) for method in sorted(models.keys() - {"Full", "TAMT-KD"})]
+    for first, second in [*pairs, ("TAMT-MLM", "IMP"), ("TAMT-MLM", "OMP"), ("IMP", "released IMP")]:
+        name = f"MNLI and CoLA, rate 2e-4: {first} minus {second}"
+        mine, other = on(both, models[first]), on(both, models[second])
+        found[f"{name}, {SAMPLES}"] = difference(mine, other, tasks_vary=True)
+        for task in both:
+            found[f"{name}, {task}"] = difference(on([task], mine), on([task], other), tasks_vary=False)
+    return found
+
+
+def of_other_encoders() -> Found:
+    """Return what the encoders of 10,000 and of 1,000 steps have."""
+    long, short = fine_tuned("tickets_win/report"), fine_tuned("tickets_win/long_trainings")
+    name, dense = "encoder of 10,000 steps", long["Full", BEST]
+    found: Found = {
+        f"{name}: TAMT-KD minus OMP, {SAMPLES}": difference(long["TAMT-KD", BEST], long["OMP", BEST], tasks_vary=True),
+        f"{name}: TAMT-KD, share of the dense mean, {SAMPLES}": share(long["TAMT-KD", BEST], dense, MAIN),
+        f"{name}: OMP, share of the dense mean, {SAMPLES}": share(long["OMP", BEST], dense, MAIN),
+    }
+    name = "encoder of 1,000 steps: TAMT-KD minus IMP"
+    found[f"{name}, {SAMPLES}"] = difference(short["TAMT-KD", BEST], short["IMP", BEST], tasks_vary=True)
+    return found
+
+
+def of_other_pages() -> Found:
+    """Return what is said about decoders, settings, universal tickets, sharing, super tickets and small models."""
+    ideas = numbers_by("idea", "settings/raw/full_length.csv", "searched", "search_seed")
+    equal, found = ideas["one step to 70 %"], {}
+    for idea in ("counts of global magnitude", "1000 steps", "1000 steps with rate 5e-5"):
+        found[f"settings: {idea} minus 200 steps, {SAMPLES}"] = difference(ideas[idea], equal, tasks_vary=True)
+    for first, second in (("kd", "magnitude"), ("clm", "imp")):
+        name = f"decoders, perplexity at 70%: {first} minus {second}"
+        found[name] = difference(perplexities(first), perplexities(second), tasks_vary=False)
+    found |= universal("universal/three_tasks")
+    for report, note in (("report", "bfloat16"), ("both_rates", "float32")):
+        models = shared(f"sharing/{report}")
+        for method, rate in sorted(models):
+            if method == "Ticket-Share":
+                pair, name = (models[method, rate], models["MT-DNN", rate]), f"sharing, {note}, {rate}"
+                found[f"{name}: Ticket-Share minus MT-DNN, seeds as samples"] = difference(*pair, tasks_vary=False)
+                found[f"{name}: Ticket-Share minus MT-DNN, {SAMPLES}"] = difference(*pair, tasks_vary=True)
+    pair = of_minilm("tuned-70"), of_minilm("magnitude-70")
+    found[f"MiniLM, three tasks: TAMT-KD minus OMP, {SAMPLES}"] = difference(*pair, tasks_vary=True)
+    none = dict.fromkeys(super_tickets(MAIN), 0.0)
+    found[f"super tickets minus the full model, {SAMPLES}"] = difference(super_tickets(MAIN), none, tasks_vary=True)
+    for task in MAIN:
+        found[f"super tickets minus the full model, {task}"] = difference(super_tickets([task]), none, tasks_vary=False)
+    for task, runs in (("sst2", ""), ("mrpc", ""), ("mrpc", "-pairs")):
+        name = f"shrink, fine-tuned on {task}{runs}: small minus dense"
+        found[name] = difference(*made_small(task, runs), tasks_vary=False)
+    return found
+
+
+def universal(report: str) -> Found:
     """Return the differences of tickets of masked language modeling, of other tasks, and of the task itself."""
     scores = numbers_by("source", report, "targets", "seed")
     own = {(task, seed): scores[task][task, seed] for task, seed in scores["MLM"]}
@@ -167,127 +299,39 @@ def universal(report: str) -> dict[str, Effect | None]:
         (task, seed): fmean(scores[other][task, seed] for other in scores if other in METRICS and other != task)
         for task, seed in own
     }
-    name = "universal, three tasks, tasks and seeds as samples:"
+    mlm = on(["mnli"], scores["MLM"]), on(["mnli"], own)
     return {
-        f"{name} MLM minus the task itself": difference(scores["MLM"], own, tasks_vary=True),
-        f"{name} the task itself minus other tasks": difference(own, others, tasks_vary=True),
+        "universal: MLM minus the task itself, mnli": difference(*mlm, tasks_vary=False),
+        f"universal: the task itself minus other tasks, {SAMPLES}": difference(own, others, tasks_vary=True),
     }
 
 
-def main() -> None:
-    """Write intervals.json."""
-    best, long, short = "without dropout", fine_tuned("tickets_win/report"), fine_tuned("tickets_win/long_trainings")
-    found: dict[str, Effect | None] = {}
-    for method in ("TAMT-KD", "OMP"):
-        for tasks in (set(MAIN), set(MAIN) - {"mnli"}):
-            name = f"tickets_win: {method}, share of the dense mean of {len(tasks)} tasks, without dropout"
-            found[name] = share(long[method, best], long["Full", best], tasks)
-    found["tickets_win: TAMT-KD, share of the dense mean of 3 tasks, with dropout"] = share(
-        long["TAMT-KD", "with dropout"], long["Full", "with dropout"], set(MAIN) - {"mnli"}
-    )
-    for method in ("TAMT-KD", "IMP"):
-        name = f"tickets_win, encoder of 1,000 steps: {method}, share of the dense mean of SST-2 and STS-B"
-        found[name] = share(short[method, best], short["Full", best], {"sst2", "stsb"})
-    name = "tickets_win, encoder of 1,000 steps: TAMT-KD minus IMP"
-    found[f"{name}, tasks and seeds as samples"] = difference(short["TAMT-KD", best], short["IMP", best], True)
-    for task in MAIN:
-        mine, other = (on([task], short[method, best]) for method in ("TAMT-KD", "IMP"))
-        found[f"{name}, {task}"] = difference(mine, other, False)
-    five, folder = fine_tuned("tickets_win/five_tasks"), "tickets_win/five_tasks_higher_rate"
-    dense = five["Full", best]
-    found["tickets_win, five tasks: one answer for all examples, share of the dense mean"] = share(
-        constant_scores("tickets_win/five_tasks", dense), dense, METRICS
-    )
-    for sparsity in ("0.7", "0.6"):
-        for (method, setting), scores in fine_tuned("tickets_win/five_tasks", sparsity).items():
-            if method != "Full" and setting == best and len(scores) == len(dense):
-                name = f"tickets_win, five tasks: {method} at {float(sparsity):.0%}, share of the dense mean"
-                found[name] = share(scores, dense, METRICS)
-                found[f"{name} without CoLA"] = share(scores, dense, MAIN)
-        for (method, setting), scores in fine_tuned(folder, sparsity).items():
-            if setting != best or len(scores) < len(dense):
-                continue
-            ticket = "dense" if method == "Full" else f"{method} at {float(sparsity):.0%}"
-            name = f"tickets_win, five tasks, rate 2e-4: {ticket}"
-            if method != "Full":
-                found[f"{name}, share of the dense mean with its best rates"] = share(scores, dense, METRICS)
-                found[f"{name}, the same without CoLA"] = share(scores, dense, set(MAIN))
-            lower = fine_tuned("tickets_win/five_tasks", sparsity)[method, best]
-            for task in ("mnli", "cola"):
-                found[f"{name} minus rate 1e-4, {task}"] = difference(on([task], scores), on([task], lower), False)
-    higher = fine_tuned(folder)
-    both = on(("mnli", "cola"), higher["TAMT-KD", best])
-    for method in sorted({method for method, _ in higher} - {"Full", "TAMT-KD"}):
-        name = f"tickets_win, rate 2e-4: TAMT-KD minus {method}, MNLI and CoLA, tasks and seeds as samples"
-        found[name] = difference(both, higher[method, best], tasks_vary=True)
-    for method in ("IMP", "OMP"):
-        name = f"tickets_win, rate 2e-4: TAMT-MLM minus {method}"
-        for tasks, words in ((("mnli", "cola"), "MNLI and CoLA, tasks and seeds as samples"), (("mnli",), "mnli")):
-            mine, other = (on(tasks, higher[one, best]) for one in ("TAMT-MLM", method))
-            found[f"{name}, {words}"] = difference(mine, other, tasks_vary=True)
-    half = {method: scores for (method, setting), scores in fine_tuned(folder, "0.5").items() if setting == best}
-    for method in sorted(half.keys() - {"Full"}):
-        name = f"tickets_win, rate 2e-4: {method} at 50%"
-        for task in ("mnli", "cola"):
-            mine = on([task], half[method])
-            found[f"{name} minus the dense model with its best rates, {task}"] = difference(mine, dense, False)
-            if method != "TAMT-KD":
-                found[f"{name}: TAMT-KD minus this, {task}"] = difference(on([task], half["TAMT-KD"]), mine, False)
-        found[f"{name}, share of the dense mean of MNLI and CoLA"] = share(half[method], dense, {"mnli", "cola"})
-    correlations = {}
+def correlations() -> dict[str, Any]:
+    """Return the correlations of losses before fine-tuning and mean scores after it."""
+    found = {}
     for loss in ("kd_loss", "mlm_loss"):
         name = f"correlation of {loss} and the mean"
-        correlations |= {
-            f"tickets_win, with dropout: {name} of 3 tasks": goes_with(loss, "tickets_win/report", "with dropout"),
-            f"tickets_win, five tasks: {name}": goes_with(loss, "tickets_win/five_tasks", best),
-            f"tickets_win, rate 2e-4, all methods: {name} of MNLI and CoLA": goes_with(
-                loss, folder, best, ("mnli", "cola")
-            ),
-            f"tickets_win, all methods: {name} of 2 tasks": goes_with(loss, "tickets_win/all_methods", best),
-            f"better_tickets: {name} of 2 tasks": goes_with_of_ideas(loss),
-        }
-        figure = "figure-kd" if loss == "kd_loss" else "figure-mlm"
-        correlations[f"studies: {name} of 2 tasks"] = goes_with_in_studies(figure, None)
-        correlations[f"studies, 70%: {name} of 2 tasks"] = goes_with_in_studies(figure, "0.7")
-    full_length = "better_tickets/full_length"
-    ideas = numbers_by("idea", full_length, "searched", "search_seed")
-    losses = numbers_by("idea", full_length, "losses", "search_seed", "kd_loss")
-    equal = ideas["one step to 70 %"]
-    for idea in ("counts of global magnitude", "1000 steps", "1000 steps with rate 5e-5"):
-        name = f"better_tickets at full length: {idea}"
-        for task in ("mrpc", "mnli", "cola"):
-            found[f"{name}, {task}"] = difference(on([task], ideas[idea]), on([task], equal), False)
-        found[f"{name}, tasks and seeds as samples"] = difference(ideas[idea], equal, tasks_vary=True)
-    slow = "1000 steps with rate 5e-5"
-    name = f"better_tickets at full length: {slow} minus"
-    found[f"{name} rate 2e-4, tasks and seeds as samples"] = difference(ideas[slow], ideas["1000 steps"], True)
-    found[f"{name} rate 2e-4, KD loss"] = difference(losses[slow], losses["1000 steps"], False)
-    found[f"{name} 200 steps, KD loss"] = difference(losses[slow], losses["one step to 70 %"], False)
-    found |= universal("universal/three_tasks")
-    for report, note in (("report", ""), ("both_rates", ", float32")):
-        models = shared(f"sharing/{report}")
-        single = next(scores for (method, _), scores in models.items() if method == "ST-DNN")
-        for method, rate in sorted(models):
-            if method == "Ticket-Share":
-                name, scores = f"sharing{note}, {rate}: Ticket-Share minus", models[method, rate]
-                pairs = difference(scores, models["MT-DNN", rate], tasks_vary=True)
-                found[f"{name} MT-DNN, tasks and seeds as samples"] = pairs
-                if rate == "1e-4":
-                    found[f"{name} single-task models"] = difference(scores, single, tasks_vary=False)
-    adapted = adaptations()
-    for size in ("1%", "10%", "100%"):
-        for task in ("snli", "scitail"):
-            mine, other = (on([task], adapted[method, size]) for method in ("Ticket-Share", "MT-DNN"))
-            name = f"sharing, {size} of {task}: Ticket-Share minus MT-DNN"
-            found[name] = difference(mine, other, tasks_vary=False)
+        found[f"MNLI and CoLA, rate 2e-4: {name}"] = goes_with(loss, HIGHER, BEST, ("mnli", "cola"))
+        found[f"short trainings, SST-2 and STS-B: {name}"] = goes_with(loss, "tickets_win/all_methods", BEST)
+        found[f"settings, searches, SST-2 and STS-B: {name}"] = goes_with_of_ideas(loss)
+    return found
+
+
+def all_intervals() -> dict[str, Any]:
+    """Return the content of intervals.json."""
+    found = of_five_tasks() | of_two_tasks() | of_other_encoders() | of_other_pages()
     written: dict[str, Any] = {
         name: None
         if effect is None
         else {"estimate": effect.estimate, "interval": effect.interval, "p": effect.p, "needed": effect.needed}
         for name, effect in found.items()
     }
-    written |= correlations
-    (HERE / "intervals.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    return written | correlations()
+
+
+def main() -> None:
+    """Write intervals.json."""
+    (HERE / "intervals.json").write_text(json.dumps(all_intervals(), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

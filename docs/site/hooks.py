@@ -59,7 +59,8 @@ def on_config(config: Any) -> Any:
     pages += sorted(f"notebooks/{path.stem}.md" for path in (ROOT / "docs/notebooks").glob("*.ipynb"))
     for page in pages:
         section = SECTIONS.get(page.split("/")[0])
-        if page not in listed and section is not None:
+        made = page.rpartition("/")[2].startswith(("figure-", "table-"))  # beside the figures of a report
+        if page not in listed and section is not None and not made:
             next(one for one in config.nav if section in one)[section].append(page)
     return config
 

@@ -125,7 +125,7 @@ STORED = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 def test_super_tickets_and_shared_models():
-    found = Result(json.loads((STORED / "super_tickets/raw/super-rte.json").read_text()), "super")
+    found = Result(json.loads((STORED / "super_tickets/raw/super-stsb.json").read_text()), "super")
     frame = found.to_frame()
     assert len(frame) == 1 + sum(len(levels) for levels in found.selections.values())
     assert frame.loc[0, "mean"] == found.full["rest"]["mean"]

@@ -5,18 +5,10 @@
 set -e
 cd "$(dirname "$0")"
 
-# Pieces of Wikipedia, the default of --segments for a corpus.
-common="--corpus $DATA/wikipedia --task stsb --data-dir $DATA/glue --speedup 2 --eval-steps 25 --repeats 3"
-tickets shrink builtin:minilm $common --importance-batches 32 --steps 150 --out importance
-tickets shrink builtin:minilm $common --importance-batches 32 --steps 0 --out no-recovery
-tickets shrink builtin:minilm $common --choice depth --importance-batches 1 --steps 150 --out whole-layers
-python speed.py builtin:minilm importance/model whole-layers/model > raw/speed.json
-
 # Sentences: one row for each choice, text, loss and number of steps; rows can be named.
 python compare.py $DATA rows
 pip install torch-pruning==1.6.1
 python peer.py $DATA rows
-python speed.py builtin:minilm rows/importance/model --int8 --glue $DATA/glue > raw/int8.json
 
 tickets shrink builtin:minilm --corpus rows/nli.txt --segments lines:64 --task stsb --data-dir $DATA/glue --speedup 2 \
     --choice gates --steps 80 --warmup-steps 10 --batch-tokens 1024 --importance-batches 24 --out gates
@@ -24,10 +16,6 @@ tickets shrink builtin:minilm --corpus rows/nli.txt --segments lines:64 --task s
 OMP_NUM_THREADS=1 tickets shrink builtin:minilm --corpus rows/nli.txt --segments lines --task stsb --data-dir $DATA/glue \
     --speedup 2 --minutes 15 --formats onnx,int8 --out quarter-of-an-hour
 python speed.py builtin:minilm quarter-of-an-hour/model --passes 40 > raw/speed-quarter-of-an-hour.json
-
-# As long as half an hour lets it: rows/nli.txt is written by compare.py.
-tickets shrink builtin:minilm --corpus rows/nli.txt --segments lines --task stsb --data-dir $DATA/glue --speedup 2 \
-    --minutes 30 --formats onnx,int8 --out half-an-hour
 
 # Fine-tuned models.
 fast="--by flops --speedup 2.4 --data-dir $DATA/glue --steps 800 --eval-steps 100 --importance-batches 24 --repeats 5 --bf16"

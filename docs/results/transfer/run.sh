@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fine-tunes the dense MiniLM and its tickets on several tasks, and measures what the tickets preserve; see README.md.
 # Usage: DATA=<folder with glue/ and wikitext-2/> TICKETS=<OUT of ../mask_training/run.sh> HEAD=<minilm-head of
-#        fit_head/run.sh> OUT=<folder for the runs> bash run.sh
+#        fit_head.sh> OUT=<folder for the runs> bash run.sh
 # Finished runs are not done again, so it can be stopped and started. Two runs at a time, one thread each.
 set -u
 export DATA=${DATA:?} TICKETS=${TICKETS:?} HEAD=${HEAD:?} OUT=${OUT:?} OMP_NUM_THREADS=1

@@ -13,14 +13,14 @@ PROFILES = ("paper", "code", "tuned")
 MODEL_DROPOUT = -1.0  # `student_dropout` of a profile that leaves the model's own dropout on
 
 # Learning rate of a fine-tuning of up to `_SHORT` steps, measured on models with hidden sizes 384 and 256
-# (docs/results/rates). For other sizes it is inversely proportional to the size, like the best rates of BERT's sizes.
+# (docs/results/settings). For other sizes it is inversely proportional to the size, like the best rates of BERT.
 _MINILM_RATE, _MINILM_WIDTH = 1e-4, 384
 _SHORT = 1000
 _HIGHEST_RATE = 3e-4
 # Tickets of single weights of this sparsity learn more with twice that rate, the dense model does not.
 _SPARSE, _RATE_OF_SPARSE = 0.6, 2.0
 # Learning rate of the scores of mask training, for a sparsity level of up to `_LONG` steps. In a longer one it moves
-# scores across the threshold and back, and the loss falls no further (docs/results/better_tickets).
+# scores across the threshold and back, and the loss falls no further (docs/results/settings).
 _SCORES_RATE, _LONG = 2e-4, 300
 
 _TUNED: dict[str, Any] = {
