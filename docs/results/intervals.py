@@ -306,6 +306,41 @@ def universal(report: str) -> Found:
     }
 
 
+def at_base_size() -> dict[tuple[str, str], tuple[str, float, Runs]]:
+    """Return, by method and task, the rate of the fine-tuning, its mean on the selected half, the scores on the rest.
+
+    The rate of a method on a task is that with the best mean of its seeds on the selected half, as `choose:` of a study
+    has it. `IMP-KD` is the better one, there, of iterative pruning at two rates.
+    """
+    means: dict[tuple[str, str], dict[str, list[float]]] = {}
+    rest: dict[tuple[str, str, str], Runs] = defaultdict(dict)
+    for row in _rows("base/report"):
+        main, arm = f"metrics.{(METRICS | {'rte': 'accuracy'}).get(row['task'])}", (row["method"], row["task"])
+        if row["value"] == f"{main}.final_selection.mean":
+            means.setdefault(arm, defaultdict(list))[row["learning_rate"]].append(float(row["number"]))
+        elif row["value"] == f"{main}.final.mean":
+            rest[*arm, row["learning_rate"]][row["task"], row["search_seed"]] = float(row["number"])
+    found = {}
+    for arm, rates in means.items():
+        rate = max(rates, key=lambda one: fmean(rates[one]))
+        found[arm] = (rate, fmean(rates[rate]), rest[*arm, rate])
+    for task in sorted({task for _, task in found}):
+        found["IMP-KD", task] = max(
+            (found[f"IMP-KD {rate}", task] for rate in ("1e-4", "3e-4")), key=lambda one: one[1]
+        )
+    return found
+
+
+def differences_at_base_size() -> Found:
+    """Return the differences of mask training by KD and the other methods at the size of BERT-base."""
+    arms = at_base_size()
+    return {
+        f"base, {task}: TAMT-KD minus {method}": difference(arms["TAMT-KD", task][2], scores, tasks_vary=False)
+        for (method, task), (_, _, scores) in sorted(arms.items())
+        if method != "TAMT-KD"
+    }
+
+
 def correlations() -> dict[str, Any]:
     """Return the correlations of losses before fine-tuning and mean scores after it."""
     found = {}
@@ -319,7 +354,7 @@ def correlations() -> dict[str, Any]:
 
 def all_intervals() -> dict[str, Any]:
     """Return the content of intervals.json."""
-    found = of_five_tasks() | of_two_tasks() | of_other_encoders() | of_other_pages()
+    found = of_five_tasks() | of_two_tasks() | of_other_encoders() | of_other_pages() | differences_at_base_size()
     written: dict[str, Any] = {
         name: None
         if effect is None

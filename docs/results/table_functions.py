@@ -19,6 +19,7 @@ from intervals import (
     MAIN,
     METRICS,
     Runs,
+    at_base_size,
     constant_scores,
     difference,
     fine_tuned,
@@ -33,7 +34,7 @@ from intervals import (
 from winning_tickets.report.effects import Effect
 
 NAMES = {"mnli": "MNLI", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "cola": "CoLA", "snli": "SNLI"}
-NAMES |= {"scitail": "SciTail"}
+NAMES |= {"scitail": "SciTail", "rte": "RTE"}
 METHODS = {
     "TAMT-KD": "mask training, KD",
     "TAMT-MLM": "mask training, MLM",
@@ -871,3 +872,40 @@ def benchmarks() -> str:
     every = import_module("all")
     table: str = every.table(HERE / "speed", every.chosen_by(None))
     return table.rstrip("\n") + "\n"
+
+
+BASE_ARMS = {
+    "Full": "dense",
+    "TAMT-KD": "mask training, KD",
+    "IMP-KD 1e-4": "iterative pruning, KD, 1e-4",
+    "IMP-KD 3e-4": "iterative pruning, KD, 3e-4",
+    "OMP": "magnitude",
+    "Rand": "random",
+}
+
+
+def base_scores() -> str:
+    """Scores at the size of BERT-base: the chosen rate, its mean on the selected half, the seeds on the rest."""
+    arms, rows, raw = at_base_size(), [], _rows("base/report/runs.csv")
+    constant = {row["task"]: float(row["number"]) for row in raw if row["value"] == "majority"}
+    for task in ("mrpc", "rte"):
+        dense = fmean(arms["Full", task][2].values())
+        for method, name in BASE_ARMS.items():
+            rate, selected, scores = arms[method, task]
+            above = (fmean(scores.values()) - constant[task]) / (dense - constant[task])
+            numbers = [f"{100 * selected:.1f}", seeds_of(scores, task), mean_of(scores), f"{above:.2f}"]
+            rows.append([NAMES[task], name, {"5e-05": "5e-5", "0.0001": "1e-4"}[rate], *numbers])
+        rows.append([NAMES[task], "one answer for all", "", "", "", f"{100 * constant[task]:.1f}", "0"])
+    head = ["task", "70 % sparsity", "rate", "selected half", "rest, seeds 0, 1, 2", "rest, mean", "share of dense*"]
+    return markdown(head, rows)
+
+
+def base_differences() -> str:
+    """Differences at the size of BERT-base on the rest of the dev set."""
+    arms = at_base_size()
+    others = {"IMP-KD": "iterative pruning by KD, better rate", "OMP": "magnitude", "Rand": "random", "Full": "dense"}
+    rows = [
+        [name, *(apart(arms["TAMT-KD", task][2], arms[method, task][2]) for task in ("mrpc", "rte"))]
+        for method, name in others.items()
+    ]
+    return markdown(["mask training by KD minus", "MRPC", "RTE"], rows)
