@@ -153,6 +153,7 @@ def test_the_importances_are_of_models_fine_tuned_as_in_the_paper():
     runs = planned("super-tickets-figure-6", "paper").runs.values()
     found = {run.settings.task: run.settings for run in runs if run.verb == "transfer"}
     assert len(found) == 8
+    assert len([run for run in runs if run.verb == "transfer"]) == 24  # three seeds of each task
     assert {(one.epochs, one.eval_steps, one.max_length) for one in found.values()} == {(6.0, "epoch", 512)}
     assert [found[task].head_dropout for task in ("rte", "cola", "mnli")] == [0.1, 0.05, 0.3]
     fewer = plan_study(recipe("super-tickets-figure-6"), "paper", {"tasks": ["rte", "mnli"]}).runs.values()
