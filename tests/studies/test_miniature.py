@@ -50,7 +50,7 @@ HANDFULS = [
     {"bert-tickets-figure-8": {"seeds": [0], "tasks": ["cola"], "sparsities": [0.7]}},
     {
         "tamt-figure-9": {"seeds": [0], "tasks": ["sst2"], "sizes": {"1000": {"train_size": "1000"}}},
-        "super-tickets-figure-6": {"tasks": ["rte", "mnli"]},
+        "super-tickets-figure-6": {"tasks": ["rte", "sst2"]},
     },
     {"bert-tickets-table-6": {"tasks": ["stsb"], "seeds": [0]}},
 ]

@@ -275,7 +275,7 @@ def _shares(members: Sequence[Member], given: Sequence[str | Path] | None, defin
 
 
 EVEN, MOST, DOMINANT, JOINTLY = 1.5, 5 / 8, 1 / 2, 2 / 3
-"""What makes shares almost equal (their largest ratio), for how many tasks, and what share dominates alone or in two."""
+"""The largest ratio of almost equal shares, the part of tasks that is most, and shares that dominate: alone, in two."""
 
 
 def _spread(names: Sequence[str], found: Mapping[str, tuple[Array, Array]]) -> dict[str, Any]:
