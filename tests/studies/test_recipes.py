@@ -10,6 +10,7 @@ import pytest
 from samples.recipes import RECIPES, planned, recipe
 from samples.study_samples import InlineEngine
 from winning_tickets.config import SearchConfig
+from winning_tickets.deploy.export import export
 from winning_tickets.report.costs import cost_of, size_of
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.estimates import Estimator
@@ -158,6 +159,23 @@ def test_the_importances_are_of_models_fine_tuned_as_in_the_paper():
     assert [found[task].head_dropout for task in ("rte", "cola", "mnli")] == [0.1, 0.05, 0.3]
     fewer = plan_study(recipe("super-tickets-figure-6"), "paper", {"tasks": ["rte", "mnli"]}).runs.values()
     assert {run.settings.task for run in fewer if run.verb == "transfer"} == {"rte", "mnli"}
+
+
+def test_files_of_the_authors_are_read_where_they_are_given(recipe_store, tmp_path):
+    """A file in the form of the authors' code takes the place of our own masks."""
+    given = {f"masks_{name.lower()}": f"{tmp_path}/{name}/mask.pt" for name in ("MLM", "KD")}
+    plan = plan_study(recipe("tamt-released-masks"), "smoke", given)
+    imported = {point.axes["objective"]: plan.runs[point.run] for point in plan.points if point.stage == "imported"}
+    assert {name: run.settings.file for name, run in imported.items()} == {
+        name: f"{tmp_path}/{name}/mask.pt" for name in ("MLM", "KD")
+    }
+    # Their MLM masks are our magnitude masks here, and their KD masks our own.
+    assert run_study(plan_study(recipe("tamt-released-masks"), "smoke"), recipe_store, InlineEngine())["failed"] == {}
+    for name, source in (("MLM", plan.stage_runs("magnitude")[0]), ("KD", plan.stage_runs("ours")[1])):
+        export(recipe_store.folder(source), "mask-pt", tmp_path / name, convention="tamt")
+    assert run_study(plan, recipe_store, InlineEngine())["failed"] == {}
+    same = [recipe_store.result(run)["kept_jaccard"][0][1] for run in plan.stage_runs("alike")]
+    assert same[0] < 1 == same[1]
 
 
 def test_only_the_seed_varies_in_the_sensitivity_to_it():

@@ -23,6 +23,15 @@ class ExportConfig(Settings):
     allow_other_weights: bool = False
 
 
+class ImportMaskConfig(Settings):
+    """Arguments of `deploy.mask_files.import_mask`."""
+
+    file: str  # a mask.pt in the form of the papers' released code
+    base: str
+    method: str = "imported"
+    revision: str | None = None
+
+
 class MeasureConfig(Settings):
     """Arguments of `deploy.measure.measure`."""
 
@@ -109,6 +118,9 @@ VERBS: dict[str, StudyVerb] = {
     ),
     "export": StudyVerb(
         "studies.verbs:ExportConfig", "deploy.export:export", ("format",), writes=False, output="model"
+    ),
+    "import-mask": StudyVerb(
+        "studies.verbs:ImportMaskConfig", "deploy.mask_files:import_mask", ("method",), writes=False, output="ticket"
     ),
     "measure": StudyVerb("studies.verbs:MeasureConfig", "deploy.measure:measure", (), writes=False),
     "compare": StudyVerb("studies.verbs:CompareConfig", "tickets.overlap:compare", (), writes=False),

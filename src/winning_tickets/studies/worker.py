@@ -165,6 +165,9 @@ _CALLS: dict[str, Callable[[Any, Any, Runtime, Path], Any]] = {
     "export": lambda export, settings, runtime, folder: export(
         **settings.model_dump(), out=folder / VERBS["export"].output
     ),
+    "import-mask": lambda read, settings, runtime, folder: read(
+        **settings.model_dump(), out=folder / VERBS["import-mask"].output
+    ),
     "analyse": _analyse,
     "submit": lambda submit, settings, runtime, folder: submit(
         settings.runs, settings.data_dir, folder / VERBS["submit"].output, seed=settings.seed, runtime=runtime
