@@ -29,6 +29,10 @@ SETTINGS = (
     config.ShrinkConfig,
     config.FitHeadConfig,
     config.EvaluateConfig,
+    config.ExportConfig,
+    config.MeasureConfig,
+    config.CompareConfig,
+    config.ImportConfig,
     config.Smart,
     config.Runtime,
 )

@@ -241,7 +241,7 @@ def test_sentence_transformers(folder, of_files, nothing_left):
     [
         (torch.nn.Linear(2, 2), "The Linear that was given has 0 Hugging Face models inside; give one model"),
         (3, "model: Input should be a valid string"),
-        (None, "model: Field required"),
+        (None, "--model is missing"),
     ],
 )
 def test_what_is_no_model_is_refused(model, message):

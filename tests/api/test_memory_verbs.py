@@ -238,7 +238,7 @@ def test_every_kind_of_texts_is_labeled_alike(make, run):
 
 
 def test_what_is_no_model_is_refused():
-    with pytest.raises(UsageError, match="Found a int; give a name, a folder, a model or a Ticket"):
+    with pytest.raises(UsageError, match="target: Input should be a valid string .found 7"):
         wt.measure(7)
     with pytest.raises(UsageError, match="The columns of train have different numbers of rows: text 2, label 1"):
         wt.transfer("x", train={"text": ["a", "b"], "label": ["c"]}, validation=LABELED)

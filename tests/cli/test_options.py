@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from winning_tickets import cli
 from winning_tickets.cli.application import whole_application
-from winning_tickets.cli.commands import leaves, settings_of
+from winning_tickets.cli.commands import settings_of
+from winning_tickets.cli.options import leaves
 from winning_tickets.config import (
     METHOD_NAMES,
     EvaluateConfig,

@@ -1,286 +1,106 @@
-"""Task files: MT-DNN's definitions, our keys in addition, and all mistakes reported at once."""
+"""Task files: definitions of tasks of the user's own files, all mistakes at once, and a transfer from end to end."""
 
+from __future__ import annotations
+
+import json
 import re
 
 import pytest
+from typer.testing import CliRunner
 
-from winning_tickets.data.mtdnn import load_defined_task
-from winning_tickets.data.records import METRICS_OF
-from winning_tickets.data.task_files import TaskDefinition, load_definitions, task_of
-from winning_tickets.models.heads import num_outputs
+from samples.tiny_models import TEXT, make_model
+from winning_tickets import Runtime, TransferConfig, transfer
+from winning_tickets.cli import app
+from winning_tickets.data.task_files import load_definitions
+from winning_tickets.finetuning.setup import prepare_transfer
+from winning_tickets.models.heads import load_for_task
 from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.training.task_data import load_data
 
-# The keys and values of the definitions that MT-DNN users have; made-up tasks.
-FILE = """
-reviews:
-  data_format: PremiseOnly
-  dropout_p: 0.05
-  metric_meta:
-  - ACC
-  - MCC
-  loss: CeCriterion
-  kd_loss: MseCriterion
-  adv_loss: SymKlCriterion
-  n_class: 2
-  task_type: Classification
-claims:
-  data_format: PremiseAndOneHypothesis
-  labels:
-  - against
-  - neither
-  - for
-  metric_meta: [ACC, F1]
-  n_class: 3
-  split_names: [train, matched_dev, mismatched_dev, matched_test, mismatched_test]
-  task_type: Classification
-alike:
-  data_format: PremiseAndOneHypothesis
-  metric_meta: [Spearman, Pearson]
-  n_class: 1
-  loss: MseCriterion
-  adv_loss: MseCriterion
-  task_type: Regression
-names:
-  data_format: Seqence
-  dropout_p: 0.3
-  labels: [O, B-PER, I-PER, X, CLS, SEP]
-  metric_meta: [SeqEval]
-  n_class: 6
-  loss: SeqCeCriterion
-  split_names: [train, dev]
-  task_type: SequenceLabeling
-answers:
-  data_format: CLUE_SPAN
-  metric_meta: [EmF1]
-  task_type: Span
-  loss: SpanCeCriterion
-  n_class: 2
-"""
+FILES = "train_file: train.csv, validation_file: dev.csv"
+ONE = f"t: {{{FILES}, text_columns: body, label_column: topic, dropout_p: 0.25, train_size: 16, learning_rate: 0.002}}"
+QUIET = Runtime(quiet=True)
 
 
 @pytest.fixture
 def write(tmp_path):
-    def put(text, name="tasks.yml"):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        return tmp_path / name
+    def put(text):
+        (tmp_path / "tasks.yml").write_text(text, encoding="utf-8")
+        return tmp_path / "tasks.yml"
 
     return put
 
 
-def refused(path, *lines, names=None):
-    with pytest.raises(UsageError) as caught:
-        load_definitions(path, names)
-    assert str(caught.value).splitlines() == [f"{path}, {line}" for line in lines]
-
-
-def test_definitions_as_mt_dnn_has_them(write):
-    found = {definition.name: definition for definition in load_definitions(write(FILE))}
-    assert list(found) == ["reviews", "claims", "alike", "names", "answers"]
-    assert [found[name].kind for name in found] == [
-        "classification",
-        "classification",
-        "regression",
-        "tokens",
-        "span",
-    ]
-    assert found["claims"].validation_splits == {
-        "validation_matched": "matched_dev",
-        "validation_mismatched": "mismatched_dev",
-    }
-    assert found["alike"].validation_splits == {"validation": "dev"}
-    assert found["alike"].train_split == "train"
-
-
-def test_records(write):
-    found = {definition.name: task_of(definition) for definition in load_definitions(write(FILE))}
-    reviews, claims, alike, names, answers = found.values()
-    assert (reviews.labels, reviews.text_columns, reviews.metrics) == (
-        ("0", "1"),
-        ("premise",),
-        ("accuracy", "matthews"),
+def test_the_keys_of_a_task(write, tmp_path):
+    (tmp_path / "train.csv").write_text("body,topic\na cat,x\na dog,y\nrain,\n")
+    (tmp_path / "dev.csv").write_text("body,topic\na bird,y\n")
+    path = write(
+        f"support: {{{FILES}, text_columns: body, label_column: topic, metric: macro_f1, drop_unlabelled: true,\n"
+        "  weight: 2, learning_rate: 0.001, dropout_p: 0.1, train_size: 0.5%, ticket: tickets/mine}\n"
+        f"other: {{{FILES}, train_size: 100, text_columns: [a, b]}}\n"
     )
-    assert (reviews.head_dropout, reviews.soft_loss, reviews.adversarial_loss) == (0.05, "mse", "symmetric-kl")
-    assert (claims.labels, claims.text_columns) == (("against", "neither", "for"), ("premise", "hypothesis"))
-    assert (claims.metrics, claims.soft_loss, claims.head_dropout) == (("accuracy", "f1"), "kl", None)
-    assert claims.validation_splits == ("validation_matched", "validation_mismatched")
-    assert (alike.kind, alike.labels, alike.metrics) == ("regression", (), ("spearman", "pearson"))
-    assert (alike.soft_loss, alike.adversarial_loss) == ("mse", "mse")
-    assert (names.labels, names.metrics) == (("O", "B-PER", "I-PER"), ("f1", "accuracy"))
-    assert (names.text_columns, names.soft_loss) == (("words",), None)
-    assert (answers.metrics, answers.max_length, answers.doc_stride) == (("f1", "exact_match"), 384, 128)
-    assert (answers.learning_rate, answers.paper_rate) == (None, 3e-5)
-    for task in found.values():
-        assert set(task.metrics) <= set(METRICS_OF[task.kind])
-        assert num_outputs(task.kind, task.labels) == {"answers": 2, "alike": 1}.get(task.name, len(task.labels))
+    support, other = load_definitions(path).values()
+    assert (support.text_columns, support.ticket, support.train_size) == (("body",), "tickets/mine", "0.5%")
+    assert (other.text_columns, other.train_size, other.weight) == (("a", "b"), "100", 1.0)
+    data = load_data(TransferConfig(target="m", task="support", task_file=str(path)))
+    task = data.task
+    assert (task.name, task.labels, task.metrics) == ("support", ("x", "y"), ("macro_f1", "accuracy"))
+    assert (task.weight, task.learning_rate, task.head_dropout, task.train_size) == (2.0, 0.001, 0.1, "0.5%")
+    assert data.unlabelled == {"train": 1, "validation": 0}
 
 
-def test_keys_of_ours(write):
-    text = """
-mine:
-  task_type: Classification
-  data_format: PremiseOnly
-  labels: [1, 2]
-  data: folder
-  train_size: 100
-  weight: 2
-  ticket: tickets/mine
-  learning_rate: 0.001
-other: {task_type: Regression, data_format: PremiseOnly, train_size: 0.5%, soft_labels: logits}
-"""
-    mine, other = load_definitions(write(text))
-    assert (mine.labels, mine.data, mine.train_size, mine.weight) == (("1", "2"), "folder", "100", 2.0)
-    assert (mine.ticket, task_of(mine).learning_rate, task_of(mine).train_size) == ("tickets/mine", 1e-3, "100")
-    assert (other.train_size, other.weight, task_of(other).learning_rate) == ("0.5%", 1.0, None)
-    assert (task_of(mine).metrics, task_of(other).metrics) == (("accuracy",), ("pearson", "spearman"))
-    with pytest.raises(ValueError, match="frozen"):
-        mine.weight = 3.0
-
-
-def test_only_the_tasks_that_are_wanted_must_be_supported(write):
-    text = FILE + "ranks: {task_type: Ranking, data_format: PremiseAndMultiHypothesis}\n"
-    path = write(text)
-    assert [task.name for task in load_definitions(path, ["alike", "claims"])] == ["alike", "claims"]
-    refused(
-        path,
-        "task ranks: Unknown task_type 'Ranking'. Known: Classification, Regression, SeqenceLabeling, "
-        "SequenceLabeling, Span, SpanClassification.",
-    )
-    refused(
-        path,
-        "Unknown task 'claim'. Did you mean 'claims'? Known: alike, answers, claims, names, ranks, reviews.",
-        names=["claim"],
-    )
+def test_only_the_tasks_that_are_wanted_must_be_right(write):
+    path = write(f"a: {{{FILES}}}\nb: {{{FILES}}}\nc: {{train_file: x.csv}}\n")
+    assert list(load_definitions(path, ["b", "a"])) == ["b", "a"]
+    with pytest.raises(UsageError, match=r"tasks.yml: Unknown task 'support'. Known: a, b, c."):
+        load_definitions(path, ["support"])
 
 
 def test_all_problems_at_once(write):
-    text = """
-a:
-  task_typ: Classification
-b:
-  task_type: Clasification
-c:
-  task_type: Classification
-  data_fromat: PremiseOnly
-  n_class: two
-d:
-  task_type: Classification
-  data_format: PremiseOnly
-  labels: [x, y]
-  n_class: 3
-  loss: NsKlCriterion
-  adv_loss: SymKlCriteron
-  metric_meta: [AUC]
-  dropout_p: 1
-  weight: 0
-  learning_rate: -1
-  train_size: 10 %
-  split_names: [train, test]
-e: 7
-"""
-    known = ", ".join(sorted(field for field in TaskDefinition.model_fields if field != "name"))
-    refused(
-        write(text),
-        f"task a: Unknown key 'task_typ'. Did you mean 'task_type'? Known: {known}.",
-        "task a: the key task_type is missing.",
-        "task b: Unknown task_type 'Clasification'. Did you mean 'Classification' or 'SpanClassification'? "
-        "Known: Classification, Regression, SeqenceLabeling, SequenceLabeling, Span, SpanClassification.",
-        f"task c: Unknown key 'data_fromat'. Did you mean 'data_format' or 'data'? Known: {known}.",
-        "task c: n_class: input should be a valid integer, unable to parse string as an integer (found 'two').",
-        "task d: Unknown loss 'NsKlCriterion'. Did you mean 'CeCriterion'? Known: CeCriterion.",
-        "task d: Unknown adv_loss 'SymKlCriteron'. Did you mean 'SymKlCriterion' or 'KlCriterion' or 'MseCriterion'? "
-        "Known: KlCriterion, MseCriterion, SymKlCriterion.",
-        "task d: Unknown metric_meta 'AUC'. Did you mean 'ACC'? Known: ACC, F1, MCC.",
-        "task d: n_class 3 contradicts the 2 labels.",
-        "task d: split_names train, test: expected one with 'train' in its name and one or more with 'dev'.",
-        "task d: dropout_p 1.0 is outside [0, 1).",
-        "task d: weight 0.0 is impossible; it must be above 0.",
-        "task d: learning_rate -1.0 is impossible; it must be above 0.",
-        "task d: train_size 10 % is not a size; use a number of examples such as 1000, or a percentage such as 10%.",
-        "task e: expected keys and values such as task_type: Classification, found 7.",
+    path = write(
+        "a: {train_file: train.csv, labelcolumn: topic}\n"
+        f"b: {{{FILES}, dropout_p: 1, weight: 0, learning_rate: -1, train_size: ten, kind: mlm}}\n"
+        "'../c': {}\n"
+        "d: 7\n"
     )
+    with pytest.raises(UsageError) as caught:
+        load_definitions(path)
+    assert str(caught.value).splitlines() == [
+        f"{path}, line 1, task a: validation_file is missing.",
+        f"{path}, line 1, task a: Unknown field 'labelcolumn'. Did you mean 'label_column' or 'text_columns'? Known: "
+        "drop_unlabelled, dropout_p, kind, label_column, learning_rate, metric, text_columns, ticket, train_file, "
+        "train_size, validation_file, weight.",
+        f"{path}, line 2, task b: kind: Input should be 'classification', 'regression', 'multilabel', 'tokens' or "
+        "'span' (found 'mlm').",
+        f"{path}, line 2, task b: dropout_p 1 is impossible; it must be below 1.",
+        f"{path}, line 2, task b: --train-size ten is not a size; use a number of examples such as 1000, or a "
+        "percentage such as 10%.",
+        f"{path}, line 2, task b: weight 0 is impossible; it must be above 0.",
+        f"{path}, line 2, task b: learning_rate -1 is impossible; it must be above 0.",
+        f"{path}, line 3, task ../c: The name of a task may hold letters, digits, dots, dashes and underscores only.",
+        f"{path}, line 4, task d: Expected keys and values such as train_file: train.csv, found 7.",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("text", "message"),
     [
-        ("task_type: Classification, n_class: 2", "data_format is missing; Classification takes PremiseOnly or "),
-        ("task_type: Regression, data_format: Sequence", "Unknown data_format 'Sequence'."),
-        ("task_type: Classification, data_format: PremiseOnly", "n_class and labels are missing; Classification needs"),
-        ("task_type: Classification, data_format: PremiseOnly, n_class: 1", "n_class 1 is impossible; Classification"),
-        ("task_type: Regression, data_format: PremiseOnly, n_class: 2", "n_class 2 cannot be used with Regression"),
-        ("task_type: Regression, data_format: PremiseOnly, labels: [a, b]", "labels cannot be used with Regression"),
-        (
-            "task_type: Regression, data_format: PremiseOnly, kd_loss: KlCriterion",
-            "Unknown kd_loss 'KlCriterion'. Did you mean 'MseCriterion'? Known: MseCriterion.",
-        ),
-        (
-            "task_type: Span, kd_loss: KlCriterion",
-            "kd_loss needs one class or score per text, not Span; remove it.",
-        ),
-        ("task_type: SequenceLabeling, n_class: 5", "labels are missing; labels of words need names."),
-        ("task_type: Classification, data_format: PremiseOnly, labels: [a, a, b]", "labels: a comes twice."),
-        (
-            "task_type: Classification, data_format: PremiseOnly, labels: [yes, 'no']",
-            "labels: YAML reads yes, on or true as a truth value; put it in quotes.",
-        ),
-        (
-            "task_type: Classification, data_format: PremiseOnly, labels: [null, a]",
-            "labels: YAML reads null, ~ or an empty entry as no value; put it in quotes, or remove it.",
-        ),
-        (
-            "train_file: a.csv, validation_file: b.csv, kind: mlm",
-            "kind: input should be 'classification', 'regression', 'multilabel', 'tokens' or 'span' (found 'mlm').",
-        ),
-        (
-            "task_type: Classification, data_format: PremiseOnly, n_class: 2, data: {train: a.tsv, dv: b.tsv}",
-            "data lacks a file for dev.",
-        ),
-        (
-            "task_type: Classification, data_format: PremiseOnly, n_class: 2, data: {train: a, dev: b, dv: b}",
-            "Unknown split in data 'dv'. Did you mean 'dev'? Known: dev, test, train.",
-        ),
-        (
-            "task_type: Classification, data_format: PremiseOnly, n_class: 2, soft_labels: odds",
-            "soft_labels: input should be 'probabilities' or 'logits' (found 'odds').",
-        ),
+        (f"a: {{{FILES}}}\nb:\n  kind: span\n  kind: span\n", "line 4: 'kind' is there already, in line 3; keep one."),
+        (f"a: {{{FILES}}}\na: {{{FILES}}}\n", "line 2: 'a' is there already, in line 1; keep one."),
+        ("a: [1", "line 1: not valid YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "line 1: not valid YAML: could not determine a constructor"),
+        ("a: 2001-99-99", "not valid YAML: month must be in 1..12."),
+        ("", "must map tasks to definitions"),
+        ("- a\n", "must map tasks to definitions"),
+        ("{}", "must map tasks to definitions"),
     ],
 )
-def test_impossible_definitions(write, fields, message):
-    with pytest.raises(UsageError, match=re.escape(f"tasks.yml, task t: {message}")):
-        load_definitions(write(f"t: {{{fields}}}"))
-
-
-def test_keys_of_mt_dnn_that_are_not_supported(write):
-    path = write("t: {task_type: Span, enable_san: false, actf: tanh, encoder_type: BERT}")
-    keys = ("enable_san", "actf", "encoder_type")
-    refused(path, *(f"task t: the key {key} of MT-DNN is not supported; remove it." for key in keys))
-
-
-def test_a_name_that_cannot_be_part_of_a_file(write):
-    with pytest.raises(
-        UsageError, match=r"the name '../t' may hold letters, digits, dots, dashes and underscores only"
-    ):
-        load_definitions(write('"../t": {task_type: Span}'))
-
-
-def test_what_comes_twice(write):
-    text = "a: {task_type: Span}\nb:\n  task_type: Span\n  dropout_p: 0.1\n  task_type: Span\na: {task_type: Span}\n"
-    refused(
-        write(text),
-        "lines 3 and 5: task b: the key task_type comes twice; keep one.",
-        "lines 1 and 6: two tasks are named a; keep one.",
-    )
-
-
-@pytest.mark.parametrize("text", ["", "- a\n", "just words", "{}"])
-def test_files_of_another_shape(write, text):
-    with pytest.raises(UsageError, match=r"tasks.yml must map tasks to definitions"):
+def test_files_that_are_not_task_files(write, text, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         load_definitions(write(text))
 
 
-def test_files_that_cannot_be_read(write, tmp_path):
-    with pytest.raises(UsageError, match=r"The task file .*tasks.yml is not valid YAML"):
-        load_definitions(write("a: [1"))
+def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UsageError, match=r"There is no file .*none.yml"):
         load_definitions(tmp_path / "none.yml")
     (tmp_path / "latin.yml").write_bytes("a: é".encode("latin1"))
@@ -288,29 +108,82 @@ def test_files_that_cannot_be_read(write, tmp_path):
         load_definitions(tmp_path / "latin.yml")
 
 
-def test_yaml_runs_nothing(write, tmp_path):
-    with pytest.raises(UsageError, match="is not valid YAML"):
-        load_definitions(write(f"a: !!python/object/apply:pathlib.Path.touch ['{tmp_path}/ran']"))
-    assert not (tmp_path / "ran").exists()
+@pytest.fixture
+def world(write, tmp_path):
+    """A tiny model, a task file and its data."""
+    rows = [f"{TEXT[i % 6]},{('bad', 'good')[i % 2]}\n" for i in range(24)]
+    (tmp_path / "train.csv").write_text("body,topic\n" + "".join(rows))
+    (tmp_path / "dev.csv").write_text("body,topic\n" + "".join(rows[:8]))
+    write(ONE)
+    make_model(tmp_path / "model", head="none")
+    return tmp_path
 
 
-def test_a_task_of_ones_own_files(tmp_path):
-    (tmp_path / "train.csv").write_text("body,topic\na cat,x\na dog,y\nrain,\n")
-    (tmp_path / "dev.csv").write_text("body,topic\na bird,y\n")
-    (tmp_path / "tasks.yml").write_text(
-        "support: {train_file: train.csv, validation_file: dev.csv, text_columns: body, label_column: topic,\n"
-        "  metric: macro_f1, drop_unlabelled: true, weight: 2.0, learning_rate: 0.001}\n"
-    )
-    (definition,) = load_definitions(tmp_path / "tasks.yml")
-    data = load_defined_task(definition, tmp_path / "tasks.yml")
-    assert (data.task.name, data.task.labels, data.task.metrics) == ("support", ("x", "y"), ("macro_f1", "accuracy"))
-    assert (data.task.weight, data.task.learning_rate) == (2.0, 0.001)
-    assert data.unlabelled == {"train": 1, "validation": 0}
-    (tmp_path / "tasks.yml").write_text("support: {train_file: train.csv, labelcolumn: topic}\n")
-    refused(
-        tmp_path / "tasks.yml",
-        "task support: Unknown key 'labelcolumn'. Did you mean 'label_column' or 'text_columns'? Known: "
-        "drop_unlabelled, dropout_p, kind, label_column, learning_rate, metric, text_columns, ticket, train_file, "
-        "train_size, validation_file, weight.",
-        "task support: the key validation_file is missing.",
-    )
+def settings(world, **fields):
+    known = {"target": str(world / "model"), "task": "t", "task_file": str(world / "tasks.yml"), "steps": 6}
+    return TransferConfig.of(**known | {"batch_size": 8} | fields)
+
+
+def test_transfer_of_a_defined_task(world):
+    result = transfer(settings(world, save_model=True), world / "run", QUIET)
+    assert (result["task"], result["train_examples"], result["learning_rate"]) == ("t", 16, 0.002)
+    assert result["metrics"]["accuracy"]["final"]["mean"] >= 0.5
+    info = json.loads((world / "run" / "seed-0" / "model" / "task.json").read_text())
+    assert (info["labels"], info["text_columns"]) == (["bad", "good"], ["body"])
+    assert transfer(settings(world, save_model=True), world / "run", QUIET) == result
+
+
+def test_the_definition_is_part_of_the_identity_and_its_place_is_not(world):
+    first = prepare_transfer(settings(world), QUIET)
+    moved = world / "elsewhere.yml"
+    moved.write_text((world / "tasks.yml").read_text() + "\nother: {kind: ranking}\n")
+    second = prepare_transfer(settings(world, task_file=str(moved)), QUIET)
+    assert second.identity(second.config) == first.identity(first.config)
+    moved.write_text((world / "tasks.yml").read_text().replace("0.25", "0.5"))
+    third = prepare_transfer(settings(world, task_file=str(moved)), QUIET)
+    assert third.identity(third.config) != first.identity(first.config)
+
+
+def test_dropout_before_the_head(world):
+    prepared = prepare_transfer(settings(world), QUIET)
+    plm = load_for_task(prepared.target.load, prepared.task)
+    inside = set(plm.encoder.modules())
+    outside = [m.p for m in plm.model.modules() if type(m).__name__ == "Dropout" and m not in inside]
+    assert outside == [0.25]
+    assert {m.p for m in inside if type(m).__name__ == "Dropout"} == {0.1}
+
+
+def test_smart_in_a_transfer(world):
+    config = settings(world, smart={"alpha": 2.0, "radius": 0.01, "norm": "l2"})
+    result = transfer(config, world / "smart", QUIET)
+    assert result["smart"]["alpha"] == 2.0
+    log = [json.loads(line) for line in (world / "smart" / "seed-0" / "metrics.jsonl").read_text().splitlines()]
+    assert all(record["smart"] >= 0 for record in log if "evaluation" not in record)
+    with pytest.raises(UsageError, match="--smart and --bf16 contradict each other"):
+        transfer(config, world / "other", Runtime(quiet=True, bf16=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task-file", "{file}"], "--task-file needs --task, the name of one of its tasks."),
+        (["--task-file", "{file}", "--task", "tt"], "Unknown task 'tt'. Did you mean 't'?"),
+        (["--task-file", "{file}.yml", "--task", "t"], "There is no file"),
+        (["--task-file", "{file}", "--task", "t", "--smart", "-1"], "--smart -1.0 is impossible"),
+        (["--task-file", "{file}", "--task", "t", "--label-column", "x"], "--label-column needs --train-file"),
+        (["--task-file", "{file}", "--task", "t", "--data-dir", "."], "--data-dir is for known tasks, not for those"),
+    ],
+)
+def test_mistakes_on_the_command_line(world, words, message):
+    given = [word.format(file=world / "tasks.yml") for word in words]
+    words = ["transfer", str(world / "model"), *given, "--dry-run", "--out", str(world / "out")]
+    with pytest.raises(UsageError, match=re.escape(message)):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_a_plan_takes_what_the_option_does_not_say_from_the_file(world):
+    (world / "config.yml").write_text("smart: {alpha: 3, norm: l1}\n")
+    words = ["transfer", str(world / "model"), "--task-file", str(world / "tasks.yml"), "--task", "t", "--smart", "0.5"]
+    more = ["--config", str(world / "config.yml"), "--dry-run", "--json", "--out", str(world / "out")]
+    plan = json.loads(CliRunner().invoke(app, words + more, catch_exceptions=False).stdout)["plan"]
+    assert (plan["smart"]["alpha"], plan["smart"]["norm"], plan["task"]) == (0.5, "l1", "t")

@@ -10,8 +10,8 @@ import torch
 
 from samples.analyse_samples import command_line
 from samples.tiny_models import CONFIGS, make_model
-from winning_tickets import Runtime, SearchConfig, Ticket, export, search
-from winning_tickets.deploy.mask_files import CONVENTIONS, import_mask
+from winning_tickets import Runtime, SearchConfig, Ticket, export, import_mask, search
+from winning_tickets.deploy.mask_files import CONVENTIONS
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.structure import structure_of

@@ -194,12 +194,11 @@ def test_inputs_are_the_same_each_time_and_hold_no_padding():
 def test_what_cannot_be_measured(tmp_path):
     model = str(make_model(tmp_path / "m", "roberta"))
     for fields, message in (
-        ({"batches": (1, 0)}, "--batch 1,0 is impossible; give whole numbers of at least 1"),
-        ({"batches": (1.5,)}, "--batch 1.5 is impossible; give whole numbers"),
-        ({"batches": 8}, "--batch 8, which is no list, is impossible; give whole numbers"),
-        ({"lengths": ()}, "--length  is impossible"),
+        ({"batches": (1, 0)}, "--batch 0 is impossible; it must be at least 1"),
+        ({"batches": (1.5,)}, "batches.0: Input should be a valid integer"),
+        ({"lengths": ()}, "lengths: Tuple should have at least 1 item"),
         ({"repeats": 0}, "--repeats 0 is impossible"),
-        ({"threads": 0}, "--threads 0 is impossible; give at least 1"),
+        ({"threads": 0}, "--threads 0 is impossible; it must be at least 1"),
         ({"lengths": (514,)}, "--length 514 is impossible: .*m takes texts of up to 513 tokens"),
         ({"base": "x"}, "--base needs a ticket"),
         ({"seed": 1}, "--seed 1 chooses a model of a transfer, and .*m is not one"),

@@ -60,9 +60,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "shrink": ("shrink", "{world}/bert", "--speedup", "1.5,1.9", "--by", "flops", "--latency-on", "batch=2,length=8",
                "--steps", "5", "--eval-steps", "2", "--max-tokens", "256", "--importance-batches", "2",
                "--repeats", "1", *TEXT, *OFTEN),
-    "shrink-gates": ("shrink", "{world}/bert", "--speedup", "1.5", "--by", "flops", "--latency-on", "batch=2,length=8",
-                     "--choice", "gates", "--gate-steps", "4", "--steps", "5", "--eval-steps", "2",
-                     "--max-tokens", "256", "--importance-batches", "2", "--repeats", "1", *TEXT, *OFTEN),
     "study": ("study", "run", "{world}/little.yaml", "--scale", "smoke", "--workers", "1", *OFTEN),
 }  # fmt: skip
 """By name, without `--out` (of a study `--store`)."""

@@ -15,7 +15,7 @@ from faults.harness import hidden, stamps
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.timeout(1800)
 RUNS = [name for name in COMMANDS if name != "study"]
-TRAININGS = [*APART, "mask-training", "gates", "imp", "movement", "share", "shrink-gates"]
+TRAININGS = [*APART, "mask-training", "gates", "imp", "movement", "share"]
 MOMENTS = 12
 """At most so many moments of a command are tried."""
 CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}

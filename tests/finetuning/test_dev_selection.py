@@ -40,9 +40,13 @@ def test_the_parts_are_disjoint_seeded_and_make_up_the_whole(config):
     (chosen, rest) = prepared.selection["validation"]
     assert (len(chosen.split), len(rest.split)) == (10, 30)
     original = task_data("rte", validation=40).validation["validation"]
-    order = np.random.default_rng(0).permutation(40).tolist()
+    order = original.order_by_content(0)
+    assert sorted(order) == list(range(40)) != order
     assert chosen.split.texts[0] + rest.split.texts[0] == [original.texts[0][i] for i in order]
     assert chosen.split.labels == [original.labels[i] for i in order[:10]]
+    backwards = original.take(list(range(40))[::-1])  # an example's half depends on its texts, not on its place
+    moved = backwards.take(backwards.order_by_content(0)[:10])
+    assert sorted(zip(*moved.texts, strict=True)) == sorted(zip(*chosen.split.texts, strict=True))
     assert chosen.encoded.columns["input_ids"] == prepared.validation["validation"].columns["input_ids"][:10]
     other = prepare_transfer(config.model_copy(update={"select_on_seed": 1}), QUIET).selection["validation"][0]
     assert other.split != chosen.split
@@ -76,8 +80,10 @@ def test_the_best_evaluation_is_that_of_the_selection_and_is_reported_on_all_par
     assert stored["best_step"] == best["step"]
     metrics = result["metrics"]["accuracy"]
     assert metrics["best_selection"]["values"] == [max(scores)]
-    assert metrics["best_rest"]["values"] == [best["rest"]["accuracy"]]
-    assert metrics["best"]["values"] == [best["evaluation"]["accuracy"]]
+    assert metrics["best"]["values"] == [best["rest"]["accuracy"]]
+    assert metrics["final"]["values"] == [records[-1]["rest"]["accuracy"]]
+    assert metrics["best_whole"]["values"] == [best["evaluation"]["accuracy"]]
+    assert (result["validation_examples"], result["selection_examples"]) == ({"validation": 30}, {"validation": 10})
     for record in records:  # 10 and 30 of 40 examples
         mean = (record["selection"]["accuracy"] + 3 * record["rest"]["accuracy"]) / 4
         assert record["evaluation"]["accuracy"] == pytest.approx(mean)

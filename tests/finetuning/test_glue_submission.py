@@ -138,7 +138,7 @@ def test_scores_stay_between_0_and_5(tmp_path, save, bias, expected):
 
 
 def test_labels_of_a_task_file(tmp_path, save):
-    """MT-DNN's order of classes and its name of SST-2; numbers where the definition names no classes."""
+    """Another order of classes, the name `sst` of SST-2, and classes that have numbers for names."""
     for name in ("mnli", "rte", "sst2"):
         put_tests(tmp_path / "glue", name)
     turned = save("rte", ("not_entailment", "entailment"))

@@ -466,34 +466,6 @@ def test_heads_are_drawn_from_the_seed_and_dropout_is_that_of_the_task(bert):
     assert prepare_sharing(config.model_copy(update={"profile": "code"}), QUIET).tasks["mnli"].task.head_dropout == 0.2
 
 
-TASK_FILE = """
-rte: {task_type: Classification, data_format: PremiseAndOneHypothesis, labels: [entailed, other], metric_meta: [ACC],
-      kd_loss: KlCriterion, soft_labels: probabilities, dropout_p: 0.25}
-tone: {task_type: Classification, data_format: PremiseOnly, labels: [bad, good], metric_meta: [ACC, F1]}
-"""
-
-
-def test_tasks_of_a_task_file_with_soft_labels(tmp_path, bert):
-    (tmp_path / "tasks.yml").write_text(TASK_FILE)
-    pair = [{"uid": str(i), "label": i % 2, "premise": "the cat sat", "hypothesis": "a dog ran",
-             "softlabel": [0.3, 0.7]} for i in range(6)]  # fmt: skip
-    text = [{"uid": str(i), "label": i % 2, "premise": "rain fell " * (1 + i % 2)} for i in range(6)]
-    for name, rows in (("rte", pair), ("tone", text)):
-        for split in ("train", "dev"):
-            (tmp_path / f"{name}_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = ShareConfig(tasks=("tone", "rte"), model=bert, task_file=str(tmp_path / "tasks.yml"),
-                         data_dir=str(tmp_path), steps=4, batch_size=3)  # fmt: skip
-    result = share(config, tmp_path / "run", QUIET)
-    assert list(result["tasks"]["tone"]["metrics"]) == ["accuracy", "f1"]
-    assert result["tasks"]["rte"]["dropout_p"] == 0.25
-    records = [record for record in read_log(tmp_path / "run" / "seed-0") if "seconds" in record]
-    keys = {frozenset(set(record) - {"step", "seconds", "learning_rate"}) for record in records}
-    assert keys == {frozenset({"tone"}), frozenset({"rte", "rte.soft_loss"})}
-    (tmp_path / "tasks.yml").write_text(TASK_FILE.replace("labels: [bad", "labls: [bad"))
-    with pytest.raises(UsageError, match="task tone: Unknown key 'labls'. Did you mean 'labels'"):
-        share(config, tmp_path / "other", QUIET)
-
-
 def first_loss(path):
     """The task of the first step, and its losses."""
     record = read_log(path / "seed-0")[0]
@@ -502,15 +474,11 @@ def first_loss(path):
 
 def test_a_task_file_gives_weights_and_tickets(tmp_path, folders, bert):
     shutil.copytree(folders["rte"], tmp_path / "one")
-    text = "rte: {task_type: Classification, data_format: PremiseAndOneHypothesis, metric_meta: [ACC], n_class: 2, "
-    (tmp_path / "tasks.yml").write_text(text + "weight: 0.5, ticket: one}\n")
+    text = "rte: {train_file: rte.csv, validation_file: rte.csv, text_columns: [a, b]"
+    (tmp_path / "tasks.yml").write_text(text + ", weight: 0.5, ticket: one}\n")
     (tmp_path / "plain.yml").write_text(text + "}\n")
-    rows = [{"uid": "1", "label": i % 2, "premise": "the cat sat", "hypothesis": "a dog ran"} for i in range(4)]
-    for split in ("train", "dev"):
-        (tmp_path / f"rte_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = ShareConfig(
-        tasks=("rte",), task_file=str(tmp_path / "tasks.yml"), data_dir=str(tmp_path), steps=1, batch_size=4
-    )
+    (tmp_path / "rte.csv").write_text("a,b,label\n" + "the cat sat,a dog ran,x\nrain fell,a dog ran,y\n" * 2)
+    config = ShareConfig(tasks=("rte",), task_file=str(tmp_path / "tasks.yml"), steps=1, batch_size=4)
     found = share(config, tmp_path / "run", QUIET)  # the ticket says which model
     assert found["tickets"] == "given"
     assert found["tasks"]["rte"]["ticket_id"] == Ticket.from_pretrained(folders["rte"]).id

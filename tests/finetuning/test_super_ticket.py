@@ -88,8 +88,8 @@ def test_settings_and_the_super_ticket_are_those_with_the_best_mean_on_the_selec
         assert by_settings[facts["settings"]] == means[level]
         run = stored(out / "winning" / f"level-{level}" / facts["settings"])["metrics"]["accuracy"]
         assert facts["selection"]["values"] == run["best_selection"]["values"]
-        assert facts["rest"]["values"] == run["best_rest"]["values"]
-        assert facts["whole"]["values"] == run["best"]["values"]
+        assert facts["rest"]["values"] == run["best"]["values"]
+        assert facts["whole"]["values"] == run["best_whole"]["values"]
         assert facts["rest"]["mean"] == statistics.fmean(facts["rest"]["values"])
     level = max(means, key=lambda name: (means[name], int(name)))  # of equals the smaller model
     assert result["super_ticket"]["level"] == float(level)
@@ -184,7 +184,7 @@ def test_the_best_settings_of_a_search_are_those_of_a_transfer(whole, config, tm
     )
     result = transfer(plain.model_copy(update={"settings_from": str(out), "seeds": seeds}), tmp_path / "again", QUIET)
     assert (result["learning_rate"], result["batch_size"]) == (best["learning_rate"], best["batch_size"])
-    assert result["metrics"][found["metric"]]["best"]["values"] == best["whole"]["values"]
+    assert result["metrics"][found["metric"]]["best_whole"]["values"] == best["whole"]["values"]
     assert (found["stopped_early"], result["stopped_early"]) == (0, 0)
 
 

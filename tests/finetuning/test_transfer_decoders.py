@@ -16,13 +16,13 @@ from winning_tickets import (
     TransferConfig,
     evaluate,
     export,
+    measure,
     predict,
     search,
     share,
     transfer,
 )
 from winning_tickets.config import Smart
-from winning_tickets.deploy.measure import measure
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.loading import load_plm
 from winning_tickets.runs.errors import UsageError

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["winning_tickets", "yaml", "safetensors"]):
+with atheris.instrument_imports(include=["winning_tickets", "safetensors"]):
     from fuzz.fuzzing import Fuzzer
     from fuzz.mutate import FORMS
     from fuzz.readers import READERS

@@ -14,8 +14,6 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
-import yaml
-
 LONG = 300
 INTEGERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 2**15, 2**16, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64)
 WORDS = (
@@ -169,32 +167,6 @@ def jsonl_of(data: bytes, rng: random.Random) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def yaml_of(data: bytes, rng: random.Random) -> bytes:
-    """YAML that mostly still is YAML; some has aliases, tags or numbers that are not what they seem."""
-    value = value_of(yaml.safe_load(data), rng)
-    try:
-        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-    except (RecursionError, UnicodeEncodeError, yaml.YAMLError, ValueError):
-        text = json.dumps(value)
-    if rng.random() < 0.3:
-        lines = text.splitlines()
-        place = rng.randrange(len(lines) + 1)
-        lines.insert(place, rng.choice(_YAML_LINES))
-        text = "\n".join(lines)
-    return text.encode("utf-8", "replace")
-
-
-_BOMB = "a: &a [x, x]\n" + "\n".join(
-    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-)
-_YAML_LINES = (
-    _BOMB, "x: &x [*x]", "x: &x {<<: *x}", "x: !!int abc", "x: !!timestamp z", "x: !!bool z", "x: 2001-99-99",
-    "? {a: b}\n: c", "? [a]\n: c", "x: 0x" + "f" * 5000, "x: " + "9" * 5000, "x: " + "[" * 1000, "- " * 1000,
-    "x: !!python/name:os.system", "x: !!binary z", "x: !!set {a}", "x: !!omap [a: b]", "x: .nan", "x: -.inf",
-    "x: 190:20:30", "---", "--- {}", "%TAG ! x", "? " * 500,
-)  # fmt: skip
-
-
 def table_of(separator: bytes) -> Callable[[bytes, random.Random], bytes]:
     """Rows of cells with a cell exchanged, added, or left out."""
 
@@ -240,7 +212,6 @@ def archive_of(data: bytes, rng: random.Random) -> bytes:
 FORMS: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "json": json_of,
     "jsonl": jsonl_of,
-    "yaml": yaml_of,
     "tsv": table_of(b"\t"),
     "csv": table_of(b","),
     "conll": table_of(b" "),

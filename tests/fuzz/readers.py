@@ -13,13 +13,9 @@ import torch
 
 from fuzz import seeds
 from winning_tickets.cli import show
-from winning_tickets.cli.commands import settings_of
-from winning_tickets.config import SearchConfig, ShareConfig, TransferConfig
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.glue import read_tests
 from winning_tickets.data.loading import load_task
-from winning_tickets.data.mtdnn import load_defined_task
-from winning_tickets.data.task_files import load_definitions, task_of
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.data.user_files import load_files
 from winning_tickets.deploy.mask_files import read_masks
@@ -29,15 +25,13 @@ from winning_tickets.models.weights import load_state
 from winning_tickets.pruning.importance import Importance
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
-from winning_tickets.runs.identity import digest, run_id
+from winning_tickets.runs.identity import digest
 from winning_tickets.runs.locks import name_owner
 from winning_tickets.runs.store import query
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.analysis.averages import average_runs
 from winning_tickets.studies.analysis.kinds import ANALYSES
 from winning_tickets.studies.commands.analyse import averages_text
-from winning_tickets.studies.load import load_study
-from winning_tickets.studies.plan import plan_study
 from winning_tickets.studies.report import report_study
 from winning_tickets.tickets.files import sha256
 from winning_tickets.tickets.ticket import Ticket, describe
@@ -107,32 +101,6 @@ def _base_model(folder: Path) -> Any:
     assert size < 10**8
     batch = plm.tokenizer("the cat sat", truncation=True, max_length=plm.tokenizer.model_max_length)["input_ids"]
     return len(plm.model(torch.tensor([batch])).logits)
-
-
-def _config(kind: Any) -> Callable[[Path], Any]:
-    def read(folder: Path) -> Any:
-        file = folder / "config.yaml"
-        settings = settings_of(kind, file, {})
-        return run_id(settings.resolved() if hasattr(settings, "resolved") else settings, "fuzz")
-
-    return read
-
-
-def _study(folder: Path) -> Any:
-    study = load_study(folder / "study.yaml")
-    try:
-        return [plan_study(study, str(scale)) for scale in study.scales]
-    except UsageError as error:  # a plan is of a study, and no file any more
-        raise UsageError(f"study.yaml: {error}") from error
-
-
-def _tasks(folder: Path) -> Any:
-    return [task_of(one) for one in load_definitions(folder / "tasks.yaml")]
-
-
-def _defined(folder: Path) -> Any:
-    (definition,) = load_definitions(folder / "tasks.yaml", ["mine"])
-    return load_defined_task(definition, folder / "tasks.yaml", str(folder / "data"))
 
 
 def _task(name: str) -> Callable[[Path], Any]:
@@ -280,14 +248,6 @@ READERS: dict[str, Reader] = {
         seeds.pickled_model, "model/pytorch_model.bin", "pt", _base_model, inputs=FEW
     ),
     "task of a saved model": Reader(seeds.saved_model, "task.json", "json", TaskInfo.read),
-    "search configuration": Reader(seeds.search_config, "config.yaml", "yaml", _config(SearchConfig)),
-    "share configuration": Reader(seeds.share_config, "config.yaml", "yaml", _config(ShareConfig)),
-    "transfer configuration": Reader(seeds.transfer_config, "config.yaml", "yaml", _config(TransferConfig)),
-    "study": Reader(seeds.study, "study.yaml", "yaml", _study),
-    "task file": Reader(seeds.task_file, "tasks.yaml", "yaml", _tasks),
-    "MT-DNN rows": Reader(seeds.mtdnn_tsv, "data/mine_train.tsv", "tsv", _defined),
-    "MT-DNN objects": Reader(seeds.mtdnn_jsonl, "data/mine_dev.jsonl", "jsonl", _defined),
-    "MT-DNN words": Reader(seeds.mtdnn_words, "data/mine_train.tsv", "tsv", _defined),
     "CoLA": Reader(seeds.glue, "CoLA/train.tsv", "tsv", _task("cola")),
     "RTE": Reader(seeds.glue, "RTE/dev.tsv", "tsv", _task("rte")),
     "STS-B": Reader(seeds.glue, "STS-B/train.tsv", "tsv", _task("stsb")),

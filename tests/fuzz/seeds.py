@@ -106,23 +106,6 @@ def shared(folder: Path) -> None:
     make_shared(folder / "shared", str(folder / "bert"), ["rte", "cola"], {"rte": ticket_of(plm, gates=True)})
 
 
-def search_config(folder: Path) -> None:
-    """Options of a search."""
-    write(folder / "config.yaml", "model: bert\nmethod: mask-training\nobjective: kd\ncorpus: pydocs\nsparsity: 0.6\n"
-          "steps: 60\nlearning_rate: 0.0001\nsegments: packed:128\nseed: 1\nsave_at: [10, 20]\n")  # fmt: skip
-
-
-def share_config(folder: Path) -> None:
-    """Options of a share."""
-    write(folder / "config.yaml", "model: bert\ntasks: [rte, cola]\ntickets: [a, b]\nepochs: 2\nmixing: annealed\n"
-          "seeds: [0, 1]\nlearning_rate: 0.0001\n")  # fmt: skip
-
-
-def transfer_config(folder: Path) -> None:
-    """Options of a transfer."""
-    write(folder / "config.yaml", "target: bert\ntask: rte\nseeds: [0, 1]\nepochs: 3\nbatch_size: 8\ntrain_size: 10%\n")
-
-
 STUDY = """
 name: little
 title: Little
@@ -154,57 +137,10 @@ def study(folder: Path) -> None:
     write(folder / "study.yaml", STUDY)
 
 
-TASKS = """
-mine:
-  data_format: PremiseAndOneHypothesis
-  task_type: Classification
-  n_class: 2
-  labels: [no way, sure]
-  metric_meta: [ACC, F1]
-  loss: CeCriterion
-  kd_loss: MseCriterion
-  dropout_p: 0.1
-  split_names: [train, dev]
-  train_size: 50%
-  weight: 2.0
-scores:
-  {data_format: PremiseOnly, task_type: Regression, metric_meta: [Pearson], data: {train: a.tsv, dev: b.tsv, test: c}}
-"""
-
-
 def task_file(folder: Path) -> None:
-    """Two tasks as MT-DNN defines them."""
-    write(folder / "tasks.yaml", TASKS)
-
-
-def mtdnn_tsv(folder: Path) -> None:
-    """Rows with soft labels."""
-    task_file(folder)
-    rows = "\n".join(f"{i}\t{('no way', 'sure')[i % 2]}\ta man {i}\ta cat\t0.2 0.8" for i in range(4))
-    for split in ("train", "dev"):
-        write(folder / "data" / f"mine_{split}.tsv", rows + "\n")
-
-
-def mtdnn_jsonl(folder: Path) -> None:
-    """The same as objects."""
-    task_file(folder)
-    rows = [
-        {"uid": i, "label": i % 2, "premise": f"a man {i}", "hypothesis": "b", "softlabel": [0.5, 0.5]}
-        for i in range(4)
-    ]
-    for split in ("train", "dev"):
-        write(folder / "data" / f"mine_{split}.jsonl", "\n".join(map(json.dumps, rows)) + "\n")
-
-
-def mtdnn_words(folder: Path) -> None:
-    """Lists of words as Python writes them."""
-    write(
-        folder / "tasks.yaml",
-        "mine: {data_format: Seqence, task_type: SeqenceLabeling, labels: [O, B-x, I-x, X, CLS, SEP]}",
-    )
-    rows = "\n".join(f"{i}\t['O', 'B-x', 'I-x']\t['a', 'man', 'b{i}']" for i in range(4))
-    for split in ("train", "dev"):
-        write(folder / "data" / f"mine_{split}.tsv", rows + "\n")
+    """Two tasks of the user's own files."""
+    files = "train_file: rows.csv, validation_file: rows.csv"
+    write(folder / "tasks.yaml", f"mine: {{{files}, train_size: 50%, weight: 2.0}}\nother: {{{files}}}\n")
 
 
 GLUE = {

@@ -379,14 +379,9 @@ def make_world() -> None:
     ]
     Path("words.conll").write_text("\n\n".join(sentences * 4) + "\n", encoding="utf-8")
     Path("tasks.yml").write_text(
-        "reviews:\n  task_type: Classification\n  data_format: PremiseOnly\n  labels: [bad, good]\n"
-        "  metric_meta: [ACC, MCC]\n  data: reviews\n",
+        "reviews: {train_file: rows.csv, validation_file: rows.csv, dropout_p: 0.2, train_size: 50%}\n",
         encoding="utf-8",
     )
-    Path("reviews").mkdir()
-    for split in ("train", "dev"):
-        rows = [f"{number}\t{number % 2}\t{text}" for number, text in enumerate(texts * 4)]
-        Path("reviews", f"reviews_{split}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     for split in ("CoLA",):
         rows = ["index\tsentence", *(f"{number}\t{text}" for number, text in enumerate(texts))]
         Path("glue", split, "test.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -15,8 +15,7 @@ from torch.nn.utils import parametrizations, prune, weight_norm
 from transformers import AutoModel, AutoTokenizer
 
 from samples.tiny_models import make_model
-from winning_tickets import Runtime, SearchConfig, Ticket, hold, search
-from winning_tickets.deploy.mask_files import import_mask
+from winning_tickets import Runtime, SearchConfig, Ticket, hold, import_mask, search
 from winning_tickets.models.given import GivenModel
 from winning_tickets.models.loading import load_plm
 from winning_tickets.runs.errors import ContentError

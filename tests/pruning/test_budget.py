@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from winning_tickets.models.structure import Structure
-from winning_tickets.pruning.budget import Losses, choose_sizes, even_sizes, gates_of
+from winning_tickets.pruning.budget import Losses, choose_sizes, gates_of, uniform_sizes
 
 
 @dataclass
@@ -79,14 +79,12 @@ def test_the_loss_of_sizes_is_that_of_the_worst_units():
 def test_even_layers_are_alike_and_fit():
     costs, found = Costs(), values(1)
     losses = Losses.of(found, costs.sizes)
-    sizes = even_sizes(losses, costs, 0.71)
-    assert sizes == [(1, 2)] * 3
-    plain = even_sizes(losses, costs, 0.6, whole_heads=True)
+    plain = uniform_sizes(losses, costs, 0.6)
     assert {one for one in plain if any(one)} in ({(2, 2)}, {(2, 4)})
     assert costs.of(plain) <= 0.6
-    spread = even_sizes(losses, costs, 0.75, spread=True)
+    spread = uniform_sizes(losses, costs, 0.75, spread=True)
     assert spread == [(0, 0), (2, 4), (2, 4)]
-    assert even_sizes(losses, costs, 0.2) is None
+    assert uniform_sizes(losses, costs, 0.2) is None
 
 
 def test_gates_open_the_best_units_of_each_layer():

@@ -8,7 +8,6 @@ from samples.tiny_models import make_model
 from winning_tickets import Runtime
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.structure import gated, structure_of
-from winning_tickets.pruning.budget import Losses
 from winning_tickets.pruning.removal_losses import measure_losses
 from winning_tickets.training.objectives.distillation import Distillation
 
@@ -56,18 +55,3 @@ def test_losses_are_those_of_whole_passes(tmp_path, kind):
                     pooled = 1 - torch.cosine_similarity(*means, dim=-1)
                     expected += float((apart * mask[..., 0]).sum()) / tokens + 2 * float(pooled.sum()) / texts
                 np.testing.assert_allclose(losses[layer, column], expected, rtol=1e-4, atol=1e-6)
-
-
-def test_losses_of_units_add_up_to_those_of_layers():
-    values = {"heads": torch.tensor([[3.0, 1.0, 2.0]]), "neurons": torch.tensor([[1.0, 4.0, 2.0, 3.0]])}
-    measured = Losses(np.array([[9.0, 3.0, 1.0, 0.0]]), np.array([[8.0, 2.0, 0.0]]))
-    per_unit = measured.per_unit(values, (0, 2, 4))
-    assert per_unit["heads"].tolist() == [[6.0, 1.0, 2.0]]
-    assert per_unit["neurons"].tolist() == [[1.0, 3.0, 1.0, 3.0]]
-    again = Losses.of(per_unit, (0, 2, 4))
-    assert again.heads.tolist() == measured.heads.tolist()
-    assert again.neurons.tolist() == measured.neurons.tolist()
-    # A further unit that costs less than the one before it would change the order.
-    falling = Losses(np.array([[4.0, 4.0, 3.0, 0.0]]), measured.neurons).per_unit(values, (0, 2, 4))["heads"]
-    assert falling[0, values["heads"][0].argsort()].diff().min() >= 0
-    assert float(falling.sum()) == pytest.approx(4.0)

@@ -17,9 +17,8 @@ from samples.analyse_samples import command_line
 from samples.claims import held_by_another
 from samples.launch import Launch
 from samples.tiny_models import make_model
-from winning_tickets import cli, search
+from winning_tickets import cli, export, search
 from winning_tickets.config import SearchConfig
-from winning_tickets.deploy.export import export
 from winning_tickets.runs import locks
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.distributed import together

@@ -9,7 +9,7 @@ import pytest
 
 from samples.recipes import RECIPES, planned, recipe
 from samples.study_samples import InlineEngine
-from winning_tickets.config import SearchConfig
+from winning_tickets.config import ExportConfig, SearchConfig
 from winning_tickets.deploy.export import export
 from winning_tickets.report.costs import cost_of, size_of
 from winning_tickets.runs.store.store import Store
@@ -172,7 +172,8 @@ def test_files_of_the_authors_are_read_where_they_are_given(recipe_store, tmp_pa
     # Their MLM masks are our magnitude masks here, and their KD masks our own.
     assert run_study(plan_study(recipe("tamt-released-masks"), "smoke"), recipe_store, InlineEngine())["failed"] == {}
     for name, source in (("MLM", plan.stage_runs("magnitude")[0]), ("KD", plan.stage_runs("ours")[1])):
-        export(recipe_store.folder(source), "mask-pt", tmp_path / name, convention="tamt")
+        config = ExportConfig(target=str(recipe_store.folder(source)), format="mask-pt", convention="tamt")
+        export(config, tmp_path / name)
     assert run_study(plan, recipe_store, InlineEngine())["failed"] == {}
     same = [recipe_store.result(run)["kept_jaccard"][0][1] for run in plan.stage_runs("alike")]
     assert same[0] < 1 == same[1]

@@ -7,7 +7,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 import winning_tickets as wt
 from samples.tiny_models import TEXT, make_model
-from winning_tickets.deploy.mask_files import import_mask
+from winning_tickets import import_mask
 from winning_tickets.runs.errors import ContentError, UsageError
 
 QUERY = "encoder.layer.0.attention.self.query.weight"

@@ -14,7 +14,7 @@ from winning_tickets.models.loading import load_plm
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.training.objectives import smart as module
 from winning_tickets.training.objectives.smart import SmartObjective, normalize, project
-from winning_tickets.training.objectives.task import DISTANCES, SoftLabelLoss, TaskObjective
+from winning_tickets.training.objectives.task import DISTANCES, TaskObjective
 from winning_tickets.training.predict import encode_split
 
 CLASSES = Task("moods", ("text",), ("bad", "good", "neutral"), ("accuracy",))
@@ -42,7 +42,7 @@ def loaded(folder, task, dropout=0.0):
 
 
 def smart(task, **settings):
-    return SmartObjective(TaskObjective.of(task), task, Smart(**settings))
+    return SmartObjective(TaskObjective(task.kind), task, Smart(**settings))
 
 
 def vector_norms(values, settings):
@@ -99,7 +99,7 @@ def test_projection_in_numbers(norm, expected):
 
 def test_weight_zero_is_the_plain_loss_to_the_bit(folder):
     model, batch = loaded(folder, CLASSES, dropout=0.1)
-    plain = TaskObjective.of(CLASSES)
+    plain = TaskObjective(CLASSES.kind)
     results = []
     for objective in (plain, smart(CLASSES, alpha=0.0)):
         torch.manual_seed(5)
@@ -116,7 +116,7 @@ def test_weight_zero_is_the_plain_loss_to_the_bit(folder):
 def test_the_loss_itself_is_not_changed(folder):
     model, batch = loaded(folder, CLASSES, dropout=0.1)
     torch.manual_seed(5)
-    plain = TaskObjective.of(CLASSES)(model, batch)["loss"]
+    plain = TaskObjective(CLASSES.kind)(model, batch)["loss"]
     torch.manual_seed(5)
     sums = smart(CLASSES)(model, batch)
     assert torch.equal(sums["loss"], plain)
@@ -230,7 +230,7 @@ def test_embeddings_as_inputs_are_the_same_model(tmp_path, kind):
 def test_other_kinds_are_refused():
     message = "--smart needs one class or score per text; the task squad is span"
     with pytest.raises(UsageError, match=message):
-        SmartObjective(TaskObjective.of(TASKS["squad"]), TASKS["squad"], Smart())
+        SmartObjective(TaskObjective("span"), TASKS["squad"], Smart())
 
 
 def test_settings_that_cannot_be():
@@ -245,37 +245,10 @@ LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
 ODDS = torch.tensor([[0.7, 0.1, 0.2], [0.05, 0.05, 0.9]])
 
 
-def test_soft_labels_as_probabilities():
+def test_the_symmetric_divergence_goes_both_ways():
     ours = LOGITS.softmax(-1)
-    forward = (ODDS * (ODDS / ours).log()).sum()
-    backward = (ours * (ours / ODDS).log()).sum()
-    for distance, expected, count in (
-        ("kl", forward, 2),
-        ("symmetric-kl", forward + backward, 2),
-        ("mse", (ours - ODDS).square().sum(), 6),
-    ):
-        loss = SoftLabelLoss(distance, "probabilities")
-        assert float(loss.sum(LOGITS, ODDS)) == pytest.approx(float(expected), rel=1e-5)
-        assert loss.count(ODDS) == count
-
-
-def test_soft_labels_as_logits_are_the_same_distribution():
-    for distance in ("kl", "symmetric-kl"):
-        a = SoftLabelLoss(distance, "probabilities").sum(LOGITS, ODDS)
-        b = SoftLabelLoss(distance, "logits").sum(LOGITS, ODDS.log() + 3)
-        assert float(a) == pytest.approx(float(b), rel=1e-5)
-    assert float(SoftLabelLoss("mse", "logits").sum(LOGITS, LOGITS + 2)) == pytest.approx(24)
-
-
-def test_a_certain_soft_label_is_cross_entropy():
-    """KL to a distribution with zeros is finite, and so is its gradient."""
-    logits = LOGITS.clone().requires_grad_()
-    soft = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    loss = SoftLabelLoss("kl", "probabilities").sum(logits, soft)
-    expected = torch.nn.functional.cross_entropy(LOGITS, torch.tensor([1, 2]), reduction="sum")
-    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)  # two formulas in float32
-    (gradient,) = torch.autograd.grad(loss, logits)
-    assert torch.allclose(gradient, LOGITS.softmax(-1) - soft, atol=1e-6)
+    expected = (ODDS * (ODDS / ours).log()).sum() + (ours * (ours / ODDS).log()).sum()
+    assert float(DISTANCES["symmetric-kl"].sum(LOGITS, ODDS.log() + 3)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_losses_add_up_over_micro_batches():
@@ -285,35 +258,3 @@ def test_losses_add_up_over_micro_batches():
         parts = sum(distance.sum(LOGITS[i : i + 1], ODDS[i : i + 1]) for i in range(2))
         assert float(whole) == pytest.approx(float(parts), rel=1e-5), name  # another order of float32 sums
         assert distance.count(LOGITS) == 2 * distance.count(LOGITS[:1])
-
-
-def test_task_objective_adds_soft_labels_where_there_are_some(folder):
-    task = Task("t", ("text",), ("a", "b", "c"), ("accuracy",), soft_loss="kl")
-    model, batch = loaded(folder, task)
-    objective = TaskObjective.of(task)
-    assert set(objective(model, batch)) == set(objective.counts(batch)) == {"loss"}
-    soft = batch | {"soft_labels": torch.full((6, 3), 1 / 3)}
-    sums, counts = objective(model, soft), objective.counts(soft)
-    assert set(sums) == set(counts) == {"loss", "soft_loss"}
-    assert (int(counts["soft_loss"]), objective.weights["soft_loss"]) == (6, 1.0)
-    logits = objective.logits(model, batch)
-    assert float(sums["soft_loss"].detach()) == pytest.approx(
-        float(-(logits.detach().log_softmax(-1) / 3).sum() - 6 * math.log(3)), rel=1e-4
-    )
-    assert torch.equal(sums["loss"], objective(model, batch)["loss"])
-
-
-def test_several_outputs_of_a_squared_error_count_as_their_mean(folder):
-    task = Task("t", ("text",), ("a", "b", "c"), ("accuracy",), adversarial_loss="mse")
-    model, batch = loaded(folder, task)
-    objective = smart(task, radius=0.05, noise=0.02)
-    torch.manual_seed(0)
-    logits = objective._base.logits(model, batch)
-    noise = objective._worst_noise(model, batch, logits.detach(), module._RandomState.now(torch.device("cpu")))
-    moved = objective._perturbed(model, batch, noise, module._RandomState.now(torch.device("cpu")))
-    torch.manual_seed(0)
-    found = objective(model, batch)
-    expected = (moved - logits).square().mean(-1).sum()
-    assert float(found["smart"].detach()) == pytest.approx(float(expected.detach()), rel=1e-3)
-    assert int(objective.counts(batch)["smart"]) == 6
-    assert module.check_smart(task) is None

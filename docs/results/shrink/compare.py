@@ -1,4 +1,4 @@
-"""Compare ways to choose and to recover at the same cost: python compare.py DATA OUT [ROW...].
+"""Compare ways to choose and to recover at the same cost: python compare.py DATA OUT [ROW...] (version 0.1.0).
 
 DATA has folders `glue`, `snli` and `wikipedia`. Each row becomes OUT/ROW.json with what was asked for, the structure,
 losses on held-out text, the similarity on the dev set of STS-B and CPU seconds, and OUT/ROW with the model. Rows that

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# For version 0.1.0: `--choice gates` and compare.py use what later versions no longer have.
 # Usage: DATA=FOLDER bash docs/results/shrink/run.sh, with an absolute path; runs are written beside this file.
 # DATA has folders glue, snli and wikipedia (wiki.train.txt, wiki.valid.txt). Finished runs are kept, stopped ones resume.
 set -e

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.api.arguments import check_base, named
-from winning_tickets.config import Runtime
+from winning_tickets.api.arguments import called, check_base, named
+from winning_tickets.config import ExportConfig, ImportConfig, MeasureConfig, Runtime
 from winning_tickets.finetuning import glue_submission as _glue_submission
 from winning_tickets.report.result import Result, resulting
 from winning_tickets.runs import memory
@@ -24,15 +24,9 @@ def export(
     format: str,  # noqa: A002 - the name of the option
     out: Path | str,
     *,
-    base: Any = None,
     tokenizer: Any = None,
-    allow_other_weights: bool = False,
-    seed: int | None = None,
-    task: str | None = None,
-    convention: str | None = None,
-    dtype: Any = None,
     force: bool = False,
-    trust_remote_code: bool = False,
+    **fields: Any,
 ) -> Result:
     """Write a ticket or a fine-tuned model in a format that other programs load.
 
@@ -40,17 +34,10 @@ def export(
         target: a `Ticket`, its folder or hub id, a transfer with `save_model` (or one of its seeds), or a shared model.
         format: `masked`, `compact`, `onnx`, `onnx-int8`, `encoder` or `mask-pt`.
         out: a directory that is absent or empty, or has this same export.
-        base: the base model of a ticket, by name or in memory; by default it is loaded by the name that the
-            ticket stores.
         tokenizer: the tokenizer of a base model in memory.
-        allow_other_weights: apply the ticket to weights it was not made for.
-        seed: the seed whose model is exported, of a transfer or share; None takes the first one saved.
-        task: the task whose model is exported, of a shared model.
-        convention: the naming convention of `mask-pt`: `bert-tickets` (the default) or `tamt`.
-        dtype: the type of the weights: `float32`, `float16` or `bfloat16`, also as a `torch.dtype`; by default that of
-            the checkpoint. A fine-tuned model is float32, as it was trained. ONNX files compute in float32.
         force: replace another export in `out`.
-        trust_remote_code: run the code in the base model's repository; the record of the export says so.
+        **fields: the fields of `ExportConfig`, and `trust_remote_code`. `base` may be a model in memory, and `dtype` a
+            `torch.dtype`. A fine-tuned model is float32, as it was trained. ONNX files compute in float32.
 
     Returns:
         What is stored in `export.json`, with `out` and a `note` about size and speed; `bytes` and `dtype` are those
@@ -67,59 +54,37 @@ def export(
     from winning_tickets.deploy import export as verb
 
     if format != "mask-pt":  # the only format without weights
-        check_base(target, base, "base")
-    with named(target, base, tokenizer=tokenizer, trust_remote_code=trust_remote_code) as (target, base):
-        if _is_model(target):
+        check_base(target, fields.get("base"), "base")
+    with called(ExportConfig, "target", target, {"format": format} | fields, out, None, tokenizer) as call:
+        name = call.config.target
+        if name.startswith(memory.PREFIX) and not name.startswith(IN_MEMORY):
             raise UsageError(
                 "export takes a ticket, with base= for a model in memory, or the folder of a fine-tuned model. A model "
                 "in memory is saved by its own save_pretrained."
             )
-        found = verb.export(
-            target,
-            format,
-            out,
-            base=base,
-            allow_other_weights=allow_other_weights,
-            seed=seed,
-            task=task,
-            convention=convention,
-            dtype=None if dtype is None else str(dtype).removeprefix("torch."),  # type: ignore[arg-type]
-            force=force,
-        )
-    return Result(found, "export")
+        return Result(verb.export(call.config, call.out, force), "export")
 
 
 @neutral()
 def measure(
     target: Any,
-    batches: Sequence[int] = (1, 8, 32),
-    lengths: Sequence[int] = (32, 128),
+    batches: Sequence[int] | None = None,
+    lengths: Sequence[int] | None = None,
     *,
-    threads: int | None = None,
-    repeats: int = 10,
-    base: Any = None,
-    revision: str | None = None,
-    layers: int | None = None,
-    allow_other_weights: bool = False,
-    seed: int | None = None,
     runtime: Runtime | None = None,
+    tokenizer: Any = None,
+    **fields: Any,
 ) -> Result:
     """Measure sizes, operations and speed of an encoder, next to the dense model of the same shape.
 
     Args:
         target: a model as `search` takes it, which is not changed; a `Ticket`; or the folder or hub id of a model, a
             ticket, an export, or a transfer with `save_model`.
-        batches: batch sizes, in texts per forward pass.
-        lengths: tokens of each text.
-        threads: number of CPU threads; None keeps the present number.
-        repeats: timed passes of each model for each batch size and length.
-        base: the base model of a ticket, by name or in memory; by default it is loaded by the name that the
-            ticket stores.
-        revision: hub revision of a model.
-        layers: number of layers of a dense model to keep, from the first.
-        allow_other_weights: apply the ticket to weights it was not made for.
-        seed: seed of the model of a transfer; None takes the first one.
-        runtime: device, precision and whether code in the model's repository may run.
+        batches: batch sizes, in texts per forward pass; by default 1, 8 and 32.
+        lengths: tokens of each text; by default 32 and 128.
+        runtime: device and precision; its fields may be given as keywords too.
+        tokenizer: the tokenizer of a model in memory.
+        **fields: the fields of `MeasureConfig`. `base` may be a model in memory.
 
     Returns:
         `parameters` (`all` that are stored, `encoder`, `non_zero` of the encoder), `bytes_on_disk`, `dense`
@@ -138,23 +103,11 @@ def measure(
     """
     from winning_tickets.deploy import measure as verb
 
-    runtime = runtime or Runtime()
-    check_base(target, base, "base")
-    with named(target, base, trust_remote_code=runtime.trust_remote_code) as (target, base):
-        found = verb.measure(
-            target,
-            batches,
-            lengths,
-            threads=threads,
-            repeats=repeats,
-            base=base,
-            revision=revision,
-            layers=layers,
-            allow_other_weights=allow_other_weights,
-            seed=seed,
-            runtime=runtime,
-        )
-    return Result(found, "measure")
+    sizes = {"batches": batches, "lengths": lengths}
+    fields |= {name: given for name, given in sizes.items() if given is not None}
+    check_base(target, fields.get("base"), "base")
+    with called(MeasureConfig, "target", target, fields, None, runtime, tokenizer, writes=False) as call:
+        return Result(verb.measure(call.config, call.runtime), "measure")
 
 
 @neutral()
@@ -202,14 +155,7 @@ def predict(
 
 @neutral()
 def import_mask(
-    file: Path | str,
-    base: Any,
-    out: Path | str,
-    *,
-    method: str = "imported",
-    revision: str | None = None,
-    force: bool = False,
-    trust_remote_code: bool = False,
+    file: Path | str, base: Any, out: Path | str, *, tokenizer: Any = None, force: bool = False, **fields: Any
 ) -> Result:
     """Make a ticket from a `mask.pt` of BERT-tickets or of TAMT.
 
@@ -219,10 +165,9 @@ def import_mask(
         file: the `mask.pt`, which is read without running any code that it may hold.
         base: the pre-trained model that the masks belong to, by name or in memory; the file does not name it.
         out: a directory that is absent or empty, or has this same import; it becomes the ticket's folder.
-        method: the name of the method that found the masks, which tables and figures show.
-        revision: hub revision of the model.
+        tokenizer: the tokenizer of a model in memory.
         force: replace another import in `out`.
-        trust_remote_code: run the code in the model's repository; the record of the import says so.
+        **fields: the fields of `ImportConfig`, which are `method` and `revision`, and `trust_remote_code`.
 
     Returns:
         What is stored in `result.json`: the id, exact sparsity, scope, convention and hash of the file.
@@ -236,9 +181,7 @@ def import_mask(
     """
     from winning_tickets.deploy import mask_files as verb
 
-    with named(base, trust_remote_code=trust_remote_code) as (base,):
-        return Result(verb.import_mask(file, base, out, method=method, revision=revision, force=force), "import-mask")
-
-
-def _is_model(name: Any) -> bool:
-    return str(name).startswith(memory.PREFIX) and not str(name).startswith(IN_MEMORY)
+    if isinstance(file, Mapping):
+        raise UsageError("import_mask reads a file; masks in memory become a ticket with Ticket.from_masks.")
+    with called(ImportConfig, "file", file, {"base": base} | fields, out, None, tokenizer) as call:
+        return Result(verb.import_mask(call.config, call.out, force), "import-mask")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
 
 from winning_tickets.cli import plans, show
-from winning_tickets.cli.help import HELP_ALL, RUNNING, Verb, show_help, written
+from winning_tickets.cli.help import HELP_ALL, RUNNING, Verb, show_help
+from winning_tickets.cli.options import FieldPath, annotated, is_everyday, leaves, methods_of, parsed, split_words
 from winning_tickets.config import (
-    METHOD_NAMES,
     EvaluateConfig,
     FitHeadConfig,
     Runtime,
@@ -28,8 +28,7 @@ from winning_tickets.config import (
     TransferConfig,
     load_config_file,
 )
-from winning_tickets.config.search import problems_of, readers_of
-from winning_tickets.config.settings import PERCENT, as_fraction
+from winning_tickets.config.search import problems_of
 from winning_tickets.config.share import SELECT_ON
 from winning_tickets.data.names import misnamed
 from winning_tickets.runs import distributed
@@ -134,106 +133,6 @@ StoreFolder = Annotated[
 DEFAULT_STORE = Path("tickets-store")
 
 
-def shape(annotation: Any) -> tuple[type, bool]:
-    """Return the basic type of a field's values, and whether there may be several."""
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Literal or origin is dict:
-        return str, False
-    if origin is tuple or origin is Annotated:
-        kind, several = shape(inner[0])
-        return kind, several or origin is tuple
-    if inner:
-        shapes = [shape(one) for one in inner if one is not type(None)]
-        return shapes[0][0], any(several for _, several in shapes)
-    return annotation, False
-
-
-def named(annotation: Any) -> bool:
-    """Return whether the values of a field have names, such as `task=DIR`."""
-    return dict in (get_origin(annotation), *map(get_origin, get_args(annotation)))
-
-
-def parsed(cls: type[Settings], field: str, value: Any) -> Any:
-    """Return the value of a field from the text of its option, in which lists are written with commas."""
-    (kind, several), option = shape(cls.model_fields[field].annotation), cls.option_of(field)
-    if isinstance(value, list):
-        return ",".join(value)
-    if not several:
-        return value
-    if kind is int:
-        return split_ints(option, value)
-    if kind is float and "%" not in value and field != "level":
-        return _split(option, value, float, "numbers, such as 0.6")
-    return split_words(value)
-
-
-def fraction(text: str | float) -> float:
-    """Parse the value of an option that is a fraction: 0.1 or 10%."""
-    try:
-        return float(as_fraction(text))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is neither a fraction such as 0.1 nor a percentage such as 10%.") from error
-
-
-FieldPath = tuple[str, ...]  # the names of a field, inside the settings of another
-
-
-def leaves(
-    cls: type[Settings], inline: str, path: FieldPath = ()
-) -> Iterator[tuple[str, FieldPath, type[Settings], str]]:
-    """Yield parameter, path, class and options of every single field, also of those inside other settings.
-
-    The fields of the settings in the field `inline` have parameters and options without a prefix.
-    """
-    # Fields of a base come last, and with them those of the settings in `inline`.
-    fields = cls.all_fields()
-    own = {field: field not in kind.__annotations__ if kind is cls else False for field, (kind, _) in fields.items()}
-    for field in sorted(fields, key=lambda field: (field == inline, own[field])):
-        kind = fields[field][0]
-        part = kind.part_of(field)
-        if part is None:
-            yield field, (*path, field), kind, kind.options_of(field)
-        elif field == inline:
-            yield from leaves(part, inline, (*path, field))
-        else:
-            for inner in part.model_fields:
-                yield f"{field}__{inner}", (*path, field, inner), part, kind.options_of(field, inner)
-
-
-def annotated(
-    cls: type[Settings],
-    field: str,
-    options: str,
-    default: Any = None,
-    metavar: str | None = None,
-    meaning: str | None = None,
-) -> Any:
-    """Return the type of a parameter as Typer reads it: an argument if there is a `metavar`, else an option."""
-    about = cls.model_fields[field]
-    extra: Any = about.json_schema_extra
-    kind, several = shape(about.annotation)
-    kind = str if several else kind
-    if named(about.annotation):
-        kind = list[str]  # the option may be repeated
-    elif PERCENT in (*about.metadata, *(one for inner in get_args(about.annotation) for one in get_args(inner)[1:])):
-        kind = str  # a fraction may be written as 10%
-    if metavar is not None:
-        return Annotated[kind, typer.Argument(metavar=metavar, help=meaning or about.description)]
-    if kind is bool and about.default is not False and "/" not in options:
-        options = f"{options}/--no-{options[2:]}"
-    default = about.default if default is None else default
-    notes = [f"read by {', '.join(methods)}"] if (methods := methods_of(cls, field)) else []
-    notes += [f"default: {written(default)}"] if default not in (None, ()) and kind is not bool else []
-    meaning = f"{about.description} [{'; '.join(notes)}]" if notes else about.description
-    return Annotated[kind | None, typer.Option(*options.split(), help=meaning, rich_help_panel=extra["panel"])]
-
-
-def methods_of(cls: type[Settings], field: str) -> tuple[str, ...]:
-    """Return the methods that read a field of a search; empty if all methods read it."""
-    found = readers_of(field) if issubclass(cls, SearchConfig) else ()
-    return () if found == METHOD_NAMES else found
-
-
 Printed = tuple[dict[str, Any], Show]
 EVERYDAY = ("out", "force", "config", "dry_run", "as_json", "help_all")
 NOT_SHARDED = tuple(field for field in Runtime.model_fields if field != "shard")
@@ -305,15 +204,7 @@ def verb(
                 result, text_of = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
             return emit(result, as_json, text_of)
 
-        empty, flags = inspect.Parameter.empty, ("force", "dry_run", "as_json", "help_all")
-        defaults_of = {key: empty if key in (argument, "out") else False if key in flags else None for key in types}
-        run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, types
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=defaults_of[key], annotation=kind)
-                for key, kind in types.items()
-            ]
-        )
+        _sign(run, function, types, required=(argument, "out"))
         app.command(name, cls=type("SettingsVerb", (Verb,), {"readers": readers, "rare": frozenset(types) - everyday}))(
             run
         )
@@ -322,10 +213,65 @@ def verb(
     return register
 
 
-def is_everyday(cls: type[Settings], field: str) -> bool:
-    """Return whether `--help` shows the option of a field."""
-    extra: Any = cls.model_fields[field].json_schema_extra
-    return bool(extra["everyday"])
+_FLAGS = ("force", "dry_run", "as_json", "help_all")
+
+
+def _sign(run: Any, function: Any, types: Mapping[str, Any], required: Iterable[str]) -> None:
+    """Give a function the name and help of another, and keyword parameters of these types, as Typer reads them."""
+    defaults: dict[str, Any] = {**dict.fromkeys(types), **dict.fromkeys(_FLAGS, False)}
+    defaults |= dict.fromkeys(required, inspect.Parameter.empty)
+    run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, types
+    run.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=defaults[key], annotation=kind)
+            for key, kind in types.items()
+        ]
+    )
+
+
+def small_verb(
+    group: typer.Typer,
+    name: str,
+    settings: type[Settings],  # the class of the first argument of the function
+    *,
+    runtime: Iterable[str] = ("trust_remote_code",),  # fields of `Runtime` that are options
+    writes: bool = False,  # whether there is a folder `--out`, and `--force`
+    plan: Callable[[Any], dict[str, Any]] | None = None,  # what `--dry-run` checks and prints
+    **arguments: str,  # the metavar of each field that is an argument
+) -> Callable[[Callable[..., Printed]], Callable[..., None]]:
+    """Register a function as a command whose options are the fields of its settings, without `--config`."""
+    types = {field: annotated(settings, field, "", metavar=metavar) for field, metavar in arguments.items()}
+    others = [field for field in settings.model_fields if settings.options_of(field)]
+    types |= {field: annotated(settings, field, settings.options_of(field)) for field in others}
+    types |= {field: annotated(Runtime, field, Runtime.options_of(field)) for field in runtime}
+    types |= {"out": Out, "force": Force} if writes else {}
+    types |= ({} if plan is None else {"dry_run": DryRun}) | {"as_json": Json}
+
+    def register(function: Callable[..., Printed]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            given = {key: value for key, value in given.items() if value is not None}
+            values = {key: given[key] for key in (*arguments, *others) if key in given}
+            config = settings.of(
+                **{key: value if key in arguments else parsed(settings, key, value) for key, value in values.items()}
+            )
+            execution = Runtime.of(**{key: given[key] for key in runtime if key in given})
+            if execution.quiet:
+                hush()
+            out, as_json = given.get("out"), given["as_json"]
+            with trusting(execution.trust_remote_code):
+                if plan is not None and given["dry_run"]:
+                    planned = {"plan": plan(config), "out": None if out is None else str(out)}
+                    words = f"Would write {out}" if writes else f"Would {name} {config.target}"  # type: ignore[attr-defined]
+                    return emit(planned, as_json, lambda _: words)
+                result, text_of = function(config, *((out, given["force"]) if writes else (execution,)))
+            return emit(result, as_json, text_of)
+
+        required = [field for field in others if settings.model_fields[field].is_required()]
+        _sign(run, function, types, required=("out", *arguments, *required))
+        group.command(name)(run)
+        return run
+
+    return register
 
 
 def refuse(settings: Settings, runtime: Runtime, check: str) -> None:
@@ -397,34 +343,11 @@ def merged(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, An
     return {**fields, **others, **inner}
 
 
-def split_words(text: str | None) -> tuple[str, ...] | None:
-    """Split `a,b` into ("a", "b")."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def trackers_of(text: str | None) -> tuple[str, ...]:
     """Return the trackers of `--report-to`, which must be installed; the name `none` is ignored."""
     names = tuple(dict.fromkeys(name for name in split_words(text) or () if name != "none"))
     check_trackers(names)
     return names
-
-
-def split_ints(option: str, text: str | None) -> tuple[int, ...] | None:
-    """Split `1,2` into (1, 2)."""
-    return _split(option, text, int, "whole numbers, such as 0,1,2")
-
-
-def _split(option: str, text: str | None, kind: Callable[[str], Any], expected: str) -> tuple[Any, ...] | None:
-    words = split_words(text)
-    if words is None:
-        return None
-    try:
-        parsed = tuple(kind(word) for word in words)
-    except ValueError as error:
-        raise UsageError(f"{option} {text!r} is not a list of {expected}.") from error
-    if not parsed:
-        raise UsageError(f"{option} is empty; give {expected}.")
-    return parsed
 
 
 @verb(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from winning_tickets.config import (
     EvaluateConfig,
+    ExportConfig,
     FitHeadConfig,
+    MeasureConfig,
     Runtime,
     SearchConfig,
     Settings,
@@ -26,11 +28,12 @@ from winning_tickets.config.search import (
     CalibratedSearch,
     CountedSearch,
     ObjectiveSearch,
+    TeacherSearch,
     TextSearch,
     TrainingSearch,
     WeightSearch,
 )
-from winning_tickets.config.settings import WeightType, count_of
+from winning_tickets.config.settings import count_of
 from winning_tickets.config.structured import ImportanceSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.records import Task
@@ -38,6 +41,7 @@ from winning_tickets.report.costs import DEVICES, TASK_SIZES, UNKNOWN_TASK, Cost
 from winning_tickets.runs.escapes import escaped
 
 if TYPE_CHECKING:
+    from winning_tickets.config.transfer import ResolvedTransfer
     from winning_tickets.data.outlook import Outlook
     from winning_tickets.models.loading import PLM, Head
 
@@ -136,35 +140,30 @@ def _written(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
 
 
-def check_measure(
-    target: str,
-    sizes: tuple[Sequence[int], Sequence[int], int | None, int],  # batches, lengths, threads and repeats
-    base: str | None,
-    revision: str | None,
-    layers: int | None,
-) -> None:
-    """Check the model and the numbers of a measurement."""
-    from winning_tickets.deploy.measure import check_lengths, check_sizes
+def plan_measure(config: MeasureConfig) -> dict[str, Any]:
+    """Check the model and the numbers of a measurement; return what would be measured."""
+    from winning_tickets.deploy.measure import check_lengths
 
-    check_sizes(*sizes)
-    model = _model_of(Plan(Settings()), target, base, revision, layers, onnx=True)
+    model = _model_of(Plan(Settings()), config.target, config.base, config.revision, config.layers, onnx=True)
     if model.plm is not None:
-        check_lengths(model.plm, sizes[1])
+        check_lengths(model.plm, config.lengths)
+    return config.model_dump(include={"target", "batches", "lengths", "threads", "repeats"})
 
 
-def check_export(target: str, format_: str, task: str | None, convention: str | None, dtype: WeightType | None) -> None:
-    """Check the settings of an export, and that there is something to export."""
-    from winning_tickets.deploy.export import check_export as check
+def plan_export(config: ExportConfig) -> dict[str, Any]:
+    """Check the settings of an export, and that there is something to export; return what would be exported."""
+    from winning_tickets.deploy.export import check_export
     from winning_tickets.runs.hub import local, may_be_id
     from winning_tickets.tickets.files import is_ticket
     from winning_tickets.training.fine_tuned import is_fine_tuned
     from winning_tickets.training.predict import find_model
 
-    folder = local(target)
+    folder = local(config.target)
     on_the_hub = not Path(folder).is_dir() and ("/" not in folder or may_be_id(folder))
-    check(target, format_, None if on_the_hub else task, convention, dtype)
+    check_export(config, on_the_hub)
     if not on_the_hub and not is_ticket(folder) and not is_fine_tuned(folder):
         find_model(folder)  # which says what is missing
+    return config.model_dump(include={"target", "format"})
 
 
 @dataclass(frozen=True)
@@ -296,26 +295,28 @@ def _switched_off(settings: SearchConfig) -> set[str]:
         found.add("short_sequence_probability")
     if "mlm" not in terms:
         found.add("mlm_probability")
-    if isinstance(settings, ScoreTraining):
-        needed = {
+    needed: dict[str, bool] = {}
+    if isinstance(settings, TeacherSearch):
+        needed |= {
             "temperature": "contrastive" in terms,
             "logits_temperature": "logits" in terms,
+            "kd_padding": "kd" in terms,
+        }
+    if isinstance(settings, ScoreTraining):
+        needed |= {
             "head_learning_rate": "mlm" in terms,
             "kd_masked_tokens": "mlm" not in terms,
-            "kd_padding": "kd" in terms,
             "calibration_batches": settings.score_init == "activation",
             "alpha": settings.score_init in ("plateau", "random"),
             "max_grad_norm": settings.clip != "none",
         }
-        found |= {name for name, is_read in needed.items() if not is_read}
     if isinstance(settings, SourceSearch):
-        needed = {
-            "mixing": len(settings.tasks) + (settings.text_term is not None) > 1,
+        needed |= {
+            "mixing": len(settings.tasks) + bool(settings.text_terms) > 1,
             "label_column": settings.train_file is not None,
             "group_by_length": "task" in terms,
         }
-        found |= {name for name, is_read in needed.items() if not is_read}
-    return found
+    return found | {name for name, is_read in needed.items() if not is_read}
 
 
 def _levels(settings: WeightSearch) -> str:
@@ -346,7 +347,7 @@ def _add_training(plan: Plan, settings: SourceSearch, estimated: int, model: _Mo
         plan.add("steps", f"{settings.source_steps:,} {what}", total_steps=settings.source_steps)
     if isinstance(settings, TrainingSearch):
         rate = settings.learning_rate or TEXT_LEARNING_RATE
-        if settings.learning_rate is None and tasks and settings.text_term is None:
+        if settings.learning_rate is None and tasks and not settings.text_terms:
             steps = plan.numbers.get("round_steps", settings.source_steps)
             rate = tasks[0].peak_rate(settings.profile, model.size.width, steps)
         plan.add("learning_rate", _rate(rate, model), learning_rate=rate)
@@ -427,11 +428,21 @@ def _add_fine_tuning(plan: Plan, config: TransferConfig, model: _Model) -> Cost:
     task = outlook.task or Task("", (), (), ())
     _add_data(plan, config, outlook)
     batch, length = config.batch_size or task.batch_size, model.cut(config.max_length, task)
-    steps, epochs = _steps(plan, config, outlook, task, batch, model.size)
     plan.add("batch_size", f"{batch} examples of at most {length} tokens", batch_size=batch, max_length=length)
-    plan.add("steps", f"{steps:,}{epochs}", steps=steps)
-    rate = config.learning_rate or task.peak_rate(config.profile, model.size.width, steps, model.sparsity)
-    plan.add("learning_rate", f"{_rate(rate, model)}, then linearly to zero", learning_rate=rate)
+    timed = []
+    for one in (candidate.resolved() for candidate in config.candidates().values()):
+        steps, epochs = _steps(plan, one, outlook, task, batch, model.size)
+        rate = one.learning_rate or task.peak_rate(config.profile, model.size.width, steps, model.sparsity)
+        timed.append((one.model_copy(update={"steps": steps, "epochs": None}), f"{steps:,}{epochs}", rate))
+    steps_of, rates = [one.steps for one, *_ in timed], list(dict.fromkeys(rate for *_, rate in timed))
+    words = " or ".join(dict.fromkeys(words for _, words, _ in timed))
+    plan.add("steps", words, steps=max(steps for steps in steps_of if steps))
+    words = " or ".join(_rate(rate, model) for rate in rates)
+    plan.add("learning_rate", f"{words}, then linearly to zero", learning_rate=rates[0] if len(rates) == 1 else rates)
+    if config.chosen_fields:
+        chosen = " and ".join(field.replace("_", " ") for field in config.chosen_fields)
+        part = f"{config.select_on:.0%} of the dev set, by the mean over the seeds, and scores are those of the rest"
+        plan.add("candidates", f"{len(timed)}, of which {chosen} are chosen on {part}", candidates=len(timed))
     seeds = ",".join(map(str, config.seeds))
     plan.add("seeds", f"{seeds} ({len(config.seeds)} runs)" if len(config.seeds) > 1 else seeds)
     every = config.eval_steps or (None if config.patience else task.eval_steps)
@@ -440,8 +451,7 @@ def _add_fine_tuning(plan: Plan, config: TransferConfig, model: _Model) -> Cost:
     known = TASK_SIZES.get(str(config.task), UNKNOWN_TASK)
     sizes = {"train": outlook.train, "validation": outlook.validation}
     data = known._replace(**{part: count for part, count in sizes.items() if count})
-    timed = config.model_copy(update={"steps": steps, "epochs": None})
-    return cost_of(timed, model.size, data)
+    return Cost().plus(*(cost_of(one, model.size, data) for one, *_ in timed))
 
 
 def _add_data(plan: Plan, config: TransferConfig, outlook: Outlook) -> None:
@@ -459,7 +469,7 @@ def _add_data(plan: Plan, config: TransferConfig, outlook: Outlook) -> None:
 
 
 def _steps(
-    plan: Plan, config: TransferConfig, outlook: Outlook, task: Task, batch: int, model: ModelSize
+    plan: Plan, config: ResolvedTransfer, outlook: Outlook, task: Task, batch: int, model: ModelSize
 ) -> tuple[int, str]:
     """Return the optimizer steps of a run, and how they follow from epochs, in words."""
     if config.steps is not None:

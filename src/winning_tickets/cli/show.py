@@ -71,7 +71,14 @@ def transfer(result: dict[str, Any]) -> str:
     """Show final and best metrics x100, and losses as they are, with standard deviations and the number of seeds."""
     lines = [f"{result['task']}, {len(result['seeds'])} seed(s)"]
     for name, kinds in result["metrics"].items():
-        lines.append(f"  {name}: {final_and_best(kinds, loss=name.endswith('loss'))}")
+        chance = (result.get("constant") or {}).get(name)
+        above = "" if chance is None else f" (one answer for all examples: {100 * chance:.1f})"
+        lines.append(f"  {name}: {final_and_best(kinds, loss=name.endswith('loss'))}{above}")
+    if result.get("selection_examples"):
+        counts = ", ".join(f"{count:,}" for count in result["validation_examples"].values())
+        others = ", ".join(f"{count:,}" for count in result["selection_examples"].values())
+        lines.append(f"  scores are of {counts} dev examples; the best evaluation was chosen on {others} others")
+    lines += _candidates(result)
     if result.get("train_windows") is not None:
         lines.append(f"  trained on {result['train_examples']:,} questions, {result['train_windows']:,} windows")
     if result.get("start_from", "pretrained") != "pretrained":
@@ -86,6 +93,25 @@ def transfer(result: dict[str, Any]) -> str:
         lines += _classes(split, classes, result["confusion"][split])
     lines += [f"Warning: {warning}" for warning in result.get("warnings", ())]
     return "\n".join(lines)
+
+
+def _candidates(result: dict[str, Any]) -> list[str]:
+    """Return a line for each candidate: its score on the part that it was chosen on, and those on the rest."""
+    if not result.get("candidates"):
+        return []
+    fields = [name for name in ("learning_rate", "epochs", "dropout") if name in result["chosen"]]
+    chosen = [result["chosen"][name] for name in fields]
+    lines = [f"  chosen: {', '.join(f'{name} {value}' for name, value in zip(fields, chosen, strict=True))}"]
+    for one in result["candidates"]:
+        own = [one[name] for name in fields]
+        scores = "diverged"
+        if "final" in one:
+            scores = f"{_mean_and_std(one['final_selection'])} where it was chosen; rest: {final_and_best(one)}"
+        mark = "*" if own == chosen else " "
+        lines.append(
+            f"  {mark} {', '.join(f'{name} {value}' for name, value in zip(fields, own, strict=True))}: {scores}"
+        )
+    return lines
 
 
 _SHOWN_CLASSES = 12  # largest number of classes of a confusion table on a terminal

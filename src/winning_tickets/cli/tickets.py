@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from winning_tickets.cli import commands, plans, show
-from winning_tickets.cli.commands import app, emit
-from winning_tickets.config import LAST_SEED, Runtime
-from winning_tickets.config.settings import DTYPE_MEANING, WeightType
+from winning_tickets.cli.commands import Printed, app, emit, small_verb
+from winning_tickets.cli.options import fraction, split_words
+from winning_tickets.config import LAST_SEED, CompareConfig, ExportConfig, ImportConfig, MeasureConfig, Runtime
 from winning_tickets.runs.errors import UsageError
 
 mask_app = typer.Typer(
@@ -21,22 +21,15 @@ mask_app = typer.Typer(
 app.add_typer(mask_app, name="mask")
 
 
-@app.command()
-def compare(
-    targets: Annotated[list[str], typer.Argument(metavar="TICKET...", help="Two or more tickets.")],
-    average: Annotated[
-        str, typer.Option(help="Average: pooled over all weights, or the mean over matrices (matrix).")
-    ] = "pooled",
-    as_json: commands.Json = False,
-) -> None:
+@small_verb(app, "compare", CompareConfig, runtime=(), targets="TICKET...")
+def compare(config: CompareConfig, _: Runtime) -> Printed:
     """Compare the masks of tickets: their overlap, and that of chance.
 
     Example: tickets compare ticket-a ticket-b --json
     """
     from winning_tickets.tickets.overlap import compare as overlap
 
-    result = overlap(targets, average)
-    emit(result, as_json, show.comparison)
+    return overlap(config.targets, config.average), show.comparison
 
 
 @app.command()
@@ -130,7 +123,7 @@ def predict(
             raise UsageError("--input and --text exclude each other; give one of them.")
         if out is None:
             raise UsageError(f"--input {input_file} needs --out, a file for the rows with their predictions.")
-        columns = commands.split_words(text_columns)
+        columns = split_words(text_columns)
         result = predict_file(
             *(runs[0], input_file, out),
             text_columns=columns,
@@ -181,9 +174,7 @@ def perturb(
     out: commands.Out,
     fraction: Annotated[
         float,
-        typer.Option(
-            parser=commands.fraction, help="Fraction of the kept weights of each matrix that moves to pruned places."
-        ),
+        typer.Option(parser=fraction, help="Fraction of the kept weights of each matrix that moves to pruned places."),
     ] = 0.05,
     seed: Annotated[
         int, typer.Option(min=0, max=LAST_SEED, help="Seed of the weights that move, and of their new places.")
@@ -201,82 +192,28 @@ def perturb(
     return emit(result, as_json, show.derived)
 
 
-@mask_app.command("import")
-def import_mask(
-    file: Annotated[Path, typer.Argument(help="A mask.pt of BERT-tickets or of TAMT.")],
-    base: Annotated[str, typer.Option("--base", help="The pre-trained model that the masks belong to.")],
-    out: commands.Out,
-    method: Annotated[str, typer.Option("--method", help="Name of the method, for tables and figures.")] = "imported",
-    revision: commands.Revision = None,
-    force: commands.Force = False,
-    trust_remote_code: commands.TrustRemoteCode = False,
-    as_json: commands.Json = False,
-) -> None:
+@small_verb(mask_app, "import", ImportConfig, writes=True, file="FILE")
+def import_mask(config: ImportConfig, out: Path, force: bool) -> Printed:
     """Make a ticket of the masks that the released code of the papers writes.
 
     Example: tickets mask import mask.pt --base bert-base-uncased --out my-ticket
     """
     from winning_tickets.deploy.mask_files import import_mask as read
 
-    result = read(file, base, out, method=method, revision=revision, force=force)
-    return emit(result, as_json, show.imported)
+    return read(config, out, force), show.imported
 
 
-@app.command()
-def export(
-    target: Annotated[
-        str, typer.Argument(metavar="TICKET_OR_RUN", help="A ticket, or a run with its model; its folder or hub id.")
-    ],
-    out: commands.Out,
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="Format: masked (a Hugging Face folder with zeros), compact (smaller matrices), onnx (runs without "
-            "PyTorch), onnx-int8 (the same, quantized), encoder (a fine-tuned or shared encoder without its heads) or "
-            "mask-pt (the masks alone, as the released code stores them).",
-        ),
-    ],
-    task: Annotated[str | None, typer.Option("--task", help="Task of a shared model.")] = None,
-    base: commands.Base = None,
-    convention: Annotated[
-        str | None,
-        typer.Option("--convention", help="Convention of the names in a mask-pt: bert-tickets (default) or tamt."),
-    ] = None,
-    dtype: Annotated[WeightType | None, typer.Option("--dtype", help=DTYPE_MEANING)] = None,
-    allow_other_weights: commands.OtherWeights = False,
-    force: commands.Force = False,
-    trust_remote_code: commands.TrustRemoteCode = False,
-    dry_run: commands.DryRun = False,
-    as_json: commands.Json = False,
-) -> None:
+@small_verb(app, "export", ExportConfig, writes=True, plan=plans.plan_export, target="TICKET_OR_RUN")
+def export(config: ExportConfig, out: Path, force: bool) -> Printed:
     """Write a model in a format that other programs load.
 
     Example: tickets export my-ticket --format masked --out my-model
 
     Example: tickets export my-share --task rte --format compact --out my-rte
     """
-    if dry_run:
-        plans.check_export(target, format_, task, convention, dtype)
-        return emit(
-            {"plan": {"target": target, "format": format_}, "out": str(out)},
-            as_json,
-            lambda plan: f"Would write {plan['out']}",
-        )
     from winning_tickets.deploy.export import export as write
 
-    result = write(
-        target,
-        format_,
-        out,
-        base=base,
-        allow_other_weights=allow_other_weights,
-        task=task,
-        convention=convention,
-        dtype=dtype,
-        force=force,
-    )
-    return emit(result, as_json, show.exported)
+    return write(config, out, force), show.exported
 
 
 @app.command()
@@ -316,53 +253,19 @@ def push(
     return emit(result, as_json, lambda done: f"Pushed {len(done['files'])} files to {done['url']}.")
 
 
-@app.command()
-def measure(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="TARGET",
-            help="A model, a ticket, an export, or a transfer with its model; its name, folder or hub id.",
-        ),
-    ],
-    batch: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,8,32",
-    length: Annotated[str, typer.Option(help="Tokens of each text, with commas.")] = "32,128",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the processor. By default as many as PyTorch takes.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(help="Timed passes of each model for each batch and length.")] = 10,
-    base: commands.Base = None,
-    revision: commands.Revision = None,
-    layers: commands.Layers = None,
-    allow_other_weights: commands.OtherWeights = False,
-    device: commands.Device = "auto",
-    bf16: commands.Bf16 = False,
-    trust_remote_code: commands.TrustRemoteCode = False,
-    dry_run: commands.DryRun = False,
-    quiet: commands.Quiet = False,
-    as_json: commands.Json = False,
-) -> None:
+@small_verb(
+    app,
+    "measure",
+    MeasureConfig,
+    runtime=("device", "bf16", "trust_remote_code", "quiet"),
+    plan=plans.plan_measure,
+    target="TARGET",
+)
+def measure(config: MeasureConfig, runtime: Runtime) -> Printed:
     """Measure size, operations and speed, and those of the dense model in the same run.
 
     Example: tickets measure my-export --batch 1,8 --length 128
     """
-    batches, lengths = commands.split_ints("--batch", batch) or (), commands.split_ints("--length", length) or ()
-    if dry_run:
-        plans.check_measure(target, (batches, lengths, threads, repeats), base, revision, layers)
-        plan = {"target": target, "batches": batches, "lengths": lengths, "threads": threads, "repeats": repeats}
-        return emit({"plan": plan, "out": None}, as_json, lambda found: f"Would measure {found['plan']['target']}")
     from winning_tickets.deploy.measure import measure as run
 
-    result = run(
-        target,
-        batches,
-        lengths,
-        threads=threads,
-        repeats=repeats,
-        base=base,
-        revision=revision,
-        layers=layers,
-        allow_other_weights=allow_other_weights,
-        runtime=Runtime.of(device=device, bf16=bf16, quiet=quiet, trust_remote_code=trust_remote_code),
-    )
-    return emit(result, as_json, show.measurement)
+    return run(config, runtime), show.measurement

@@ -7,13 +7,15 @@ A field that is None takes its value from a profile: `paper`, `code` (the releas
 # mypy: implicit-reexport
 # ruff: noqa: F401
 
+from winning_tickets.config.deploy import CompareConfig, ExportConfig, ImportConfig, MeasureConfig
 from winning_tickets.config.levels import COUNT_FIELDS, UNIT_NAMES, Level
 from winning_tickets.config.objective import OBJECTIVE_NAMES, TERM_NAMES, parse_objective
 from winning_tickets.config.profiles import MODEL_DROPOUT, profile_values
 from winning_tickets.config.search import METHOD_NAMES, METHODS, SCOPES, SearchConfig
-from winning_tickets.config.settings import LAST_SEED, Runtime, Settings, load_config_file
+from winning_tickets.config.settings import LAST_SEED, Runtime, Settings
 from winning_tickets.config.share import AUTO, ResolvedShare, ShareConfig, SuperConfig
 from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.config.sparsity import Pattern, check_sparsity
 from winning_tickets.config.transfer import EvaluateConfig, FitHeadConfig, Smart, TransferConfig
 from winning_tickets.config.weights import PRETRAINED, Start, parse_rewind, parse_start
+from winning_tickets.config.yaml_files import load_config_file

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
-from pydantic import field_validator
-
 from winning_tickets.config import profiles
 from winning_tickets.config.search import (
     MEMORY,
@@ -14,36 +12,26 @@ from winning_tickets.config.search import (
     TRAINING,
     CalibratedSearch,
     CountedSearch,
-    ObjectiveSearch,
+    LogitsSearch,
     RoundedWeights,
     ScheduledSearch,
     SteppedSearch,
+    TeacherSearch,
 )
-from winning_tickets.config.settings import Count, Open, Share, impossible, setting
+from winning_tickets.config.settings import Open, setting
 
 _objective = partial(setting, panel=OBJECTIVE)
 _train = partial(setting, panel=TRAINING)
 _memory = partial(setting, panel=MEMORY)
 
 
-class ScoreTraining(SteppedSearch, ScheduledSearch, CalibratedSearch, ObjectiveSearch):
+class ScoreTraining(SteppedSearch, ScheduledSearch, CalibratedSearch, TeacherSearch):
     """What the training of masks and that of gates read."""
 
-    temperature: float = _objective(0.05, "Temperature of the contrastive term.", gt=0)
-    logits_temperature: float = _objective(1.0, "Temperature of the logits term.", gt=0)
-    kd_layers: tuple[Count, ...] = _objective(
-        (),
-        "Layers whose hidden states the kd term compares, counted from 1, such as 12 or 4,8,12. By default all.",
-    )
     kd_masked_tokens: Open[int] = _objective(
         None,
         "Tokens masked in each sequence if --objective has no mlm. The released KD code masks one.",
         ge=0,
-        option=None,
-    )
-    kd_padding: Open[Literal["ignored", "counted"]] = _objective(
-        None,
-        "Treatment of padded positions in the KD loss: ignored, or counted (the released KD code).",
         option=None,
     )
     step_offset: Open[int] = _train(
@@ -56,12 +44,6 @@ class ScoreTraining(SteppedSearch, ScheduledSearch, CalibratedSearch, ObjectiveS
     )
     alpha: float = _train(2.0, "Initial scores of kept weights in units of phi (TAMT eq. 5).", gt=0)
     phi: float = _train(0.01, "Threshold at the start (TAMT eq. 3).", gt=0, option=None)
-    student_dropout: Open[Share] = _train(
-        None, "Dropout of the student. The profiles paper and code use that of the model."
-    )
-    teacher_dropout: Open[bool] = _train(
-        None, "Run the teacher with dropout, as the released KD code does by an oversight.", option=None
-    )
     optimizer: Open[Literal["adamw", "adamw-hf", "bertadam"]] = _train(
         None, "Optimizer: adamw, adamw-hf (epsilon before the bias correction) or bertadam (no bias correction)."
     )
@@ -71,20 +53,6 @@ class ScoreTraining(SteppedSearch, ScheduledSearch, CalibratedSearch, ObjectiveS
         "Clip gradients by the norm over scores and head together (global) or of each tensor (tensor), or not (none).",
     )
     save_at: tuple[int, ...] = _train((), "Steps at which intermediate tickets are saved, such as 100,500.")
-
-    @field_validator("student_dropout")
-    @classmethod
-    def _dropout(cls, value: float | None) -> float | None:
-        """Refuse a number that is no dropout; stored settings of a profile may have `MODEL_DROPOUT`."""
-        if value not in (None, profiles.MODEL_DROPOUT) and not 0 <= value < 1:
-            raise impossible(f"--student-dropout {value:g} is impossible; give a number from 0 to below 1.")
-        return value
-
-    @field_validator("kd_layers")
-    @classmethod
-    def _layers_in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        """Sort the layers and drop repeated ones, so that equal sets are equal runs."""
-        return tuple(sorted(set(value)))
 
     @property
     def first_steps(self) -> int:
@@ -102,33 +70,20 @@ class ScoreTraining(SteppedSearch, ScheduledSearch, CalibratedSearch, ObjectiveS
 
     def problems(self) -> list[str]:
         """Return a line for each reason why the settings cannot work together."""
-        found, terms, filled = super().problems(), self.known_terms, self.resolved()
-        if self.kd_layers and terms and "kd" not in terms:
-            found.append(f"--kd-layers is about the kd term, which --objective {self.objective} does not have.")
+        found, filled = super().problems(), self.resolved()
         beyond = [step for step in self.save_at if not 1 <= step <= filled.total_steps]
         if beyond:
             found.append(f"--save-at {beyond[0]} is outside the search of {filled.total_steps} steps.")
         if filled.clip != "none" and self.max_grad_norm == 0:
             found.append("--max-grad-norm 0 would make all gradients zero; give a larger one, or --clip none.")
-        if "attention" in terms and (filled.student_dropout or filled.teacher_dropout):
-            found.append(
-                "The attention objective compares distributions, and dropout removes parts of them: give "
-                "--student-dropout 0 and teacher_dropout: false in a --config file, or use --profile tuned."
-            )
         return found
 
 
-class MaskTraining(ScoreTraining, RoundedWeights, CountedSearch):
+class MaskTraining(ScoreTraining, LogitsSearch, RoundedWeights, CountedSearch):
     """Tickets from scores of single weights that are trained on pre-training objectives (TAMT, section 3.4)."""
 
     finder = "winning_tickets.pruning.mask_training:find_trained_mask"
 
-    logits_top_k: int | None = _objective(
-        None,
-        "Number of tokens that the logits term compares one by one at each position: those that the dense model finds "
-        "most probable. The others are merged into one class. By default all are compared.",
-        ge=1,
-    )
     rung_steps: int | None = _train(
         None, "Optimizer steps of each sparsity level after the first. By default half of --steps.", ge=1
     )

@@ -18,7 +18,7 @@ MEASURED = (
     *("logits_loss", "greedy_agreement", "perplexity", "word_perplexity", "similarity_pearson", "similarity_spearman"),
 )
 """The numbers that an evaluation without fine-tuning gives, in the order in which they are shown."""
-SOURCE_NAMES = (*TEXT_NAMES, "task")  # the terms of methods that train weights: text, and the tasks of `--task`
+SOURCE_NAMES = (*TEXT_NAMES, "task")  # the terms of snip and movement: text, and the tasks of `--task`; imp has all
 STRUCTURED_NAMES = (*TEXT_NAMES, "kd", "task")  # the losses that importances of heads and FFNs are computed from
 GATE_NAMES = (*TEXT_NAMES, "kd")  # the terms that gates of heads, FFNs, neurons and layers are trained on
 OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")  # the papers' objectives, which profiles know by name

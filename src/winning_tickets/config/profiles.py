@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from winning_tickets.config.objective import paper_objective
+from winning_tickets.config.objective import TEACHER_NAMES, paper_objective
 
 Profile = Literal["paper", "code", "tuned"]
 PROFILES = ("paper", "code", "tuned")
@@ -117,6 +117,8 @@ _LEARNED_PAPER = _LEARNED_TUNED | {
 _LEARNED_CODE = _LEARNED_PAPER | {"rewind_scope": "encoder", "rate_horizon": "total", "count_rounding": "nearest"}
 # Its MLM script rewinds to a reference to the weights in training, so nothing is rewound.
 _LEARNED_CODE_MLM = {"rewind": "none", "prune_first": True}
+# Iterative pruning that follows the dense model: without a mask there is nothing to learn, so the first step prunes.
+_LEARNED_FOLLOWING = {"prune_first": True}
 
 
 def tuned_rate(width: int, steps: int, sparsity: float = 0.0) -> float:
@@ -130,9 +132,13 @@ def tuned_rate(width: int, steps: int, sparsity: float = 0.0) -> float:
 
 def learned_values(profile: Profile, terms: Iterable[str]) -> dict[str, Any]:
     """Return the values of fields that are None, for imp, snip and movement with an objective of these terms."""
+    names = set(terms)
+    following: dict[str, Any] = dict(_LEARNED_FOLLOWING) if names and names <= set(TEACHER_NAMES) else {}
+    if names & set(TEACHER_NAMES):  # as mask training does
+        following["student_dropout"] = 0.0 if profile == "tuned" else MODEL_DROPOUT
     if profile == "code":
-        return _LEARNED_CODE | (_LEARNED_CODE_MLM if set(terms) == {"mlm"} else {})
-    return _LEARNED_PAPER if profile == "paper" else _LEARNED_TUNED
+        return _LEARNED_CODE | (_LEARNED_CODE_MLM if names == {"mlm"} else {}) | following
+    return (_LEARNED_PAPER if profile == "paper" else _LEARNED_TUNED) | following
 
 
 # Super Tickets (Liang et al. 2021) and its released code.

@@ -452,8 +452,8 @@ class ObjectiveSearch(TextSearch):
     objective: str = _objective(
         "kd",
         "Loss. For mask-training: kd, mlm (encoders), clm (decoders), attention, contrastive, logits, or a weighted "
-        "sum such as mlm:1,kd:2. For imp, snip and movement: mlm or clm, task, or their sum. For importance: kd, mlm, "
-        "clm, or task with --importance-from.",
+        "sum such as mlm:1,kd:2. For imp: these, task, or a sum. For snip and movement: mlm or clm, task, or a sum. "
+        "For importance: kd, mlm, clm, or task with --importance-from.",
         everyday=True,
     )
     mlm_probability: Share = _objective(0.15, "Fraction of the tokens that are masked for MLM.", gt=0, lt=1)
@@ -479,6 +479,73 @@ class ObjectiveSearch(TextSearch):
             return self.terms
         except UsageError:
             return {}
+
+    @property
+    def text_terms(self) -> dict[str, float]:
+        """The terms that are computed on the corpus, and their weights."""
+        return {name: weight for name, weight in self.terms.items() if name != "task"}
+
+
+class TeacherSearch(ObjectiveSearch):
+    """What methods read whose objective may compare the model with the dense one, its teacher."""
+
+    temperature: float = _objective(0.05, "Temperature of the contrastive term.", gt=0)
+    logits_temperature: float = _objective(1.0, "Temperature of the logits term.", gt=0)
+    kd_layers: tuple[Count, ...] = _objective(
+        (),
+        "Layers whose hidden states the kd term compares, counted from 1, such as 12 or 4,8,12. By default all.",
+    )
+    kd_padding: Open[Literal["ignored", "counted"]] = _objective(
+        None,
+        "Treatment of padded positions in the KD loss: ignored, or counted (the released KD code).",
+        option=None,
+    )
+    student_dropout: Open[Share] = setting(
+        None,
+        "Dropout of the student. The profiles paper and code use that of the model, as does imp with an objective that "
+        "does not follow the dense model.",
+        TRAINING,
+    )
+    teacher_dropout: Open[bool] = setting(
+        None, "Run the teacher with dropout, as the released KD code does by an oversight.", TRAINING, option=None
+    )
+
+    @field_validator("student_dropout")
+    @classmethod
+    def _dropout(cls, value: float | None) -> float | None:
+        """Refuse a number that is no dropout; stored settings of a profile may have `MODEL_DROPOUT`."""
+        if value not in (None, profiles.MODEL_DROPOUT) and not 0 <= value < 1:
+            raise impossible(f"--student-dropout {value:g} is impossible; give a number from 0 to below 1.")
+        return value
+
+    @field_validator("kd_layers")
+    @classmethod
+    def _layers_in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        """Sort the layers and drop repeated ones, so that equal sets are equal runs."""
+        return tuple(sorted(set(value)))
+
+    def problems(self) -> list[str]:
+        """Return a line for each reason why the settings cannot work together."""
+        found, terms, filled = super().problems(), self.known_terms, self.resolved()
+        if self.kd_layers and terms and "kd" not in terms:
+            found.append(f"--kd-layers is about the kd term, which --objective {self.objective} does not have.")
+        if "attention" in terms and (filled.student_dropout or filled.teacher_dropout):
+            found.append(
+                "The attention objective compares distributions, and dropout removes parts of them: give "
+                "--student-dropout 0 and teacher_dropout: false in a --config file, or use --profile tuned."
+            )
+        return found
+
+
+class LogitsSearch(TeacherSearch):
+    """What methods read whose objective may compare predictions of the model with those of the dense one."""
+
+    logits_top_k: int | None = _objective(
+        None,
+        "Number of tokens that the logits term compares one by one at each position: those that the dense model finds "
+        "most probable. The others are merged into one class. By default all are compared.",
+        ge=1,
+    )
 
 
 class SteppedSearch(SearchConfig):

@@ -1,24 +1,20 @@
-"""The base of all configurations, how a run is executed (`Runtime`), and configuration files."""
+"""The base of all configurations, and how a run is executed (`Runtime`)."""
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
-from winning_tickets.runs.text import read_text
 
 LAST_SEED = 2**32 - 1  # the largest seed; generators of NumPy take no larger one
 Count = Annotated[int, Field(ge=1)]
@@ -102,7 +98,6 @@ Size = Annotated[str, BeforeValidator(as_size)]
 
 WeightType = Literal["float32", "float16", "bfloat16"]
 """Names of the types in which the weights of an export may be stored."""
-DTYPE_MEANING = "Type of the weights: float32, float16 or bfloat16. By default that of the checkpoint."
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
 Value = TypeVar("Value")
@@ -234,6 +229,8 @@ def _problem(cls: type[Settings], item: Any, fields: Mapping[str, Any]) -> str:
         return cls.words_on(field, fields)
     if item["type"] == _WORDED:
         return str(item["msg"])
+    if item["type"] == "missing" and names[0] in cls.model_fields:
+        return f"{cls.option_of(*names[:2])} is missing."
     if item["type"] in _LIMITS and names[0] in cls.model_fields:
         name, words = _LIMITS[item["type"]]
         inner = names[1] if names[1:] and cls.part_of(names[0]) else ""
@@ -327,106 +324,3 @@ class Runtime(Settings):
     def _as_launched(cls, value: bool) -> bool:
         """Return whether bfloat16 is set here, or by `accelerate launch` in the environment."""
         return value or os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() == "bf16"
-
-
-def load_config_file(path: Path) -> dict[str, Any]:
-    """Read fields from a YAML or JSON file, for `--config`."""
-    if not path.is_file():
-        raise UsageError(f"There is no configuration file {path}.")
-    try:
-        _, content = parse_yaml(read_text(path))
-    except yaml.YAMLError as error:
-        raise UsageError(f"The configuration file {path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UsageError(f"The configuration file {path} must map field names to values, such as 'steps: 60'.")
-    return {key.replace("-", "_"): value for key, value in content.items()}
-
-
-MAX_CHARACTERS = 1_000_000
-MAX_DEPTH = 64
-MAX_VALUES = 100_000  # with every alias written out: nine lines of aliases of aliases can stand for 10^9 values
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader with limits on size and depth, which reports the place of a value that does not fit its tag."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._level = 0
-        self._values: dict[int, int] = {}
-        self._depths: dict[int, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Read the next node; refuse it if it is too deep, too large, or inside itself."""
-        peeked: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if self._level >= MAX_DEPTH:
-            raise _refused(f"nested more than {MAX_DEPTH} deep", peeked)
-        alias: Any = peeked if isinstance(peeked, yaml.AliasEvent) else None
-        self._level += 1
-        node = super().compose_node(parent, index)
-        self._level -= 1
-        if node is None:
-            return None
-        if alias is None:
-            self._measure(node)
-        elif id(node) not in self._values:
-            raise _refused(f"the alias *{alias.anchor} is inside the value it names", alias)
-        if self._values[id(node)] > MAX_VALUES:
-            raise _refused(f"more than {MAX_VALUES:,} values, with all aliases written out", alias or node)
-        if self._level + self._depths[id(node)] > MAX_DEPTH:
-            raise _refused(f"nested more than {MAX_DEPTH} deep, with all aliases written out", alias or node)
-        return node
-
-    def _measure(self, node: yaml.Node) -> None:
-        """Record the number of values and the depth of a node, from those of the nodes inside it."""
-        inside: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            inside = [one for pair in node.value for one in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            inside = node.value
-        self._values[id(node)] = 1 + sum(self._values[id(one)] for one in inside)
-        self._depths[id(node)] = 1 + max((self._depths[id(one)] for one in inside), default=0)
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Return the value of a node; raise an error with its place if it does not fit its tag."""
-        try:
-            value = super().construct_object(node, deep)
-            if isinstance(value, int):
-                str(value)  # fails for thousands of hexadecimal digits, which could not be written again
-            elif isinstance(value, str):
-                value.encode("utf-8")  # fails for half of a surrogate pair, such as "\\ud800"
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
-            kind = str(node.tag).rpartition(":")[2]
-            shown = node.value[:40] if isinstance(node.value, str) else f"a {type(node).__name__}"
-            raise _refused(f"{shown!r} is no {kind}", node) from error
-        return value
-
-
-def _refused(problem: str, where: Any) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
-
-
-def _copied(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
-    """Return a copy of a tree with its aliases; the marks, which hold the text, are shared."""
-    if id(node) in copies:
-        return copies[id(node)]
-    copied = copies[id(node)] = copy.copy(node)
-    if isinstance(node, yaml.MappingNode):
-        copied.value = [(_copied(key, copies), _copied(value, copies)) for key, value in node.value]
-    elif isinstance(node, yaml.SequenceNode):
-        copied.value = [_copied(item, copies) for item in node.value]
-    return copied
-
-
-def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
-    """Return the tree of a YAML document, with the places of its nodes, and its value; both are None if it is empty."""
-    # A `yaml.YAMLError` is also raised for tags other than those of plain values, and beyond the limits above.
-    if len(text) > MAX_CHARACTERS:
-        raise yaml.YAMLError(f"it has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are read")
-    loader = _Loader(text)
-    try:
-        tree = loader.get_single_node()
-        # The value is made from a copy, because merge keys (<<) are expanded in place.
-        return tree, None if tree is None else loader.construct_document(_copied(tree, {}))
-    finally:
-        loader.dispose()

@@ -120,7 +120,7 @@ class ShareConfig(WithLevels):
         "Percent of the heads and FFNs that --tickets auto prunes: 30%, or task=10%,task=30%. 0% means no ticket.",
         everyday=True,
     )
-    task_file: str | None = _model(None, "YAML with definitions of the tasks: your own files, or MT-DNN's form.")
+    task_file: str | None = _model(None, "YAML that defines the tasks of your own files.")
     train_file: dict[str, str] | None = _files(
         None,
         "Your own training files as task=FILE; repeat the option or use commas. --tasks may be left out then.",
@@ -435,6 +435,10 @@ class SuperConfig(PercentLevels):
         given = self.fine_tuning.model_fields_set | ({"epochs"} if self.fine_tuning.steps is not None else set())
         open_ = {name: value for name, value in ({"select_on": SELECT_ON} | values).items() if name not in given}
         return self.model_copy(update=own | {"fine_tuning": self.fine_tuning.model_copy(update=open_)})
+
+    def identity(self, exclude_defaults: bool = False) -> dict[str, Any]:
+        """Return the fields of a run's identity; examples were once selected by their place, and now by their texts."""
+        return super().identity(exclude_defaults) | {"selected": "by content"}
 
     def grid(self) -> Iterator[tuple[str, TransferConfig]]:
         """Yield a folder name and the fine-tuning for each setting to try; the configuration must be resolved."""

@@ -65,11 +65,10 @@ class ShrinkConfig(Settings):
     latency_on: str = _budget(
         "batch=8,length=64", "Batch size and tokens per text for which the speed is measured.", everyday=True
     )
-    choice: Literal["importance", "gates", "magnitude", "even", "depth"] = _choose(
+    choice: Literal["importance", "depth"] = _choose(
         "importance",
-        "How heads, neurons and layers are chosen under the budget: by importance, or by training gates that start "
-        "there (gates). For comparison: by the squared weights of units (magnitude), the same numbers in every layer "
-        "(even), or evenly spread whole layers (depth).",
+        "What stays under the budget: the most important heads, neurons and layers (importance), or evenly spread "
+        "whole layers (depth).",
     )
     uniform: bool = _choose(
         False, "Keep all heads and equally many neurons in every layer that stays, so that no remote code is needed."
@@ -84,7 +83,6 @@ class ShrinkConfig(Settings):
     removal_batches: Count = _choose(
         4, "Batches of text on which the loss of a layer with fewer heads or neurons is measured."
     )
-    gate_steps: Count = _choose(100, "Optimizer steps in which --choice gates trains gates.")
     steps: int | None = _recover(
         None,
         "Optimizer steps of the recovery of each model. By default 1,000, or what --minutes allow.",
@@ -96,11 +94,6 @@ class ShrinkConfig(Settings):
         None,
         "Sum of the losses between the small and the dense model: states, pooled, similarity, logits, such as "
         "states+pooled:2. The default depends on the kind of model.",
-    )
-    layer_map: Literal["same", "next"] = _recover(
-        "same",
-        "Layer of the dense model that a remaining layer is compared with: the same one, or the last one before the "
-        "next remaining layer.",
     )
     learning_rate: float = _recover(3e-4, "Peak learning rate of the recovery.", gt=0, everyday=True)
     warmup_steps: int = _recover(20, "Steps of linear warm-up, before a linear decay to zero.", ge=0)
@@ -173,7 +166,7 @@ class ShrinkConfig(Settings):
         """Batches of text that are read at most; None where only `minutes` limit them."""
         if self.most_steps is None:
             return None
-        return max(self.most_steps, self.importance_batches, self.removal_batches, self.gate_steps)
+        return max(self.most_steps, self.importance_batches, self.removal_batches)
 
     @property
     def text(self) -> str | None:
@@ -211,6 +204,4 @@ class ShrinkConfig(Settings):
             found.append("--text-columns names the one or two text columns of --train-file.")
         if self.task is not None and self.pairs_file is not None:
             found.append("--task and --pairs-file are two sources of scored pairs; give one of them.")
-        if self.uniform and self.choice in ("gates", "even"):
-            found.append(f"--choice {self.choice} removes heads, and --uniform keeps them; leave one of them out.")
         return found

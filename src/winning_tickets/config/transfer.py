@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
@@ -39,9 +41,33 @@ _teach = partial(setting, panel=TEACHER)
 _smart = partial(setting, panel=SMART)
 
 
+def _one_or_more(read: Callable[[Any], Any]) -> BeforeValidator:
+    """Return a validator of one value, or of several that one is chosen from; several are sorted, each once."""
+
+    def read_all(value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return None if value is None else read(value)
+        found = sorted({read(one) for one in value}, key=lambda one: (isinstance(one, str), one))
+        if not found:
+            raise ValueError("give at least one value")
+        return tuple(found) if len(found) > 1 else found[0]
+
+    return BeforeValidator(read_all)
+
+
+def _above_zero(option: str, value: Any) -> float:
+    try:
+        number = -1.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 < number < math.inf:
+        raise impossible(f"{option} {shown(value)} is impossible; it must be above 0.")
+    return number
+
+
 def _dropout(value: Any) -> Any:
-    """Return a dropout as a fraction; return `model` and None unchanged."""
-    if value is None or value == "model":
+    """Return a dropout as a fraction, or `model` unchanged."""
+    if value == "model":
         return value
     try:
         number = float(as_fraction(value))
@@ -68,8 +94,13 @@ def _eval_steps(value: Any) -> Any:
 EvalSteps = Annotated[Literal["epoch"] | int | None, BeforeValidator(_eval_steps)]
 """Steps between evaluations, or `epoch` for those of an epoch."""
 USUAL_PATIENCE = 2  # of `early_stopping`
-Dropout = Annotated[Literal["model"] | float | None, BeforeValidator(_dropout)]
+Dropout = Annotated[Literal["model"] | float | None, _one_or_more(_dropout)]
 """A dropout, or `model` for the value in the model's configuration."""
+Dropouts = Annotated[Literal["model"] | float | tuple[Literal["model"] | float, ...] | None, _one_or_more(_dropout)]
+Rates = Annotated[float | tuple[float, ...] | None, _one_or_more(partial(_above_zero, "--learning-rate"))]
+Epochs = Annotated[float | tuple[float, ...] | None, _one_or_more(partial(_above_zero, "--epochs"))]
+CHOSEN = ("learning_rate", "epochs", "dropout")
+"""Fields that may have several values, of which one is chosen on a part of the dev set."""
 RATE_MEANING = (
     "Peak learning rate, which decays linearly to zero. By default one that fits the width of the model and the number "
     "of steps (tuned), or the paper's."
@@ -157,7 +188,7 @@ class TransferConfig(Settings):
         everyday=True,
     )
     corpus: str | None = _model(None, f"Text for --task mlm or clm: {CORPORA}.", everyday=True)
-    task_file: str | None = _model(None, "YAML with definitions of tasks, in MT-DNN's form.")
+    task_file: str | None = _model(None, "YAML that defines tasks of your own files.")
     profile: Profile = _tune(
         "tuned",
         "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
@@ -204,11 +235,16 @@ class TransferConfig(Settings):
         everyday=True,
     )
     train_size_seed: Seed | None = _tune(None, "Seed of the subset of --train-size. By default the seed of each run.")
-    epochs: float | None = _tune(None, "Passes over the training set.", gt=0, everyday=True)
+    epochs: Epochs = _tune(
+        None, "Passes over the training set. Of several, such as 2,4, one is chosen with --select-on.", everyday=True
+    )
     steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1, everyday=True)
     batch_size: int | None = _tune(None, "Examples per step.", ge=1, everyday=True)
-    learning_rate: float | None = _tune(
-        None, f"{RATE_MEANING} For a ticket of single weights it is up to twice as high (tuned).", gt=0, everyday=True
+    learning_rate: Rates = _tune(
+        None,
+        f"{RATE_MEANING} For a ticket of single weights it is up to twice as high (tuned). Of several, such as "
+        "5e-5,1e-4, one is chosen with --select-on.",
+        everyday=True,
     )
     settings_from: str | None = _tune(
         None, "A search by tickets super, whose best learning rate and batch size for its super ticket are used."
@@ -221,7 +257,7 @@ class TransferConfig(Settings):
     head_dropout: Share | None = _tune(
         None, "Dropout before the head. By default that of the task or model.", ge=0, lt=1
     )
-    dropout: Dropout = _tune(None, DROPOUT_MEANING)
+    dropout: Dropouts = _tune(None, f"{DROPOUT_MEANING} Of several, such as 0,model, one is chosen with --select-on.")
     max_length: int | None = _tune(
         None,
         "Maximum tokens of an example, or of a window over a long text; tokens of a segment of text.",
@@ -267,13 +303,14 @@ class TransferConfig(Settings):
     group_by_length: bool | None = _tune(None, GROUPING_MEANING)
     select_on: Share = _evaluate(
         0.0,
-        "Random fraction of each validation split on which the best evaluation is chosen. Metrics are then reported on "
-        "it, on the rest and on the full split. With 0 the full split is used.",
+        "Fraction of each validation split on which settings and the best evaluation are chosen; the scores are those "
+        "of the rest. An example belongs to it by its texts, so it is the same in all runs. With 0 the best evaluation "
+        "is chosen and reported on the full split.",
         ge=0,
         lt=1,
         everyday=True,
     )
-    select_on_seed: Seed = _evaluate(0, "Seed of the fraction of --select-on.")
+    select_on_seed: Seed = _evaluate(0, "Another number gives another fraction of --select-on.")
     early_stopping: bool = _evaluate(
         False, f"Stop early, with a --patience of {USUAL_PATIENCE} if none is given.", option="--early-stopping"
     )
@@ -301,6 +338,23 @@ class TransferConfig(Settings):
         False, "Use the ticket on weights it was not made for, or start from a state of another model."
     )
 
+    @property
+    def chosen_fields(self) -> tuple[str, ...]:
+        """The fields that have several values, of which one is chosen."""
+        return tuple(field for field in CHOSEN if isinstance(getattr(self, field), tuple))
+
+    def candidates(self) -> dict[str, TransferConfig]:
+        """Return the fine-tunings to choose from, by a name such as `learning_rate-0.0001`; else one."""
+        found = {}
+        for values in product(*(getattr(self, field) for field in self.chosen_fields)):
+            chosen = dict(zip(self.chosen_fields, values, strict=True))
+            found["_".join(f"{field}-{value}" for field, value in chosen.items())] = self.model_copy(update=chosen)
+        return found
+
+    def identity(self, exclude_defaults: bool = False) -> dict[str, Any]:
+        """Return the fields of a run's identity; examples were once selected by their place, and now by their texts."""
+        return super().identity(exclude_defaults) | ({"selected": "by content"} if self.select_on else {})
+
     def resolved(self) -> ResolvedTransfer:
         """Return this configuration with the values of its profile where a choice is None."""
         stopping = {"patience": USUAL_PATIENCE} if self.early_stopping else {}
@@ -308,9 +362,11 @@ class TransferConfig(Settings):
 
 
 class ResolvedTransfer(TransferConfig):
-    """A `TransferConfig` in which the profile has filled every choice that was None."""
+    """A `TransferConfig` without candidates, in which the profile has filled every choice that was None."""
 
     if TYPE_CHECKING:
+        learning_rate: float | None
+        epochs: float | None
         evaluate_each_epoch: bool
         eval_offset_steps: int
         best_includes_final: bool

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator
 
 from winning_tickets.config import profiles
-from winning_tickets.config.objective import SOURCE_NAMES
+from winning_tickets.config.objective import ALL_NAMES, SOURCE_NAMES
 from winning_tickets.config.search import (
     ROUNDS,
     TASK_DATA,
     TEXTS,
     BatchedSearch,
     CountedSearch,
+    LogitsSearch,
     ObjectiveSearch,
     ScheduledSearch,
     SteppedSearch,
@@ -28,7 +29,6 @@ from winning_tickets.runs.errors import UsageError
 
 _task = partial(setting, panel=TASK_DATA)
 _round = partial(setting, panel=ROUNDS)
-_ROUND_LENGTHS = ("round_steps", "round_epochs", "round_examples")
 TENTHS = tuple(tenth / 10 for tenth in range(1, 10))  # 10 to 90 %, the sparsities of the papers' iterative pruning
 
 
@@ -36,7 +36,7 @@ class SourceSearch(BatchedSearch, ObjectiveSearch, WeightSearch):
     """What methods read whose objective is a sum of a loss on text and losses on tasks."""
 
     usual: ClassVar[Mapping[str, Any]] = {"objective": "mlm"}
-    term_names = SOURCE_NAMES
+    term_names: ClassVar[tuple[str, ...]] = SOURCE_NAMES
 
     tasks: tuple[str, ...] = _task(
         (), "Tasks that the objective's term task is about, such as rte,mrpc.", option="--task", everyday=True
@@ -79,7 +79,7 @@ class SourceSearch(BatchedSearch, ObjectiveSearch, WeightSearch):
 
     @property
     def reads_corpus(self) -> bool:
-        return self.text_term is not None
+        return bool(self.text_terms)
 
     @property
     def source_steps(self) -> int | None:
@@ -92,13 +92,13 @@ class SourceSearch(BatchedSearch, ObjectiveSearch, WeightSearch):
 
     def profile_values(self) -> dict[str, Any]:
         """Return the values of the profile for these terms."""
-        return profiles.learned_values(self.profile, self.terms)
+        return profiles.learned_values(self.profile, self.known_terms)
 
     def problems(self) -> list[str]:
         """Return a line for each reason why the settings cannot work together."""
         found, terms = super().problems(), self.known_terms
         named = bool(self.tasks) or self.train_file is not None
-        text = self.text_term if terms else None
+        text = next((name for name in terms if name != "task"), None)
         if text is not None and self.corpus is None:
             found.append(f"The objective {text} needs --corpus: {TEXTS}")
         if terms and "task" not in terms and named:
@@ -108,11 +108,12 @@ class SourceSearch(BatchedSearch, ObjectiveSearch, WeightSearch):
         return found
 
 
-class ImpSearch(ScheduledSearch, SourceSearch):
+class ImpSearch(ScheduledSearch, LogitsSearch, SourceSearch):
     """Tickets from iterative magnitude pruning: train, prune, rewind, train ... (Chen et al. 2020)."""
 
     finder = "winning_tickets.pruning.imp:find_imp_ticket"
     usual: ClassVar[Mapping[str, Any]] = {"objective": "mlm", "sparsity": TENTHS}
+    term_names: ClassVar[tuple[str, ...]] = ALL_NAMES
 
     round_steps: int | None = _round(None, "Optimizer steps of a round.", everyday=True, ge=1)
     round_epochs: float | None = _round(
@@ -167,9 +168,13 @@ class ImpSearch(ScheduledSearch, SourceSearch):
             found.append(
                 "--method imp on text needs the length of a round: --round-steps, --round-epochs or --round-examples."
             )
-        filled = self.filled(type(self), profiles.learned_values(self.profile, self.known_terms))
+        filled = self.resolved()
         if filled.prune_first and len(self.sparsities) == 1:
-            found.append("prune_first with one sparsity trains nothing; that is --method magnitude.")
+            why = "prune_first" if self.prune_first else f"--objective {self.objective}, which prunes first,"
+            found.append(
+                f"{why} with one sparsity trains nothing; that is --method magnitude. Give several, such as "
+                "0.2,0.4,0.6."
+            )
         try:
             policy = parse_rewind(filled.rewind)
         except UsageError as error:

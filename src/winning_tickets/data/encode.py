@@ -18,15 +18,13 @@ from winning_tickets.runs.errors import ContentError, UsageError
 Array = np.ndarray[Any, Any]
 Item = dict[str, Any]
 Batch = dict[str, torch.Tensor]
-SOFT_LABELS = "soft_labels"
-TARGETS = ("labels", SOFT_LABELS)  # keys of a batch that are not inputs of a model
 IGNORED = -100  # label of positions that are not predicted
 
 
 class EncodedSplit(Dataset[Item]):
     """Tokenized examples; an item has lists of ids and `labels`."""
 
-    # `columns` are `input_ids`, `attention_mask`, perhaps `token_type_ids` and `soft_labels`, one list per item each.
+    # `columns` are `input_ids`, `attention_mask`, perhaps `token_type_ids`, one list per item each.
     # `labels` are class indices; scores; tuples of numbers; or lists with one number per token, which are padded.
 
     def __init__(
@@ -63,8 +61,6 @@ class EncodedSplit(Dataset[Item]):
 def encode(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
     """Tokenize a split, cut to `max_length` tokens including special ones; in pairs, the longer text is cut first."""
     columns = encoded_columns(tokenizer, split.texts, truncation=True, max_length=max_length, padding=False)
-    if split.soft is not None:
-        columns[SOFT_LABELS] = split.soft
     return EncodedSplit(columns, split.labels)
 
 
@@ -104,15 +100,13 @@ def make_collator(tokenizer: Any, length: int | None = None) -> Callable[[list[I
 
     def pad(items: list[Item]) -> Batch:
         labels = [item["labels"] for item in items]
-        features = [{name: value for name, value in item.items() if name not in TARGETS} for item in items]
+        features = [{name: value for name, value in item.items() if name != "labels"} for item in items]
         batch: Batch = dict(tokenizer.pad(features, **padding, padding_side="right", return_tensors="pt"))
         if isinstance(labels[0], list):
             width = batch["input_ids"].shape[1]
             labels = [row + [IGNORED] * (width - len(row)) for row in labels]
         first = labels[0][0] if isinstance(labels[0], list | tuple) else labels[0]
         batch["labels"] = torch.tensor(labels, dtype=torch.float32 if isinstance(first, float) else torch.int64)
-        if SOFT_LABELS in items[0]:
-            batch[SOFT_LABELS] = torch.tensor([item[SOFT_LABELS] for item in items], dtype=torch.float32)
         return batch
 
     return pad

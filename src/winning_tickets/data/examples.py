@@ -14,7 +14,6 @@ from winning_tickets.runs.errors import ContentError, shown
 
 LabelReader = Callable[[Any, str], Any]
 """Turns a cell into a label, or into None where the row has none; the second argument is the place, for messages."""
-SOFT = "softlabel"  # column of soft labels
 _UNLABELLED = (-1, "-1", "-")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))\.0+\s*")
@@ -41,13 +40,12 @@ def build_split(
     label_column: str,
     read_label: LabelReader,
     texts_are: Literal["any", "not blank", "words"] = "not blank",  # words are lists with one label per word
-    read_soft: LabelReader | None = None,  # reads the column `SOFT`, which either all rows or none must have
 ) -> tuple[Split, int]:
     """Build a split from rows, and count the rows that have no label, which are left out."""
     wanted, fits = (*columns, label_column), _IS_TEXT[texts_are]
     names = set(wanted)
     texts: tuple[list[Any], ...] = tuple([] for _ in columns)
-    labels, soft, unlabeled = [], [], 0
+    labels, unlabeled = [], 0
     for where, row in rows:
         if not row.keys() >= names:
             check_columns(row, wanted, where)
@@ -67,14 +65,9 @@ def build_split(
                 "one word."
             )
         labels.append(label)
-        if read_soft is not None:
-            if row.get(SOFT) is not None:
-                soft.append(read_soft(row[SOFT], where))
-            if len(soft) not in (0, len(labels)):
-                raise ContentError(f"{where}: some rows have soft labels and others have none; all or none must.")
     if not labels:
         raise ContentError(f"{source} {'holds no labeled row' if unlabeled else 'is empty: it holds no example'}.")
-    return Split(texts, labels, soft or None), unlabeled
+    return Split(texts, labels), unlabeled
 
 
 def is_text(found: Any) -> bool:
@@ -191,11 +184,6 @@ def read_word_labels(found: Any, where: str, column: str = "label") -> list[Any]
     ):
         raise ContentError(f"{where}: column {column!r} must be a list of labels, found {shown(found)}.")
     return found
-
-
-def _is_no_class(found: Any) -> bool:
-    """Return whether the label of a word is a list or missing; blank text is a class that gets a remark."""
-    return isinstance(found, list | dict) or (not isinstance(found, str) and is_missing(found))
 
 
 def read_answers(found: Any, where: str) -> Answers:

@@ -94,14 +94,19 @@ def majority(kind: Kind, labels: Sequence[Any]) -> float | None:
 def beats_one_answer(task: Task, metrics: Mapping[str, float], labels: Sequence[Any]) -> bool:
     """Return whether the primary metric is above chance: above that of the best single answer for all examples."""
     metric = task.metrics[0]
+    return metrics[metric] > best_constant(task, metric, labels) + TIE
+
+
+def best_constant(task: Task, metric: str, labels: Sequence[Any]) -> float:
+    """Return the score of the best classifier that gives all examples one answer; 0 for correlations."""
     if metric == "accuracy" or (metric == "micro_f1" and task.kind == "classification"):
-        return metrics[metric] > (majority(task.kind, labels) or 0.0) + TIE
+        return majority(task.kind, labels) or 0.0
     if metric in ("f1", "macro_f1") and task.kind == "classification":
         of_all = len(task.labels) > 2 or metric == "macro_f1"
         shares = [count / len(labels) for label, count in Counter(labels).items() if of_all or label == 1]
         classes = len(task.labels) if of_all else 1
-        return metrics[metric] > max((2 * share / (1 + share) / classes for share in shares), default=0.0) + TIE
-    return metrics[metric] > TIE  # correlations, and kinds of tasks in which an empty answer scores 0
+        return max((2 * share / (1 + share) / classes for share in shares), default=0.0)
+    return 0.0  # correlations, and kinds of tasks in which an empty answer scores 0
 
 
 def _suffixes(task: Task) -> dict[str, str]:

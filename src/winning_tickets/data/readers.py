@@ -140,10 +140,9 @@ def _find_separator(text: str, usual: str) -> str:
     return best if agreeing(best) > 0.5 else usual
 
 
-def tsv_rows(path: Path, header: Sequence[str] | None = None, extra: str | None = None) -> Iterator[Row]:
+def tsv_rows(path: Path, header: Sequence[str] | None = None) -> Iterator[Row]:
     """Yield the rows of a TSV file, in which quotes are ordinary characters."""
-    # `header` names the columns of a file without a header line. `extra` names one more column that a file may
-    # have: the file has it if its first row is one cell longer.
+    # `header` names the columns of a file without a header line.
     lines = read_lines(path)
     if header is None:
         begin = list(islice(lines, _SAMPLED_ROWS))
@@ -154,14 +153,13 @@ def tsv_rows(path: Path, header: Sequence[str] | None = None, extra: str | None 
                 "suffix .csv."
             )
         lines = chain(begin, lines)
-    return _table(path, ((number, line.split("\t")) for number, line in enumerate(lines, start=1)), header, extra)
+    return _table(path, ((number, line.split("\t")) for number, line in enumerate(lines, start=1)), header)
 
 
 def _table(
     path: Path,
     lines: Iterable[tuple[int, list[str]]],
     header: Sequence[str] | None = None,
-    extra: str | None = None,
     separator: str = "",  # named in a message if it is not the usual one
 ) -> Iterator[Row]:
     between = f", separated by {_SEPARATORS[separator]}" if separator not in ("", ",") else ""
@@ -175,15 +173,12 @@ def _table(
                 twice = next(name for name in header if header.count(name) > 1)
                 raise ContentError(f"{where}: the column name {shown(twice)} appears twice.")
             continue
-        if extra is not None and len(cells) == len(header) + 1:
-            header = [*header, extra]
         if len(cells) != len(header):
-            names = ", ".join(header) + (f", and perhaps {extra}" if extra else "")
+            names = ", ".join(header)
             raise ContentError(
                 f"{where}: found {len(cells)} columns, expected {len(header)} ({names}){between}. Repair or delete "
                 "that line."
             )
-        extra = None  # only the first row decides
         yield where, dict(zip(header, cells, strict=True))
 
 

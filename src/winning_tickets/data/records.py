@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -24,8 +24,6 @@ METRICS_OF: dict[Kind, tuple[str, ...]] = {
 }
 METRICS = (*METRICS_OF["classification"], *METRICS_OF["regression"])
 Source = Literal["hub", "folder", "files", "built in"]
-Distance = Literal["kl", "symmetric-kl", "mse"]
-"""Distance from other outputs or soft labels: Kullback-Leibler divergence, its symmetric form, or squared error."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,6 @@ class Task:
     licence: str = ""
     head_dropout: float | None = None  # dropout before the head; None leaves it as the model has it
     train_size: str | None = None  # `N` examples or `P%` of the training set; None means all
-    soft_loss: Distance | None = None  # distance from soft labels, if training examples have some
-    soft_form: Literal["probabilities", "logits"] = "probabilities"  # of soft labels; those of a regression are scores
-    adversarial_loss: Distance | None = None  # of SMART, to the outputs of the clean text; None: that of the kind
     weight: float = 1.0  # weight of its loss when several tasks are trained together
 
     @property
@@ -94,15 +89,18 @@ class Split:
 
     texts: tuple[list[Any], ...]  # by text column: strings, or lists of words where each word has a label
     labels: list[Any]  # by kind: class indices; scores; 0.0 or 1.0 by class; lists of indices; `Answers`; masked ids
-    soft: list[tuple[float, ...]] | None = None  # soft labels of each example: one number per class, or one score
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def order_by_content(self, seed: int) -> list[int]:
+        """Return the places of the examples in an order that depends on their texts and the seed, not on the places."""
+        keys = [fingerprint([str(seed), *_words(row)]) for row in zip(*self.texts, strict=True)]
+        return sorted(range(len(self)), key=keys.__getitem__)
+
     def take(self, order: list[int]) -> Split:
         texts = tuple([column[index] for index in order] for column in self.texts)
-        soft = None if self.soft is None else [self.soft[index] for index in order]
-        return Split(texts, [self.labels[index] for index in order], soft)
+        return Split(texts, [self.labels[index] for index in order])
 
 
 @dataclass(frozen=True)
@@ -136,11 +134,15 @@ def _contents(task: Task, splits: dict[str, Split]) -> Iterator[str]:
     for name, split in splits.items():
         yield f"{name} {len(split)}"
         for column in split.texts:
-            for text in column:
-                if isinstance(text, str):
-                    yield text
-                else:
-                    yield f"{len(text)} words"
-                    yield from text
+            yield from _words(column)
         yield from map(repr, split.labels)
-        yield from map(repr, split.soft or [])
+
+
+def _words(texts: Iterable[Any]) -> Iterator[str]:
+    """Yield the strings in texts; a text of separate words begins with their number."""
+    for text in texts:
+        if isinstance(text, str):
+            yield text
+        else:
+            yield f"{len(text)} words"
+            yield from text

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.config.settings import WeightType
+from winning_tickets.config import ExportConfig
 from winning_tickets.deploy.formats import compact, encoder, masked
 from winning_tickets.deploy.mask_files import mask_pt
 from winning_tickets.deploy.onnx import onnx, onnx_int8
-from winning_tickets.deploy.source import Export, ExportSource
-from winning_tickets.deploy.stored_weights import TYPES, compare_sizes
+from winning_tickets.deploy.source import Export
+from winning_tickets.deploy.stored_weights import compare_sizes
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import UsageError, unknown
@@ -26,41 +26,32 @@ from winning_tickets.training.fine_tuned import EXPORT_FILE as EXPORT_FILE
 from winning_tickets.training.fine_tuned import is_fine_tuned
 
 
-def check_export(
-    target: Path | str, format_: str, task: str | None, convention: str | None, dtype: WeightType | None
-) -> str:
+def check_export(config: ExportConfig, on_the_hub: bool = False) -> str:
     """Return the folder of what is exported, if it is here; refuse settings that contradict each other."""
-    if format_ not in FORMATS:
-        raise unknown("format", format_, FORMATS)
-    if convention is not None and format_ != "mask-pt":
-        raise UsageError(f"--convention {convention} needs --format mask-pt, and the format is {format_}.")
-    if dtype is not None:
-        _check_type(dtype, format_)
-    target = local(target)
-    if task is not None and not is_fine_tuned(target):
-        raise UsageError(f"--task {task} chooses a task of a shared model, and {target} is not one.")
+    kind, dtype = config.format, config.dtype
+    if kind not in FORMATS:
+        raise unknown("format", kind, FORMATS)
+    if config.convention is not None and kind != "mask-pt":
+        raise UsageError(f"--convention {config.convention} needs --format mask-pt, and the format is {kind}.")
+    if dtype is not None and kind == "mask-pt":
+        raise UsageError(f"--dtype {dtype} is about weights, and a mask-pt has none; leave it out.")
+    if dtype not in (None, "float32") and kind.startswith("onnx"):
+        raise UsageError(
+            f"--dtype {dtype} cannot be used with --format {kind}, whose file computes in float32; leave it out, or "
+            "use masked or compact."
+        )
+    target = local(config.target)
+    if config.task is not None and not on_the_hub and not is_fine_tuned(target):
+        raise UsageError(f"--task {config.task} chooses a task of a shared model, and {target} is not one.")
     return target
 
 
-def export(
-    target: Path | str,
-    format: str,  # noqa: A002 - the name of the option
-    out: Path | str,
-    *,
-    base: str | None = None,
-    allow_other_weights: bool = False,
-    seed: int | None = None,
-    task: str | None = None,
-    convention: str | None = None,
-    dtype: WeightType | None = None,
-    force: bool = False,
-) -> dict[str, Any]:
+def export(config: ExportConfig, out: Path | str, force: bool = False) -> dict[str, Any]:
     """Write a model in a format, and return its `export.json`; see `api.deploy_verbs.export`."""
-    target = check_export(target, format, task, convention, dtype)
-    out = Path(out)
-    wanted = FORMATS[format](ExportSource(str(target), base, allow_other_weights, seed, task, convention, dtype))
-    identity = f"export-{format}-{digest(wanted.facts)}"
-    body = {"verb": "export", "id": identity, "format": format, **wanted.facts, "versions": versions()}
+    target, format_, out = check_export(config), config.format, Path(out)
+    wanted = FORMATS[format_](config.model_copy(update={"target": target}))
+    identity = f"export-{format_}-{digest(wanted.facts)}"
+    body = {"verb": "export", "id": identity, "format": format_, **wanted.facts, "versions": versions()}
     body |= remote_code_facts()
     stored = _find_stored(out, identity, force)
     if stored is not None:
@@ -76,7 +67,7 @@ def export(
         body["note"] = " ".join(text for text in (wanted.note, sizes, wanted.loading) if text)
         write_json(staging / EXPORT_FILE, body)
         if not (staging / CARD).is_file():  # else it came with the fine-tuned model
-            write_card(staging, wanted.card | {"kind": format})
+            write_card(staging, wanted.card | {"kind": format_})
         _find_stored(out, identity, force)  # refuse if another command has begun to write there meanwhile
         if out.exists():  # what --force replaces goes only when its successor is complete
             shutil.rmtree(out)
@@ -86,19 +77,6 @@ def export(
         if stored is None:
             build_directory(out, fill)
     return (body if stored is None else stored) | {"out": str(out)}
-
-
-def _check_type(dtype: str, format: str) -> None:  # noqa: A002 - the name of the option
-    """Refuse a type that is unknown, or that a format cannot store."""
-    if dtype not in TYPES:
-        raise unknown("dtype", dtype, TYPES)
-    if format == "mask-pt":
-        raise UsageError(f"--dtype {dtype} is about weights, and a mask-pt has none; leave it out.")
-    if format.startswith("onnx") and dtype != "float32":
-        raise UsageError(
-            f"--dtype {dtype} cannot be used with --format {format}, whose file computes in float32; leave it out, or "
-            "use masked or compact."
-        )
 
 
 def _find_stored(out: Path, identity: str, force: bool) -> dict[str, Any] | None:
@@ -123,7 +101,7 @@ def _find_stored(out: Path, identity: str, force: bool) -> dict[str, Any] | None
     )
 
 
-FORMATS: dict[str, Callable[[ExportSource], Export]] = {
+FORMATS: dict[str, Callable[[ExportConfig], Export]] = {
     "masked": masked,
     "compact": compact,
     "onnx": onnx,

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from winning_tickets.deploy.source import Export, ExportSource, copy_files, files_in
+from winning_tickets.config import ExportConfig
+from winning_tickets.deploy.source import Export, copy_files, files_in
 from winning_tickets.deploy.stored_weights import StoredWeights
 from winning_tickets.models import loading
 from winning_tickets.models.architectures import ARCHITECTURES
@@ -91,19 +92,19 @@ def _origin_of(model: FineTunedModel) -> dict[str, Any]:
     return {"base": {"name": model.model, **about}}
 
 
-def find_pruned(source: ExportSource, with_head: bool = True) -> PrunedModel:
+def find_pruned(config: ExportConfig, with_head: bool = True) -> PrunedModel:
     """Find the model to export; a ticket's base gets its MLM head only if `with_head`."""
-    return _ticket_on_base(source, with_head) if is_ticket(source.name) else _fine_tuned(source)
+    return _ticket_on_base(config, with_head) if is_ticket(config.target) else _fine_tuned(config)
 
 
-def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
-    if source.seed is not None:
-        raise UsageError(f"--seed {source.seed} chooses a model of a transfer, and {source.name} is a ticket.")
-    target = Target.find(source.name, source.base)
+def _ticket_on_base(config: ExportConfig, with_head: bool) -> PrunedModel:
+    if config.seed is not None:
+        raise UsageError(f"--seed {config.seed} chooses a model of a transfer, and {config.target} is a ticket.")
+    target = Target.find(config.target, config.base)
     ticket = target.ticket
     assert ticket is not None
     encoder = target.load()
-    ticket.check(encoder.encoder, source.allow_other_weights)
+    ticket.check(encoder.encoder, config.allow_other_weights)
     with_head = with_head and _has_lm_class(encoder)
     masked_lm = target.load("lm") if with_head else encoder
     has_head = with_head and (masked_lm.has_mlm_head or ticket.mlm_head is not None)
@@ -130,7 +131,7 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
     card = model_facts("", encoder.name, ticket, model_class=str(facts["model_class"]))
     copy_more = partial(copy_sentence_modules, target.model, target.revision)
     checkpoint = StoredWeights.of(target.model, target.revision)
-    stored, causal = checkpoint.chosen(source.dtype), plm.architecture.causal
+    stored, causal = checkpoint.chosen(config.dtype), plm.architecture.causal
     return PrunedModel(facts, load, copy_more, card, checkpoint, encoder.name, stored, causal=causal)
 
 
@@ -142,14 +143,14 @@ def _has_lm_class(plm: PLM) -> bool:
     return type(config) in getattr(transformers, name)._model_mapping or name in getattr(config, "auto_map", {})
 
 
-def _fine_tuned(source: ExportSource) -> PrunedModel:
-    if source.base is not None:
-        raise UsageError(f"--base needs a ticket, and {source.name} is not one.")
-    model = open_fine_tuned(source.name, source.task, source.seed)
+def _fine_tuned(config: ExportConfig) -> PrunedModel:
+    if config.base is not None:
+        raise UsageError(f"--base needs a ticket, and {config.target} is not one.")
+    model = open_fine_tuned(config.target, config.task, config.seed)
     if model.shared is None:
-        config = read_object(model.folder / "config.json", "model configuration")
-        causal = getattr(ARCHITECTURES.get(str(config.get("model_type"))), "causal", False)
-        model_class, weights = next(iter(config.get("architectures") or [None])), _hash_weights(model.folder)
+        saved = read_object(model.folder / "config.json", "model configuration")
+        causal = getattr(ARCHITECTURES.get(str(saved.get("model_type"))), "causal", False)
+        model_class, weights = next(iter(saved.get("architectures") or [None])), _hash_weights(model.folder)
         folder = model.folder
     else:
         plm, causal, folder = model.load(), False, model.shared.path / ENCODER
@@ -159,19 +160,19 @@ def _fine_tuned(source: ExportSource) -> PrunedModel:
     facts |= {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}
     card = model_facts("", model.model, model.ticket, [info.task], str(model_class))
     checkpoint = StoredWeights.in_folder(folder)
-    stored = checkpoint.chosen(source.dtype)
+    stored = checkpoint.chosen(config.dtype)
     return PrunedModel(
         facts, lambda: (model.load(), {}), info.write, card, checkpoint, str(folder), stored, model, causal
     )
 
 
-def masked(source: ExportSource) -> Export:
+def masked(config: ExportConfig) -> Export:
     """Prepare an ordinary Hugging Face folder whose pruned weights are zero."""
-    found = find_pruned(source)
+    found = find_pruned(config)
     model = found.fine_tuned
 
     def fill(staging: Path) -> dict[str, Any]:
-        if model is not None and model.shared is None and source.dtype is None:
+        if model is not None and model.shared is None and config.dtype is None:
             copy_files(model.folder, files_in(model.folder), staging)
             return found.origin
         plm, extra = found.load()
@@ -274,9 +275,9 @@ COMPACT_NOTE = (
 PLAIN_LOADING = "All layers are alike: it is an ordinary model, which AutoModel.from_pretrained(DIR) loads as it is."
 
 
-def compact(source: ExportSource) -> Export:
+def compact(config: ExportConfig) -> Export:
     """Prepare a folder with smaller matrices, and the code that builds its uneven layers if it needs any."""
-    found = find_pruned(source)
+    found = find_pruned(config)
     plm, extra = found.load()
     before = sum(parameter.numel() for parameter in plm.encoder.parameters())
     made = compact_(plm.model)
@@ -304,25 +305,25 @@ ENCODER_NOTE = (
 )
 
 
-def encoder(source: ExportSource) -> Export:
+def encoder(config: ExportConfig) -> Export:
     """Prepare a folder of the encoder alone; for a shared model, of the weights that all tasks share."""
-    if not is_fine_tuned(source.name):
+    if not is_fine_tuned(config.target):
         raise UsageError(
-            f"--format encoder takes the encoder out of a transfer or share with its model, and {source.name} is not "
+            f"--format encoder takes the encoder out of a transfer or share with its model, and {config.target} is not "
             "one; for a ticket use --format masked."
         )
     for option in ("task", "base"):
-        if getattr(source, option) is not None:
+        if getattr(config, option) is not None:
             raise UsageError(f"--{option} cannot be used with --format encoder; leave it out.")
-    if is_shared(source.name):
-        shared = SharedModel.open(find_shared(source.name, source.seed))
+    if is_shared(config.target):
+        shared = SharedModel.open(find_shared(config.target, config.seed))
         plm, base, tasks = shared.load_encoder(), pretrained_name(shared.path), shared.tasks
         origin: dict[str, Any] = {}
         if base != str(shared.path):
             origin = {"base": {"name": base, "revision": None, "layers": None, "hash": shared.base_hash}}
         facts: dict[str, Any] = {"ticket_id": None, "tasks": list(shared.tasks), "sparsity": 0.0}
     else:
-        shared, model = None, open_fine_tuned(source.name, seed=source.seed)
+        shared, model = None, open_fine_tuned(config.target, seed=config.seed)
         plm, info = model.load(), model.info
         base, tasks, origin = model.model, (info.task,), _origin_of(model)
         facts = {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}
@@ -332,10 +333,10 @@ def encoder(source: ExportSource) -> Export:
 
     folder = model.folder if shared is None else shared.path / ENCODER
     checkpoint = StoredWeights.in_folder(folder)
-    stored = checkpoint.chosen(source.dtype)
+    stored = checkpoint.chosen(config.dtype)
 
     def fill(staging: Path) -> dict[str, Any]:
-        if shared is None or source.dtype is not None:
+        if shared is None or config.dtype is not None:
             save_converted(plm.encoder, plm.tokenizer, staging, stored)
         else:
             copy_files(shared.path / ENCODER, shared.encoder_files, staging)

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from winning_tickets.deploy.source import Export, ExportSource
+from winning_tickets.config import ExportConfig, ImportConfig
+from winning_tickets.config.deploy import IMPORTED
+from winning_tickets.deploy.source import Export
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, split_name
 from winning_tickets.models.loading import PLM, load_plm, prunable_names
 from winning_tickets.runs.directory import RunDirectory
@@ -33,8 +35,6 @@ from winning_tickets.tickets.own_masks import PARTIAL, check_own_method
 from winning_tickets.tickets.ticket import Ticket
 
 MASK_PT = "mask.pt"
-IMPORTED = "imported"
-"""Method of masks for which no method is given."""
 # torch has no error of its own for a damaged file; reading one may raise any of these.
 _DAMAGED = (
     *(OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError),
@@ -65,23 +65,13 @@ class MaskFile:
     sha256: str
 
 
-def import_mask(
-    file: Path | str,
-    base: str,
-    out: Path | str,
-    *,
-    method: str = IMPORTED,
-    revision: str | None = None,
-    force: bool = False,
-) -> dict[str, Any]:
+def import_mask(config: ImportConfig, out: Path | str, force: bool = False) -> dict[str, Any]:
     """Make a ticket from a `mask.pt`, and return its `result.json`; see `api.deploy_verbs.import_mask`."""
-    if isinstance(file, Mapping):
-        raise UsageError("import_mask reads a file; masks in memory become a ticket with Ticket.from_masks.")
-    file = Path(file)
+    file, method, revision = Path(config.file), config.method, config.revision
     if not file.is_file():
         raise UsageError(f"There is no mask file {file}; give the path of a mask.pt.")
     check_own_method(method)
-    plm = load_plm(base, revision=revision, with_tokenizer=False)
+    plm = load_plm(config.base, revision=revision, with_tokenizer=False)
     found = read_masks(file, plm)
     scope = _scope(found.masks, plm)
     names = prunable_names(plm, scope)
@@ -240,27 +230,27 @@ def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
     return scope
 
 
-def mask_pt(source: ExportSource) -> Export:
+def mask_pt(config: ExportConfig) -> Export:
     """Prepare a `mask.pt` with the masks of a ticket, as one of the code bases stores them."""
     from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
-    convention = source.convention or next(iter(CONVENTIONS))
+    convention = config.convention or next(iter(CONVENTIONS))
     if convention not in CONVENTIONS:
         raise unknown("convention", convention, CONVENTIONS)
-    if source.base is not None or source.allow_other_weights or source.seed is not None:
+    if config.base is not None or config.allow_other_weights or config.seed is not None:
         raise UsageError(
             "--base, --allow-other-weights and --seed cannot be used with --format mask-pt; leave them out."
         )
-    ticket = Ticket.from_pretrained(source.name)
+    ticket = Ticket.from_pretrained(config.target)
     if ticket.bias_masks:
         raise UsageError(
-            f"The ticket {source.name} prunes whole heads, neurons or FFNs with their biases, which a {MASK_PT} cannot "
-            "store; use --format masked or compact."
+            f"The ticket {config.target} prunes whole heads, neurons or FFNs with their biases, which a {MASK_PT} "
+            "cannot store; use --format masked or compact."
         )
     if ticket.base.model_type not in CONFIG_MAPPING:
         raise UsageError(
-            f"The ticket {source.name} is of {ticket.base.name}, a model with code of its own ({ticket.base.model_type}"
-            f"), whose names in a {MASK_PT} are not known; use --format masked."
+            f"The ticket {config.target} is of {ticket.base.name}, a model with code of its own "
+            f"({ticket.base.model_type}), whose names in a {MASK_PT} are not known; use --format masked."
         )
     # Names of the encoder begin with this inside a model that has a head.
     prefix = f"{MODEL_MAPPING[CONFIG_MAPPING[ticket.base.model_type]].base_model_prefix}."

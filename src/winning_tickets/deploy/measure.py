@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from winning_tickets.config import Runtime
+from winning_tickets.config import MeasureConfig, Runtime
 from winning_tickets.deploy.stored_weights import folder_of, size_of, weight_files
 from winning_tickets.models.loading import (
     FEW_ZEROS,
@@ -74,45 +73,31 @@ WARM_UPS = 2
 """Passes of each model that are not timed: the first ones allocate memory and choose kernels."""
 
 
-def measure(
-    target: str,
-    batches: Sequence[int] = (1, 8, 32),
-    lengths: Sequence[int] = (32, 128),
-    *,
-    threads: int | None = None,
-    repeats: int = 10,
-    base: str | None = None,
-    revision: str | None = None,
-    layers: int | None = None,
-    allow_other_weights: bool = False,
-    seed: int | None = None,
-    runtime: Runtime | None = None,
-) -> dict[str, Any]:
+def measure(config: MeasureConfig, runtime: Runtime | None = None) -> dict[str, Any]:
     """Measure the cost of a model, ticket, export or transfer by name; see `api.deploy_verbs.measure`.
 
     Passes of the two models alternate (A B A B ...), so that a busy or throttled machine slows both. The speed-up is
     the median, with quartiles, of the ratios of adjacent passes. Both get the same random tokens without padding.
     """
     runtime = runtime or Runtime()
-    check_sizes(batches, lengths, threads, repeats)
     # Load the model, and build the dense one of its shape if it is pruned.
     device = choose_device(runtime.device)
-    with _set_threads(threads):
-        kind, plm, folder = load_target(target, base, revision, layers, allow_other_weights, seed)
+    with _set_threads(config.threads):
+        kind, plm, folder = load_target(config)
         is_pruned = kind in ("ticket", "onnx") or hasattr(plm.model.config, COMPACT) or share_of_zeros(plm) > FEW_ZEROS
         models = [plm, dense_twin(plm)] if is_pruned else [plm]
-        check_lengths(models[-1], lengths)
+        check_lengths(models[-1], config.lengths)
         device = plm.model.device if kind == "onnx" else device
-        shapes = _time_all(models, batches, lengths, repeats, device, runtime)
+        shapes = _time_all(models, config, device, runtime)
         used, warnings = torch.get_num_threads(), _disagreements(shapes, torch.get_num_threads())
-        if threads is None and used > 1 and device.type == "cpu" and kind != "onnx":
+        if config.threads is None and used > 1 and device.type == "cpu" and kind != "onnx":
             warnings += _compare_with_one_thread(plm, shapes[0], used)
     return {
-        "target": target,
+        "target": config.target,
         "kind": kind,
         "model": plm.name,
         "measured": "file" if kind == "onnx" else "encoder",
-        **_sizes(target, kind, plm, folder),
+        **_sizes(config.target, kind, plm, folder),
         "dense": {"parameters": _parameters(models[1])} if is_pruned else None,
         "shapes": shapes,
         **_quality(folder, kind),
@@ -121,22 +106,11 @@ def measure(
         "device": str(device),
         "threads": used,
         "bf16": runtime.bf16,
-        "repeats": repeats,
+        "repeats": config.repeats,
         "machine": machine(),
         "versions": versions(),
         **remote_code_facts(),
     }
-
-
-def check_sizes(batches: Sequence[int], lengths: Sequence[int], threads: int | None, repeats: int) -> None:
-    """Refuse numbers that no measurement can have."""
-    for option, values in (("--batch", batches), ("--length", lengths), ("--repeats", [repeats])):
-        several = isinstance(values, Sequence) and not isinstance(values, str)
-        if not several or not values or not all(isinstance(value, Integral) and value >= 1 for value in values):
-            found = ",".join(map(str, values)) if several else f"{values!r}, which is no list,"
-            raise UsageError(f"{option} {found} is impossible; give whole numbers of at least 1.")
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads {threads} is impossible; give at least 1.")
 
 
 def check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
@@ -146,27 +120,26 @@ def check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
         raise UsageError(f"--length {max(lengths)} is impossible: {plm.name} takes texts of up to {most} tokens.")
 
 
-def load_target(
-    target: str, base: str | None, revision: str | None, layers: int | None, allow_other_weights: bool, seed: int | None
-) -> tuple[str, PLM, Path | None]:
+def load_target(config: MeasureConfig) -> tuple[str, PLM, Path | None]:
     """Load an encoder; return its kind (`ticket`, `run`, `model`, `onnx`), the model and the folder of its weights."""
+    target, seed, place = config.target, config.seed, (config.base, config.revision, config.layers)
     path = Path(local(target))
     if is_onnx(path):
-        for option, value in (("base", base), ("revision", revision), ("layers", layers), ("seed", seed)):
-            if value is not None:
+        for option in ("base", "revision", "layers", "seed"):
+            if (value := getattr(config, option)) is not None:
                 raise UsageError(f"--{option} {value} cannot be used with {target}, an ONNX export; leave it out.")
         return "onnx", load_onnx(path), path
     # Both a run and a model have a `config.json`; only that of a run has the key `verb`.
     is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
     if not is_ticket(path) and is_run:
         folder = find_model(path, seed)
-        return "run", Target.find(str(folder), base, revision, layers).load(), folder
+        return "run", Target.find(str(folder), *place).load(), folder
     if seed is not None:
         raise UsageError(f"--seed {seed} chooses a model of a transfer, and {target} is not one.")
-    found = Target.find(target, base, revision, layers)
+    found = Target.find(target, *place)
     plm = found.load()
     if found.ticket is not None:
-        found.ticket.apply_(plm.model, allow_other_weights)
+        found.ticket.apply_(plm.model, config.allow_other_weights)
     return "model" if found.ticket is None else "ticket", plm, folder_of(found.model, found.revision)
 
 
@@ -245,21 +218,18 @@ def _set_threads(number: int | None) -> Iterator[None]:
 
 
 def _time_all(
-    models: Sequence[PLM],
-    batches: Sequence[int],
-    lengths: Sequence[int],
-    repeats: int,
-    device: torch.device,
-    runtime: Runtime,
+    models: Sequence[PLM], config: MeasureConfig, device: torch.device, runtime: Runtime
 ) -> list[dict[str, Any]]:
     for plm in models:
         plm.model.to(device).eval()
-    shapes = [(batch, length) for batch in batches for length in lengths]
+    shapes = [(batch, length) for batch in config.batches for length in config.lengths]
     results = []
     with progress("measuring", len(shapes), runtime.quiet) as advance:
         for done, (batch, length) in enumerate(shapes, 1):
             inputs = random_inputs(models[0], batch, length, device)
-            seconds = take_turns([partial(plm.encoder, **inputs) for plm in models], repeats, device, runtime.bf16)
+            seconds = take_turns(
+                [partial(plm.encoder, **inputs) for plm in models], config.repeats, device, runtime.bf16
+            )
             results.append(_summary(models, batch, length, seconds))
             advance(done, f"batch {batch}, length {length}")
     return results

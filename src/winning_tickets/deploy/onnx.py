@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from winning_tickets.config import ExportConfig
 from winning_tickets.deploy.formats import find_pruned
-from winning_tickets.deploy.source import Export, ExportSource
+from winning_tickets.deploy.source import Export
 from winning_tickets.deploy.stored_weights import size_of
 from winning_tickets.models.compact import compact_where_possible_
 from winning_tickets.models.loading import ONNX_FILE, PLM
@@ -68,17 +69,17 @@ def check_installed(option: str) -> None:
         raise UsageError(f"{option} needs {', '.join(missing)}: pip install 'winning-tickets[onnx]'.")
 
 
-def onnx_int8(source: ExportSource) -> Export:
+def onnx_int8(config: ExportConfig) -> Export:
     """Prepare the same as `onnx`, with dynamic quantization of the matrices to int8."""
-    return onnx(source, int8=True)
+    return onnx(config, int8=True)
 
 
-def onnx(source: ExportSource, int8: bool = False) -> Export:
+def onnx(config: ExportConfig, int8: bool = False) -> Export:
     """Prepare the encoder of a ticket, or a fine-tuned model with its head, as ONNX."""
     check_installed("--format onnx")
-    found = find_pruned(source, with_head=False)
+    found = find_pruned(config, with_head=False)
     if found.causal:
-        raise UsageError(f"--format onnx is for encoders, and {source.name} is a decoder; use masked or compact.")
+        raise UsageError(f"--format onnx is for encoders, and {config.target} is a decoder; use masked or compact.")
 
     def fill(staging: Path) -> dict[str, Any]:
         found.add_files(staging)  # the task of a fine-tuned model, the pooling of a sentence encoder

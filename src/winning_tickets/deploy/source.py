@@ -9,22 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.config.settings import WeightType
 from winning_tickets.deploy.stored_weights import StoredWeights
 from winning_tickets.runs.errors import ContentError
-
-
-@dataclass(frozen=True)
-class ExportSource:
-    """A ticket on its base model, or a fine-tuned model, as the user named it; options as in `export`."""
-
-    name: str
-    base: str | None
-    allow_other_weights: bool
-    seed: int | None
-    task: str | None = None
-    convention: str | None = None
-    dtype: WeightType | None = None  # None keeps the types of the checkpoint
 
 
 @dataclass(frozen=True)

@@ -168,20 +168,24 @@ def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) ->
     `selection` is the part on which the best evaluation is chosen.
     """
     # `degenerate` says whether, on any split, the predictions are constant, empty or no better than a constant answer.
-    # `confusion` is the table of each split, if the task does not have too many classes.
+    # `confusion` is the table of the reported examples of each split, if the task does not have too many classes.
     task, degenerate = prepared.task, False
     confusion: dict[str, list[list[int]]] = {}
     parts: dict[str, dict[str, dict[str, float]]] = {}
     for name, encoded in prepared.validation.items():
         outputs = predict_split(plm, encoded, bf16)
         if not all(np.isfinite(logits).all() for logits in outputs):
-            raise TrainingError("The model's outputs are not finite; lower --learning-rate.")
+            error = TrainingError("The model's outputs are not finite; lower --learning-rate.")
+            error.diverged = True
+            raise error
         score = KINDS[task.kind].score
         whole, constant = score(task, outputs, encoded, prepared.data.validation[name])
         parts.setdefault("evaluation", {})[name] = whole
         if has_confusion(task):
-            labels = prepared.data.validation[name].labels
-            confusion[name] = confusion_table(np.stack(outputs).argmax(-1), np.asarray(labels), len(task.labels))
+            labels = prepared.reported[name].labels
+            confusion[name] = confusion_table(
+                np.stack(outputs[-len(labels) :]).argmax(-1), np.asarray(labels), len(task.labels)
+            )
         degenerate = degenerate or constant or not beats_one_answer(task, whole, prepared.data.validation[name].labels)
         # The examples of the selection come first, so their outputs do, too.
         if prepared.selection:

@@ -43,6 +43,12 @@ class PreparedTask:
     def task(self) -> Task:
         return self.data.task
 
+    @property
+    def reported(self) -> dict[str, Split]:
+        """The examples of each validation split that scores are of: all, or those that nothing was selected on."""
+        parts = {name: rest.split for name, (_, rest) in self.selection.items()}
+        return parts or self.data.validation
+
     def info(self, ticket: Ticket | None) -> TaskInfo:
         return TaskInfo.of(self.task, self.max_length, self.doc_stride, *ticket_facts(ticket).values())
 

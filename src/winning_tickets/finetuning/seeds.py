@@ -12,7 +12,7 @@ import torch
 from transformers import set_seed
 
 from winning_tickets.config import Settings
-from winning_tickets.data.metrics import metric_names
+from winning_tickets.data.metrics import best_constant, combine_splits, metric_names
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.prepared_task import PreparedTask, ticket_facts
 from winning_tickets.runs import distributed
@@ -26,6 +26,8 @@ from winning_tickets.tickets.ticket import Ticket
 
 ERROR = "error.json"
 KINDS = ("final", "best")  # evaluations of a seed that a summary reports
+PARTS = {"selection": "selection", "whole": "evaluation"}
+"""Parts of the dev set whose scores results name apart, such as `best_selection`, and their key in an evaluation."""
 EXECUTION = ("precision", "compiled")  # keys of results that were not computed in plain float32
 
 
@@ -39,6 +41,7 @@ def run_seeds(
     # `summarize` takes the results of the seeds that finished, and the seeds that failed.
     results: list[dict[str, Any]] = []
     failures: dict[int, str] = {}
+    diverged = True
     for seed in seeds:
         try:
             results.append(run_seed(seed))
@@ -46,6 +49,7 @@ def run_seeds(
             if distributed.world_size() > 1 and not getattr(error, "of_all", False):
                 raise  # the other processes do not know of the error, and would wait for this process in that seed
             failures[seed] = str(error)
+            diverged &= getattr(error, "diverged", False)
             if not (run.path / f"seed-{seed}" / MARKER).exists():
                 raise  # the folder could not be written; with an error file alone it would count as foreign
             content = {"seed": seed, "error": str(error)}
@@ -54,10 +58,12 @@ def run_seeds(
     run.finish(summary)
     if failures:
         seed, message = next(iter(failures.items()))
-        raise TrainingError(
+        failure = TrainingError(
             f"{len(failures)} of {len(seeds)} seeds failed ({', '.join(map(str, failures))}). Seed {seed}: "
             f"{message} Each error is kept in {run.path}/seed-N/{ERROR}; the same command tries these seeds again."
         )
+        failure.diverged = diverged
+        raise failure
     return summary
 
 
@@ -73,12 +79,17 @@ def claim_seed(parent: Path, verb: str, seed: int, run_id: str, config: Settings
 
 def task_result(plan: EvaluationPlan, records: Sequence[dict[str, Any]], ticket: Ticket | None) -> dict[str, Any]:
     """Return the final and the best evaluation of one seed on one task."""
-    best, last = plan.best(records), records[-1]
+    found = {"final": records[-1], "best": plan.best(records)}
+    last, selects = records[-1], "rest" in records[-1]
+    parts = {"": "rest"} | {f"_{part}": key for part, key in PARTS.items()} if selects else {"": "evaluation"}
     return {
-        "final": last["evaluation"],
-        "best": best["evaluation"],
-        "best_step": best["step"],
-        **{f"best_{part}": best[part] for part in ("selection", "rest") if part in best},
+        # Without an evaluation that counts, the best one has all metrics 0.
+        **{
+            f"{kind}{part}": record.get(key, record["evaluation"])
+            for part, key in parts.items()
+            for kind, record in found.items()
+        },
+        "best_step": found["best"]["step"],
         "primary_metric": plan.primary,
         "degenerate": last["degenerate"],
         **ticket_facts(ticket),
@@ -114,14 +125,25 @@ def summarize_task(
     task: PreparedTask, plan: EvaluationPlan, ticket: Ticket | None, results: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return the summary of one task over the finished seeds."""
-    kinds = (*KINDS, "best_selection", "best_rest") if task.selection else KINDS
+    kinds = (*KINDS, *(f"{kind}_{part}" for part in PARTS for kind in KINDS)) if task.selection else KINDS
+    chosen_on = {name: len(chosen.split) for name, (chosen, _) in task.selection.items()}
+    constant = {
+        name: {
+            metric: best_constant(task.task, metric, split.labels)
+            for metric in task.task.metrics
+            if not metric.endswith("loss")
+        }
+        for name, split in task.reported.items()
+    }
     return {
         "metrics": summarize_metrics(metric_names(task.task), results, kinds),
+        "constant": combine_splits(task.task, constant),
         "primary_metric": plan.primary,
         "degenerate": any(result["degenerate"] for result in results),
         **ticket_facts(ticket),
         "train_examples": task.train_examples,
-        "validation_examples": {name: len(split) for name, split in task.data.validation.items()},
+        "validation_examples": {name: len(split) for name, split in task.reported.items()},
+        **({"selection_examples": chosen_on} if chosen_on else {}),
         "batch_size": task.batch_size,
         "max_length": task.max_length,
         "data_hash": task.data.fingerprint,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,6 +28,7 @@ from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.files import read_object
 from winning_tickets.runs.identity import run_id
 from winning_tickets.tickets.target import Target
+from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.execution import check_compiler
 from winning_tickets.training.objectives.smart import check_precision, check_smart
 from winning_tickets.training.task_data import load_data, train_split
@@ -47,6 +48,7 @@ class PreparedTransfer(PreparedTask):
     teacher: Teacher | None
     base: str
     start_hash: str | None
+    width: int  # hidden size
     learning_rate: float
     dense_rate: float  # learning rate that the dense model would have with the same settings
     steps: int
@@ -70,6 +72,10 @@ class PreparedTransfer(PreparedTask):
     @property
     def dropout(self) -> float | Literal["model"]:
         return self.config.resolved().dropout
+
+    def of(self, config: TransferConfig) -> PreparedTransfer:
+        """Return this transfer with one of the candidates of its configuration."""
+        return replace(self, config=config, **_schedule(config, self, self.target.ticket, self.width))
 
     def identity(self, config: TransferConfig) -> str:
         """Return the id of the transfer, or of one seed of it; the content of files counts, not their path."""
@@ -158,6 +164,15 @@ def check_transfer(config: TransferConfig) -> None:
         problems.append(f"--seeds {seeds!r} must name one or more different seeds.")
     if any(not 0 <= seed <= LAST_SEED for seed in config.seeds):
         problems.append(f"--seeds {seeds!r} must be between 0 and 2**32 - 1.")
+    if config.chosen_fields and not config.select_on and config.task not in TEXT_TASKS:
+        given = " and ".join(map(config.option_of, config.chosen_fields))
+        problems.append(
+            f"{given}: of several values one is chosen on a part of the dev set, and the scores are those of the rest; "
+            "add --select-on 0.5, or give one value."
+        )
+    if config.chosen_fields and config.task in TEXT_TASKS:
+        given = " and ".join(map(config.option_of, config.chosen_fields))
+        problems.append(f"{given}: --task {config.task} has no part of its text to choose on; give one value.")
     if config.epochs is not None and config.steps is not None:
         problems.append("--epochs and --steps contradict each other; give one of them.")
     if config.settings_from is not None:
@@ -203,6 +218,7 @@ def _data_problems(config: TransferConfig) -> list[str]:
     # With a task: the task must be known, and settings that describe files have no meaning.
     if config.task_file is not None:
         problems = problems_of(lambda: load_definitions(str(config.task_file), (str(config.task),)))
+        problems += ["--data-dir is for known tasks, not for those of a --task-file."] if config.data_dir else []
     else:
         problems = [] if config.task in TASKS else [str(unknown("task", config.task, [*TASKS, *TEXT_TASKS]))]
     fields = ("text_columns", "label_column", "metric", "kind", "task_name", "drop_unlabelled")
@@ -250,9 +266,8 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         examples = train_split(config, data, config.seeds[0])
         sizes = (config.batch_size, config.max_length, config.doc_stride)
         found = prepare_task(plm, data, examples, *sizes, config.select_on)
-    steps = config.steps or math.ceil((config.epochs or task.epochs) * found.steps_per_epoch)
-    sparsity = 0.0 if target.ticket is None or target.ticket.gates else target.ticket.sparsity
-    rate = task.peak_rate(config.profile, plm.model.config.hidden_size, steps, sparsity)
+    width = plm.model.config.hidden_size
+    first = next(iter(config.candidates().values()))
     prepared = PreparedTransfer(
         **vars(found),
         config=config,
@@ -262,13 +277,28 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         teacher=teacher,
         base=base,
         start_hash=start_hash,
-        learning_rate=config.learning_rate or rate,
-        dense_rate=config.learning_rate or task.peak_rate(config.profile, plm.model.config.hidden_size, steps),
-        steps=steps,
-        eval_steps=_eval_steps(config, task, found.steps_per_epoch),
+        width=width,
+        **_schedule(first, found, target.ticket, width),
     )
-    prepared.plan.check(found.data.validation)
+    for candidate in config.candidates().values():
+        prepared.of(candidate).plan.check(found.data.validation)
     return prepared
+
+
+def _schedule(config: TransferConfig, found: PreparedTask, ticket: Ticket | None, width: int) -> dict[str, Any]:
+    """Return steps and learning rates of a configuration without candidates."""
+    settings, task = config.resolved(), found.task
+    steps = settings.steps or math.ceil((settings.epochs or task.epochs) * found.steps_per_epoch)
+    sparsity = 0.0 if ticket is None or ticket.gates else ticket.sparsity
+    rates = {"learning_rate": sparsity, "dense_rate": 0.0}
+    return {
+        **{
+            name: settings.learning_rate or task.peak_rate(config.profile, width, steps, removed)
+            for name, removed in rates.items()
+        },
+        "steps": steps,
+        "eval_steps": _eval_steps(config, task, found.steps_per_epoch),
+    }
 
 
 def _eval_steps(config: TransferConfig, task: Task, steps_per_epoch: int) -> int:

@@ -40,7 +40,16 @@ TICKET = "ticket"
 _SHOWN = {"mixing", "main_task", "ratio", "optimizer", "dropout"}
 _SHOWN |= {"warmup_ratio", "weight_decay", "strict", "best_by", "smart"}  # settings that a summary repeats
 _TASK = (  # keys of the summary of a task, in the order that the rows of `runs.csv` have, too
-    *("metrics", "primary_metric", "degenerate", "ticket_id", "sparsity", "weight_remaining", "train_examples"),
+    *(
+        "metrics",
+        "constant",
+        "primary_metric",
+        "degenerate",
+        "ticket_id",
+        "sparsity",
+        "weight_remaining",
+        "train_examples",
+    ),
     *("validation_examples", "batch_size", "batches", "max_length", "dropout_p", "data_hash"),
 )
 

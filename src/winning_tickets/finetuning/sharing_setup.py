@@ -100,7 +100,8 @@ def _with_tickets_of_the_file(config: ShareConfig) -> ShareConfig:
     if config.tickets is not None or config.task_file is None:
         return config
     here = Path(config.task_file).parent
-    named = {one.name: str(here / one.ticket) for one in load_definitions(config.task_file, config.tasks) if one.ticket}
+    defined = load_definitions(config.task_file, config.tasks)
+    named = {name: str(here / one.ticket) for name, one in defined.items() if one.ticket}
     return config.model_copy(update={"tickets": named}) if named else config
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from winning_tickets.config import Level, Runtime
 from winning_tickets.config.levels import Unit
 from winning_tickets.config.shrink import ShrinkConfig
-from winning_tickets.config.structured import GateTraining, ImportanceSearch
+from winning_tickets.config.structured import ImportanceSearch
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.deploy.costs import CostTable, cost_table, stored_costs, time_share
 from winning_tickets.deploy.formats import copy_sentence_modules
@@ -31,17 +31,16 @@ from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.finetuning.shrink_results import MODEL, add_formats, finish, measured
 from winning_tickets.finetuning.shrink_source import ShrinkSource, dense_shape
 from winning_tickets.models.architectures import ARCHITECTURES
-from winning_tickets.models.loading import PLM, choose_device, set_dropout
+from winning_tickets.models.loading import PLM, choose_device
 from winning_tickets.models.removal import first_layer_differs, remove_
-from winning_tickets.models.structure import Structure, gated, structure_of
+from winning_tickets.models.structure import Structure, structure_of
 from winning_tickets.models.vocabulary import trim_
-from winning_tickets.pruning import importance, mask_training
-from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, even_sizes, gates_of, unit_magnitudes
+from winning_tickets.pruning import importance
+from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, gates_of, uniform_sizes
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance
-from winning_tickets.pruning.preparation import PreparedSearch, RankedWeights
+from winning_tickets.pruning.preparation import make_gate_ticket
 from winning_tickets.pruning.removal_losses import measure_losses
 from winning_tickets.pruning.steps import counted
-from winning_tickets.pruning.structured import GateSearch, gate_scores
 from winning_tickets.runs.directory import MARKER, RESULT, SCRATCH, RunDirectory, stored_run
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import build_directory, read_json, write_json
@@ -56,7 +55,6 @@ from winning_tickets.training.predict import save_folder
 TICKET, RECOVERY, COSTS, LOSSES = "ticket", "recovery.json", "costs.json", "removal_losses.json"
 _CORRECTIONS = 4  # maximum number of corrections of a time budget
 _TOLERANCE = 1.01
-_BINS_OF_A_STEP = 500  # number of bins of the budget while gates are trained
 
 
 @dataclass(frozen=True)
@@ -70,14 +68,12 @@ class Choice:
     costs: CostTable
     keep_first: bool
 
-    def sizes(self, budget: float, values: Mapping[str, Tensor] | None = None, **options: Any) -> Sizes | None:
+    def sizes(self, budget: float) -> Sizes | None:
         """Return the numbers of heads and neurons of each layer under a budget; None if no structure keeps it."""
-        config = self.config
-        losses = self.losses if values is None else Losses.of(values, self.costs.sizes)
-        if config.uniform or config.choice in ("even", "depth"):
-            spread = config.choice == "depth"
-            return even_sizes(losses, self.costs, budget, whole_heads=config.uniform, spread=spread)
-        return choose_sizes(losses, self.costs, budget, self.keep_first, **options)
+        spread = self.config.choice == "depth"
+        if self.config.uniform or spread:
+            return uniform_sizes(self.losses, self.costs, budget, spread=spread)
+        return choose_sizes(self.losses, self.costs, budget, self.keep_first)
 
     def check(self) -> None:
         """Refuse budgets that no structure keeps."""
@@ -180,11 +176,10 @@ def shrink(
         if run.status != "done":
             assert costs is not None
             write_json(run.path / COSTS, asdict(costs))
-            prepared = prepare(config, source, base, identity, runtime)
             values = unit_values(config, source, structure, run.path, runtime)
             losses = removal_losses(config, source, structure, values, costs.sizes, run.path, runtime)
             choice = Choice(config, structure, values, losses, costs, first_layer_differs(plm, structure))
-            made = {name: _make(name, choice, prepared, source, run, runtime) for name in config.budgets}
+            made = {name: _make(name, choice, base, source, run, runtime) for name in config.budgets}
             result: dict[str, Any] = {"verb": "shrink", "run_id": identity, "model": plm.name, "losses": source.losses}
             result |= {"budget": config.counts, "batch": config.shape[0], "length": config.shape[1]}
             result |= {"seed": config.seed} | measured(config, source, made, run.path, runtime)
@@ -219,42 +214,10 @@ def _structure(plm: PLM) -> Structure:
     return structure_of(plm)
 
 
-def prepare(
-    config: ShrinkConfig, source: ShrinkSource, base: BaseModelInfo, identity: str, runtime: Runtime
-) -> PreparedSearch[Any]:
-    """Return the preparation that searches for tickets use, so that the ticket is like that of any other search."""
-    fields: dict[str, Any] = {
-        "model": config.model,
-        "revision": config.revision,
-        "corpus": config.text,
-        "objective": "kd",
-        "segments": config.cut,
-        "batch_tokens": config.batch_tokens,
-        "prune_heads": (1,),
-        "prune_neurons": (1,),
-        "seed": config.seed,
-    }
-    settings: GateTraining | ImportanceSearch = ImportanceSearch(**fields)
-    if config.choice == "gates":
-        settings = GateTraining(**fields).model_copy(update={"steps": config.gate_steps})
-    return PreparedSearch(
-        config=settings.resolved(),
-        plm=source.plm,
-        loaded={},
-        ranked=RankedWeights({}),
-        base=base,
-        run_id=identity,
-        device=choose_device(runtime.device),
-        all_parameters=sum(parameter.numel() for parameter in source.plm.encoder.parameters()),
-    )
-
-
 def unit_values(
     config: ShrinkConfig, source: ShrinkSource, structure: Structure, folder: Path, runtime: Runtime
 ) -> dict[str, Tensor]:
     """Return values of heads and neurons, `(layers, n)`, by which the units of a layer are ranked."""
-    if config.choice == "magnitude":
-        return unit_magnitudes(source.plm.encoder, structure)
     # To second order, the loss grows with the square of the removed importance.
     found = _importance(config, source, structure, folder, runtime).values["sample"]
     return {unit: found[unit].square() for unit in ("heads", "neurons")}
@@ -270,12 +233,12 @@ def removal_losses(
     runtime: Runtime,
 ) -> Losses:
     """Return the losses of layers by the number of units that they keep; a resumed run reads the stored losses."""
-    if config.choice not in ("importance", "gates"):
+    if config.choice == "depth":  # whole layers at even distances need no losses
         return Losses.of(values, sizes)
     file = folder / LOSSES
     if not file.is_file():
         last = source.plm.model.config.num_hidden_layers - 1
-        objective = objective_of(config, source, [last])
+        objective = objective_of(source, [last])
         if "logits" in objective.weights:  # the logits are the purpose of the model, so they alone count
             objective.weights = {"logits": 1.0}
         source.plm.model.to(choose_device(runtime.device))
@@ -310,23 +273,18 @@ def _folder(config: ShrinkConfig, name: str, run: Path) -> Path:
 
 
 def _make(
-    name: str, choice: Choice, prepared: PreparedSearch[Any], source: ShrinkSource, run: RunDirectory, runtime: Runtime
+    name: str, choice: Choice, base: BaseModelInfo, source: ShrinkSource, run: RunDirectory, runtime: Runtime
 ) -> dict[str, Any]:
     """Choose, remove, recover and export one small model; skip parts that are already done."""
     config, folder = choice.config, _folder(choice.config, name, run.path)
     if not is_ticket(folder / TICKET):
-        budget = choice.corrected(name, source.plm, runtime)
-        gates = (
-            train_gates(choice, budget, prepared, source, run, folder, runtime) if config.choice == "gates" else None
-        )
-        if gates is None:
-            sizes = choice.sizes(budget)
-            assert sizes is not None  # checked before
-            gates = gates_of(choice.values, sizes, choice.structure)
+        sizes = choice.sizes(choice.corrected(name, source.plm, runtime))
+        assert sizes is not None  # checked before
+        gates = gates_of(choice.values, sizes, choice.structure)
         closed: dict[Unit, int] = {"heads": _closed(gates, "heads"), "neurons": _closed(gates, "neurons")}
-        scores_from = f"the weights of {source.plm.name}" if config.choice == "magnitude" else source.outputs
-        ticket = prepared.gate_ticket(
-            gates, choice.structure, Level(("heads", "neurons"), given=closed), scores_from=scores_from
+        level = Level(("heads", "neurons"), given=closed)
+        ticket = make_gate_ticket(
+            _search_settings(config), base, gates, choice.structure, level, scores_from=source.outputs
         )
         ticket.save_pretrained(folder / TICKET)
     ticket = Ticket.from_pretrained(folder / TICKET)
@@ -336,9 +294,7 @@ def _make(
         small = copy.deepcopy(source.plm)
         remove_(small, ticket.gates, choice.structure)
         own = RunDirectory(folder, run.status, f"{run.id}-{name}")
-        facts = recover(
-            config, small, objective_of(config, source, kept), source.batches, source.held_out, own, runtime
-        )
+        facts = recover(config, small, objective_of(source, kept), source.batches, source.held_out, own, runtime)
         write_json(folder / RECOVERY, facts)
         shutil.rmtree(folder / MODEL, ignore_errors=True)
         build_directory(folder / MODEL, partial(_save, small, source, config))
@@ -354,6 +310,22 @@ def _make(
     }
 
 
+def _search_settings(config: ShrinkConfig) -> ImportanceSearch:
+    """Return the settings of the search by importance that makes the same ticket."""
+    settings = ImportanceSearch(
+        model=config.model,
+        revision=config.revision,
+        corpus=config.text,
+        objective="kd",
+        segments=config.cut,
+        batch_tokens=config.batch_tokens,
+        prune_heads=(1,),
+        prune_neurons=(1,),
+        seed=config.seed,
+    )
+    return settings.resolved()
+
+
 def _closed(gates: Mapping[str, Tensor], unit: str) -> int:
     return sum(int((~gate).sum()) for name, gate in gates.items() if name.endswith(f".{unit}"))
 
@@ -365,82 +337,11 @@ def _sizes(gates: Mapping[str, Tensor], layers: int) -> Sizes:
     return [(count(f"layers.{layer}.heads"), count(f"layers.{layer}.neurons")) for layer in range(layers)]
 
 
-def train_gates(
-    choice: Choice,
-    budget: float,
-    prepared: PreparedSearch[Any],
-    source: ShrinkSource,
-    run: RunDirectory,
-    folder: Path,
-    runtime: Runtime,
-) -> dict[str, Tensor]:
-    """Train gates that start at the importances; every step opens the gates of the best structure under the budget."""
-    structure, config = choice.structure, choice.config
-    every = list(range(len(structure.layers)))
-    start_values = choice.losses.per_unit(choice.values, choice.costs.sizes)
-    top = prepared.config.alpha * prepared.config.phi
-    counts: dict[Unit, int] = {"heads": 0, "neurons": 0}
-    start = gate_scores(start_values, "rank", counts, structure, 0, top, config.seed)
-    # A score stands for the loss of the unit with that score at the start, so that heads and neurons are comparable.
-    scales: dict[str, tuple[Any, Any]] = {
-        unit: (
-            np.sort(torch.cat([start[f"layers.{i}.{unit}"] for i in range(len(structure.layers))]).numpy()),
-            np.sort(start_values[unit].numpy().ravel()),
-        )
-        for unit in counts
-    }
-
-    def choose(scores: Mapping[str, Tensor], **options: Any) -> dict[str, Tensor]:
-        stacked: dict[str, Tensor] = {
-            unit: torch.stack([scores[f"layers.{layer}.{unit}"].detach().cpu() for layer in every]) for unit in counts
-        }
-        losses = {unit: torch.from_numpy(np.interp(found.numpy(), *scales[unit])) for unit, found in stacked.items()}
-        sizes = choice.sizes(budget, losses, **options)
-        assert sizes is not None
-        return gates_of(stacked, sizes, structure)
-
-    def choose_in_training(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        gates = choose(scores, bins=_BINS_OF_A_STEP)
-        return {name: gates[name].to(score.device) for name, score in scores.items()}
-
-    level = Level(("heads", "neurons"), given={"heads": 0, "neurons": 0})
-    model = source.plm.model
-    mask_training.freeze_all_but(model, [])
-    set_dropout(model, 0.0)
-    state = GateSearch(prepared, structure, level, counts, start_values, choose_in_training)
-    own = RunDirectory(folder / "gates", run.status, f"{run.id}-{folder.name}-gates")
-    batches = _Some(source.batches, config.gate_steps)
-    with gated(source.plm.encoder, structure, state.gates):
-        objective = objective_of(config, source, every, copy.deepcopy(model))
-        levels = [mask_training.SparsityLevel(0.0, 0, prepared.config.first_steps)]
-        mask_training.train_scores(state, "training gates", own, runtime, batches, objective, levels)
-    shutil.rmtree(own.scratch, ignore_errors=True)
-    model.requires_grad_(True)
-    return choose(state.optimizer.scores)
-
-
-@dataclass(frozen=True)
-class _Some:
-    """The first `count` of many batches."""
-
-    batches: Any
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Any:
-        return self.batches[index]
-
-
-def objective_of(config: ShrinkConfig, source: ShrinkSource, kept: list[int], teacher: Any = None) -> Distillation:
+def objective_of(source: ShrinkSource, kept: list[int]) -> Distillation:
     """Return the distillation losses against the dense model, for the layers that are kept."""
-    layers = kept
-    if config.layer_map == "next":
-        layers = [following - 1 for following in (*kept[1:], source.plm.model.config.num_hidden_layers)]
     plm = source.plm
-    teacher = (plm.model if teacher is None else teacher).eval().requires_grad_(False)
-    return Distillation(source.losses, plm.architecture, teacher, layers, source.head, source.pooling)
+    teacher = plm.model.eval().requires_grad_(False)
+    return Distillation(source.losses, plm.architecture, teacher, kept, source.head, source.pooling)
 
 
 def _save(small: PLM, source: ShrinkSource, config: ShrinkConfig, folder: Path) -> None:

@@ -38,13 +38,13 @@ from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.files import read_json
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.provenance import versions
-from winning_tickets.runs.statistics import TIE
+from winning_tickets.runs.statistics import best_of
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.distillation import Distillation
 
 FIGURE = "phases"
 SUPER_TICKET = "super-ticket"
-PARTS = {"selection": "best_selection", "rest": "best_rest", "whole": "best"}
+PARTS = {"selection": "best_selection", "rest": "best", "whole": "best_whole"}
 """Parts of the dev set, and the key in a transfer's metrics of the best evaluation on each."""
 
 
@@ -218,8 +218,7 @@ def _best_settings(
 ) -> Runs:
     """Fine-tune with all settings of the grid in `folder/name`; return the runs with the best mean on the selection."""
     # `targets` is one model or ticket for all seeds, or a ticket for each seed.
-    best: Runs | None = None
-    stopped = 0
+    tried: dict[str, Runs] = {}
     recovers = config.recover and targets != (config.fine_tuning.target,)
     starts = {target: _recovered(config, prepared, target, folder, runtime) for target in targets if recovers}
     for settings, fine_tuning in config.grid():
@@ -236,12 +235,10 @@ def _best_settings(
             )
             for target, group, where in zip(targets, groups, names, strict=True)
         )
-        runs = Runs(tuple(names), results, settings)
-        stopped += sum(result["stopped_early"] for result in results)
-        if best is None or runs.mean > best.mean + TIE:
-            best = runs
-    assert best is not None
-    return replace(best, stopped_early=stopped)
+        tried[settings] = Runs(tuple(names), results, settings)
+    stopped = sum(result["stopped_early"] for runs in tried.values() for result in runs.results)
+    best = best_of({settings: runs.mean for settings, runs in tried.items()})
+    return replace(tried[best], stopped_early=stopped)
 
 
 def _fine_tuning_of(fine_tuning: TransferConfig, target: str) -> TransferConfig:
@@ -378,10 +375,9 @@ def _result(
             facts = _ticket_facts(tickets[selection][level], config)
             selections[selection][f"{level:g}"] = runs.facts() | facts | {"against": tests}
     # The best level; of equal levels the one with the smaller model (section 3.2).
-    level, highest = 0.0, float("-inf")
-    for candidate, runs in sorted(found["winning"].items()):
-        if runs.mean >= highest - TIE:
-            level, highest = candidate, max(runs.mean, highest)
+    level = best_of(
+        {candidate: found["winning"][candidate].mean for candidate in sorted(found["winning"], reverse=True)}
+    )
     return {
         "verb": "super",
         "run_id": identity,

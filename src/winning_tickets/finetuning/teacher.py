@@ -62,7 +62,7 @@ class Teacher:
         terms = ("logits", "states") if config.teacher_states else ("logits",)
         weights = dict.fromkeys(terms, config.teacher_weight)
         distances = Distillation(weights, self.plm.architecture, self.plm.model, range(_layers(self.plm)), task.kind)
-        return TaughtObjective(TaskObjective.of(task), distances)
+        return TaughtObjective(TaskObjective(task.kind), distances)
 
 
 def _layers(plm: PLM) -> int:

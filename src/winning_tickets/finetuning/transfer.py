@@ -22,6 +22,7 @@ from winning_tickets.data.metrics import class_scores, majority
 from winning_tickets.data.mixing import TaskBatches, trainer_order
 from winning_tickets.data.records import Task
 from winning_tickets.finetuning import seeds
+from winning_tickets.finetuning.choice import choose
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits, has_confusion
 from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
 from winning_tickets.models.loading import PLM
@@ -59,6 +60,8 @@ def transfer(
 
     By default AdamW with a linearly decaying learning rate (TAMT, section 4.1.3; Table 1 for the settings of each
     task). Finished seeds are skipped, an unfinished seed resumes from its checkpoint, failed seeds are tried again.
+    Of several learning rates, epochs or dropouts, the one with the best mean over the seeds on the part `select_on` of
+    the dev set is chosen, the same for all seeds; the scores are those of the rest (see `finetuning.choice`).
 
     Args:
         config: the model or ticket, the task and the settings.
@@ -89,12 +92,18 @@ def transfer(
             return run.result()
         for remark in prepared.remarks:
             logger.warning(remark)
-        return seeds.run_seeds(
-            run,
-            config.seeds,
-            lambda seed: transfer_seed(prepared, seed, run.path, runtime),
-            lambda results, failed: _summarize(prepared, results, failed),
-        )
+        if config.chosen_fields:
+            return choose(prepared, run, partial(_transfer_seeds, runtime=runtime))
+        return _transfer_seeds(prepared, run, runtime)
+
+
+def _transfer_seeds(prepared: PreparedTransfer, run: RunDirectory, runtime: Runtime) -> dict[str, Any]:
+    return seeds.run_seeds(
+        run,
+        prepared.config.seeds,
+        lambda seed: transfer_seed(prepared, seed, run.path, runtime),
+        lambda results, failed: _summarize(prepared, results, failed),
+    )
 
 
 def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
@@ -249,12 +258,14 @@ def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path, scores: dict
 
 _SUMMARY = (  # keys of a summary, in the order that the rows of `runs.csv` have, too
     *("verb", "run_id", "task", "metrics", "seeds", "failed_seeds", "primary_metric", "degenerate", "majority"),
+    *("constant", "chosen", "candidates"),
     *("labels", "classes", "confusion", "warnings"),
     *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
-    *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart", "teacher"),
+    *("start_hash", "from_task", "head", "train_examples", "train_windows", "smart", "teacher"),
     *("corpus", "segments"),
     *(
         "validation_examples",
+        "selection_examples",
         "unlabelled_examples",
         "epochs",
         "steps",
@@ -298,14 +309,13 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         "run_id": prepared.identity(config),
         "task": task.name,
         **seeds.summarize_task(prepared, plan, ticket, results),
-        "majority": majority(task.kind, prepared.data.validation[plan.primary_split].labels),
+        "majority": majority(task.kind, prepared.reported[plan.primary_split].labels),
         "target": config.target,
         **_by_class(task, results),
         "warnings": _warnings(prepared, results),
         **search_settings_of(ticket),
         **prepared.start_facts,
         "train_windows": prepared.train_windows,
-        "soft_labels": prepared.data.train.soft is not None,
         "smart": None if config.smart is None else config.smart.model_dump(),
         "teacher": config.teacher,
         "unlabelled_examples": prepared.data.unlabelled,

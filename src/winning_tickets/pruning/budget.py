@@ -12,9 +12,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from winning_tickets.models.architectures import Role, prunable_views
 from winning_tickets.models.structure import Structure
 
 BINS = 4000
@@ -57,39 +56,6 @@ class Losses:
             sums = np.concatenate([np.zeros((len(rising), 1)), np.cumsum(rising, axis=1)], axis=1)
             removed[unit] = sums[:, ::-1]  # column k: k units are kept
         return cls(removed["heads"], removed["neurons"][:, list(sizes)])
-
-    def per_unit(self, values: Mapping[str, Tensor], sizes: Sequence[int]) -> dict[str, Tensor]:
-        """Return a loss of each unit, `(layers, n)`, in the order of `values`; their sums approximate these losses."""
-        from scipy.optimize import isotonic_regression
-
-        found = {}
-        for unit, curves, kept in (("heads", self.heads, range(self.heads.shape[1])), ("neurons", self.neurons, sizes)):
-            removed = kept[-1] - np.array(kept)[::-1]
-            rows = []
-            for own, curve in zip(values[unit], curves, strict=True):
-                # The loss of each further removed unit must not fall, so that the order of `values` is kept.
-                steps = np.diff(np.interp(np.arange(kept[-1] + 1), removed, curve[::-1]))
-                row = torch.empty_like(own)
-                row[own.argsort(stable=True)] = torch.from_numpy(isotonic_regression(steps).x.clip(0)).to(own)
-                rows.append(row)
-            found[unit] = torch.stack(rows)
-        return found
-
-
-def unit_magnitudes(encoder: nn.Module, structure: Structure) -> dict[str, Tensor]:
-    """Return the sum of squared weights of each head (in V and AO) and of each neuron (in FI and FO), `(layers, n)`."""
-    matrices: dict[str, tuple[Role, Role]] = {"heads": ("V", "AO"), "neurons": ("FI", "FO")}
-    found: dict[str, list[Tensor]] = {unit: [] for unit in matrices}
-    for layer in range(len(structure.layers)):
-        for unit, (rows, columns) in matrices.items():
-            into, out = (prunable_views(encoder, structure.names(layer, role)).values() for role in (rows, columns))
-            joined = [*into, *(matrix.T for matrix in out)]
-            found[unit].append(
-                torch.stack(
-                    [matrix.square().reshape(structure.per_layer(unit), -1).sum(1).cpu() for matrix in joined]
-                ).sum(0)
-            )
-    return {unit: torch.stack(values) for unit, values in found.items()}
 
 
 def choose_sizes(
@@ -141,36 +107,31 @@ def choose_sizes(
     return sizes[::-1]
 
 
-def even_sizes(
-    losses: Losses, costs: Costs, budget: float, whole_heads: bool = False, spread: bool = False
-) -> Sizes | None:
-    """Return sizes, equal in all kept layers, with the smallest loss within a budget; None if the budget is too small.
+def uniform_sizes(losses: Losses, costs: Costs, budget: float, spread: bool = False) -> Sizes | None:
+    """Return all heads and equally many neurons in each kept layer, with the smallest loss; None if none fits.
 
     Args:
         losses: losses of the layers by their sizes.
         costs: costs as shares of the dense model's cost.
         budget: share of the dense model's cost.
-        whole_heads: keep all heads, and choose which layers stay; otherwise all layers stay, with fewer heads.
         spread: keep whole layers only, at even distances.
     """
     layers, heads = len(losses.heads), len(costs.heads) - 1
     gone = losses.heads[:, 0] + losses.neurons[:, 0]  # the loss of removing each layer as a whole
     best: tuple[float, Sizes | None] = np.inf, None
-    for count in range(1, layers + 1) if whole_heads or spread else (layers,):
+    for count in range(1, layers + 1):
         stay = sorted(np.argsort(-gone, kind="stable")[:count].tolist())
         if spread:  # the last layer of each of `count` equal parts
             stay = [round((part + 1) * layers / count) - 1 for part in range(count)]
         for column, size in enumerate(costs.sizes):
             if size == 0 or (spread and size < costs.sizes[-1]):
                 continue
-            # The number of heads is proportional to that of neurons, so that one size determines both.
-            number = heads if whole_heads or spread else max(1, round(heads * size / costs.sizes[-1]))
-            if costs.base + count * (costs.layer + costs.heads[number] + costs.neurons[column]) > budget:
+            if costs.base + count * (costs.layer + costs.heads[heads] + costs.neurons[column]) > budget:
                 continue
-            loss = float(gone.sum() - gone[stay].sum() + losses.heads[stay, number].sum())
+            loss = float(gone.sum() - gone[stay].sum() + losses.heads[stay, heads].sum())
             loss += float(losses.neurons[stay, column].sum())
             if loss < best[0]:
-                best = loss, [(number, size) if layer in stay else (0, 0) for layer in range(layers)]
+                best = loss, [(heads, size) if layer in stay else (0, 0) for layer in range(layers)]
     return best[1]
 
 

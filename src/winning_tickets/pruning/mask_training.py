@@ -25,6 +25,7 @@ from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, 
 from winning_tickets.pruning.one_shot import activation_importance, input_norms
 from winning_tickets.pruning.preparation import PreparedSearch
 from winning_tickets.pruning.sharded import ShardedMaskOptimizer, shard_
+from winning_tickets.pruning.sources import term_settings
 from winning_tickets.pruning.steps import train_in_order
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
@@ -32,7 +33,7 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights, is_sharded, own_rows
 from winning_tickets.tickets.selection import Computed, count_true, magnitudes
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.objectives.base import Objective, TermSettings
+from winning_tickets.training.objectives.base import Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import needs_lm_head, needs_teacher
 from winning_tickets.training.trainer import Callback, TicketTrainer, last_step
@@ -191,14 +192,7 @@ def make_objective(
         copied = list(head_without_decoder(plm)) if "logits" in config.terms else []
     if needs_teacher(config.terms):
         teacher = make_twin(plm.model, dense_weights, copied).train(config.teacher_dropout)
-    settings = TermSettings(
-        kd_layers=config.kd_layers,
-        count_padding=config.kd_padding == "counted",
-        temperature=config.temperature,
-        logits_temperature=config.logits_temperature,
-        logits_top_k=config.logits_top_k if isinstance(config, MaskTraining) else None,
-    )
-    return PretrainingObjective(config.terms, plm.architecture, teacher, settings)
+    return PretrainingObjective(config.terms, plm.architecture, teacher, term_settings(config))
 
 
 def initial_importance(

@@ -14,7 +14,14 @@ from torch import Tensor
 from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, Runtime, SearchConfig, parse_start
 from winning_tickets.config.mask_training import ScoreTraining
 from winning_tickets.config.one_shot import MagnitudeSearch
-from winning_tickets.config.search import CountedSearch, ObjectiveSearch, RoundedWeights, TextSearch, WeightSearch
+from winning_tickets.config.search import (
+    CountedSearch,
+    ObjectiveSearch,
+    RoundedWeights,
+    TeacherSearch,
+    TextSearch,
+    WeightSearch,
+)
 from winning_tickets.config.structured import ImportanceSearch, UnitSearch
 from winning_tickets.config.weight_training import SourceSearch
 from winning_tickets.data.batches import CorpusBatches
@@ -111,22 +118,12 @@ class PreparedSearch(Generic[Method]):
         """Make a ticket from masks; its description names its own sparsity only, not all those of the search."""
         config = self.config.model_dump(mode="json") | {"sparsity": sparsity}
         parents = () if self.like is None else (self.like.id,)
-        info = self._info(config, scores_from=self.ranked.source, parents=parents, step=step)
+        info = _info(self.config, self.base, config, scores_from=self.ranked.source, parents=parents, step=step)
         return Ticket({name: masks[name].cpu() for name in self.loaded}, info, head)
 
     def gate_ticket(self, gates: Mapping[str, Tensor], structure: Structure, level: Level, **about: Any) -> Ticket:
         """Make a ticket from gates; its description names its own level only, and the sparsity of the matrices."""
-        own: dict[str, Any] = {COUNT_FIELDS[unit]: () for unit in COUNT_FIELDS}
-        own |= {"level": () if level.percent is None else (level.percent,)}
-        own |= {COUNT_FIELDS[unit]: (count,) for unit, count in (level.given or {}).items()}
-        info = self._info(self.config.model_copy(update=own).model_dump(mode="json"), **about)
-        ticket = Ticket({}, info, gates={name: gate.cpu() for name, gate in gates.items()}, structure=structure)
-        ticket.info = info.model_copy(update={"config": info.config | {"sparsity": ticket.sparsity}})
-        return ticket
-
-    def _info(self, config: dict[str, Any], **about: Any) -> TicketInfo:
-        method, scope, seed = self.config.method, self.config.scope, self.config.seed
-        return TicketInfo(method=method, scope=scope, config=config, applies_to=self.base, seed=seed, **about)
+        return make_gate_ticket(self.config, self.base, gates, structure, level, **about)
 
     def folder(self, run: RunDirectory, level: float | str) -> Path:
         """Return the folder of a ticket: the run itself, or one such as `sparsity-0.60` or `level-30` inside it."""
@@ -172,6 +169,30 @@ class PreparedSearch(Generic[Method]):
             short_sequence_probability=config.short_sequence_probability,
             train_size=config.train_size,
         )
+
+
+def make_gate_ticket(
+    settings: SearchConfig,
+    base: BaseModelInfo,
+    gates: Mapping[str, Tensor],
+    structure: Structure,
+    level: Level,
+    **about: Any,
+) -> Ticket:
+    """Make a ticket from gates that these resolved settings of a search describe."""
+    own: dict[str, Any] = {COUNT_FIELDS[unit]: () for unit in COUNT_FIELDS}
+    own |= {"level": () if level.percent is None else (level.percent,)}
+    own |= {COUNT_FIELDS[unit]: (count,) for unit, count in (level.given or {}).items()}
+    info = _info(settings, base, settings.model_copy(update=own).model_dump(mode="json"), **about)
+    ticket = Ticket({}, info, gates={name: gate.cpu() for name, gate in gates.items()}, structure=structure)
+    ticket.info = info.model_copy(update={"config": info.config | {"sparsity": ticket.sparsity}})
+    return ticket
+
+
+def _info(settings: SearchConfig, base: BaseModelInfo, config: dict[str, Any], **about: Any) -> TicketInfo:
+    return TicketInfo(
+        method=settings.method, scope=settings.scope, config=config, applies_to=base, seed=settings.seed, **about
+    )
 
 
 def prepare_search(config: Given, runtime: Runtime) -> PreparedSearch[Given]:
@@ -255,8 +276,8 @@ def _load_models(settings: SearchConfig) -> tuple[PLM, PLM, BaseModelInfo]:
     load = partial(load_plm, settings.model, revision=settings.revision, layers=settings.layers)
     terms = [term for term in settings.terms if term != "task"]
     predicts = bool(terms) and needs_lm_head(terms)
-    plm = load(**_loading_of(terms))
-    if isinstance(settings, ScoreTraining):
+    plm = load(**loading_of(terms))
+    if isinstance(settings, TeacherSearch):
         if "attention" in terms:
             check_attention_maps(plm.model)
         _check_compared_layers(settings, plm)
@@ -273,7 +294,7 @@ def _load_models(settings: SearchConfig) -> tuple[PLM, PLM, BaseModelInfo]:
     return plm, encoder, base
 
 
-def _loading_of(terms: Collection[str]) -> dict[str, Any]:
+def loading_of(terms: Collection[str]) -> dict[str, Any]:
     """Return the head that the terms need, and the attention implementation: only `eager` returns attention maps."""
     if not terms:
         return {}
@@ -281,7 +302,7 @@ def _loading_of(terms: Collection[str]) -> dict[str, Any]:
     return {"head": lm_head_of(terms), "require_mlm_head": needs_lm_head(terms), "attention": attention}
 
 
-def _check_compared_layers(settings: ScoreTraining, plm: PLM) -> None:
+def _check_compared_layers(settings: TeacherSearch, plm: PLM) -> None:
     """Refuse `kd_layers` that the model does not have, and a choice that leaves trained layers without a gradient."""
     if not settings.kd_layers:
         return

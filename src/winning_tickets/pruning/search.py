@@ -9,7 +9,7 @@ from typing import Any
 
 from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.config.mask_training import MaskTraining, ScoreTraining
-from winning_tickets.config.search import TextSearch, WeightSearch, load_named, problems_of
+from winning_tickets.config.search import TeacherSearch, TextSearch, WeightSearch, load_named, problems_of
 from winning_tickets.config.structured import GateTraining, UnitSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.segments import check_countable, parse_segments
@@ -175,7 +175,7 @@ def check_search(config: SearchConfig) -> None:
             tasks = ", ".join(TASKS)
             problems.append(f"The objective task needs --task ({tasks}; several with commas), or --train-file.")
         problems += [str(unknown("task", name, TASKS)) for name in config.tasks if name not in TASKS]
-    if isinstance(config, ScoreTraining) and "contrastive" in config.known_terms:
+    if isinstance(config, TeacherSearch) and "contrastive" in config.known_terms:
         filled = config.resolved()
         problems += problems_of(lambda: check_negatives(filled.segments, filled.batch_tokens))
         if distributed.world_size() > 1:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from winning_tickets.config.search import TrainingSearch
+from winning_tickets.config import MODEL_DROPOUT
+from winning_tickets.config.search import LogitsSearch, TeacherSearch, TrainingSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.batches import ENDLESS, CorpusBatches
 from winning_tickets.data.encode import make_collator, train_subset
@@ -15,13 +17,15 @@ from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.models.heads import choose_doc_stride, choose_max_length, load_for_task, seeded_loader
-from winning_tickets.models.loading import PLM, load_plm, untie_decoder
-from winning_tickets.pruning.preparation import PreparedSearch
+from winning_tickets.models.loading import PLM, load_plm, set_dropout, untie_decoder
+from winning_tickets.models.twin import make_twin
+from winning_tickets.pruning.preparation import PreparedSearch, loading_of
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
-from winning_tickets.training.objectives.base import Objective
+from winning_tickets.training.objectives.base import Objective, TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.task import TaskObjective
+from winning_tickets.training.objectives.terms import needs_lm_head, needs_teacher
 from winning_tickets.training.predict import encode_split
 
 TEXT_LEARNING_RATE = 5e-5
@@ -30,7 +34,7 @@ TEXT_LEARNING_RATE = 5e-5
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """One source of a method that trains weights: text with an MLM or CLM head, or a task with a head of its own."""
+    """One source of a method that trains weights: text, with a head if a term needs it, or a task with its own head."""
 
     plm: PLM
     objective: Objective
@@ -47,7 +51,7 @@ class Sources:
     model: SharedEncoder  # the encoder under a head for each source
     objective: JointObjective
     learning_rate: float  # peak of the schedule
-    parts: dict[str, TrainingSource]  # by name: `mlm`, `clm` or that of a task
+    parts: dict[str, TrainingSource]  # by name: that of a task, or for text the term, or `text` for several terms
     epochs: int  # passes over the sources in a round, if no length is configured
 
     def dataset(self, config: SourceSearch, n_steps: int) -> MixedBatches:
@@ -77,11 +81,14 @@ class Sources:
 def load_sources(prepared: PreparedSearch[SourceSearch]) -> Sources:
     """Load a model for each source, put all heads on one encoder, and tokenize."""
     config = prepared.config
-    text = config.text_term
-    found = {} if text is None else {text: _text_source(prepared, text)}
+    terms = config.text_terms
+    text = None if not terms else next(iter(terms)) if len(terms) == 1 else "text"
+    found = {} if text is None else {text: _text_source(prepared, terms)}
     found |= {data.task.name: _task_source(prepared, data) for data in prepared.tasks}
     model = SharedEncoder({name: source.plm.model for name, source in found.items()})
-    if text is not None:
+    if isinstance(config, TeacherSearch) and config.student_dropout not in (None, MODEL_DROPOUT):
+        set_dropout(model.base_model, config.student_dropout)
+    if text is not None and needs_lm_head(terms):
         # With word embeddings in scope, the decoder is untied: it keeps the dense matrix, frozen, and gets no gradient.
         plm = found[text].plm
         embeddings = plm.architecture.word_embeddings
@@ -99,18 +106,36 @@ def load_sources(prepared: PreparedSearch[SourceSearch]) -> Sources:
     return sources
 
 
-def _text_source(prepared: PreparedSearch[SourceSearch], term: str) -> TrainingSource:
-    config = prepared.config
-    plm = _load_seeded(config, head=term, require_mlm_head=True)
+def _text_source(prepared: PreparedSearch[SourceSearch], terms: Mapping[str, float]) -> TrainingSource:
+    config, predicts = prepared.config, needs_lm_head(terms)
+    plm = _load_seeded(config, **loading_of(terms))
     cut = parse_segments(config.segments)
     examples = config.batch_tokens // cut.longest if cut.form == "packed" else None
     steps = config.source_steps
     if isinstance(config, ImpSearch) and steps is None and config.round_examples is not None and examples is not None:
         steps = math.ceil(config.round_examples / examples)
     known = steps and steps * len(config.sparsities)
-    batches = prepared.batches(ENDLESS, predicts=True, plm=plm, at_most_batches=known)
-    objective = PretrainingObjective({term: 1.0}, plm.architecture)
-    return TrainingSource(plm, objective, config.terms[term], batches, max(1, round(batches.steps_of_a_pass)), examples)
+    batches = prepared.batches(ENDLESS, predicts=predicts, plm=plm, at_most_batches=known)
+    teacher, settings = None, None
+    if isinstance(config, TeacherSearch):
+        settings = term_settings(config)
+        if needs_teacher(terms):  # all of its weights are copies, as all of the student's are trained
+            plm.model.to(prepared.device)
+            teacher = make_twin(plm.model, {}, [name for name, _ in plm.model.named_parameters()])
+            teacher.train(bool(config.teacher_dropout))
+    objective = PretrainingObjective(terms, plm.architecture, teacher, settings)
+    return TrainingSource(plm, objective, 1.0, batches, max(1, round(batches.steps_of_a_pass)), examples)
+
+
+def term_settings(config: TeacherSearch) -> TermSettings:
+    """Return the settings of the terms of an objective."""
+    return TermSettings(
+        kd_layers=config.kd_layers,
+        count_padding=config.kd_padding == "counted",
+        temperature=config.temperature,
+        logits_temperature=config.logits_temperature,
+        logits_top_k=config.logits_top_k if isinstance(config, LogitsSearch) else None,
+    )
 
 
 def _task_source(prepared: PreparedSearch[SourceSearch], data: TaskData) -> TrainingSource:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -211,7 +211,6 @@ class GateSearch:
         level: Level,
         counts: Mapping[Unit, int],
         importances: Mapping[str, Tensor],
-        choose: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,  # gates by scores; None: counts
     ) -> None:
         self.prepared, self.structure, self.level = prepared, structure, level
         config = prepared.config
@@ -226,7 +225,7 @@ class GateSearch:
             {name: scores[name].to(prepared.device) for name in self.gates},
             head={},
             config=config.as_masks(),
-            choose=choose or partial(close_by_level, structure=structure, counts=counts, min_heads_per_layer=min_heads),
+            choose=partial(close_by_level, structure=structure, counts=counts, min_heads_per_layer=min_heads),
         )
         # The trainer zeroes only the gradients of the model's own parameters.
         self.optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())

@@ -232,10 +232,12 @@ def _from_sources(config: SourceSearch, kept: float) -> Cost:
     """Return the cost of imp, snip or movement, which learn from text, tasks or both."""
     # For each source: examples per step, tokens per step, and steps per pass.
     sources: list[tuple[float, float, float]] = []
-    if config.text_term is not None:
+    if config.text_terms:
         room = _longest(config.segments)
         segments = _subset(_corpus_tokens(config.corpus) / room, config.train_size)
-        sources.append((config.batch_tokens / room, config.batch_tokens, segments * room / config.batch_tokens))
+        taught = 1 + _FORWARD * any(name in TEACHER_NAMES for name in config.terms)
+        of_a_pass = segments * room / config.batch_tokens
+        sources.append((config.batch_tokens / room, config.batch_tokens * taught, of_a_pass))
     for name in config.tasks if "task" in config.terms else ():
         batch, limit = _batch(config, name)
         data = _data_of(config, name)
@@ -341,6 +343,11 @@ def _batch(config: SourceSearch | TransferConfig, name: str | None) -> tuple[int
 
 
 def _fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize | None = None) -> Cost:
+    """Return the cost of all seeds and candidates."""
+    return Cost().plus(*(_one_fine_tuning(candidate, model, data) for candidate in settings.candidates().values()))
+
+
+def _one_fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize | None) -> Cost:
     config, task = settings.resolved(), (TASKS | TEXT_TASKS).get(str(settings.task))
     is_text = config.task in TEXT_TASKS
     data = data or _data_of(config, config.task)

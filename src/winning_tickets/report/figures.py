@@ -364,42 +364,6 @@ def draw_pie(
         start += share
 
 
-@contextmanager
-def _chart(title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Any, Drawing]]:
-    """Yield axes whose values begin at zero, and their SVG of page width; labeled parts get a legend."""
-    with canvas(7.2, 3.9, title, ["svg"]) as (drawing, made):
-        axes = drawing.add_subplot(xlabel=xlabel, ylabel=ylabel)
-        axes.set_title(title)
-        axes.grid(axis="y")
-        yield axes, made
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(0.0, low), high)
-        labels = axes.get_legend_handles_labels()[1]
-        if len(labels) > 1:
-            add_legend(drawing, len(labels))
-
-
-def line_chart(
-    series: Sequence[Series], xlabel: str, ylabel: str, title: str, levels: Mapping[str, float] | None = None
-) -> str:
-    """Return lines and dashed horizontal levels over a common axis as an `<svg>` element; unnamed lines are thin."""
-    with _chart(title, xlabel, ylabel) as (axes, made):
-        for one in series:
-            draw_line(axes, one, 2.0 if one.name else 0.5)
-        for name, value in (levels or {}).items():
-            axes.axhline(value, label=name, **DASHED)
-        axes.set_xlim(left=0.0)
-    return made["svg"].decode().strip()
-
-
-def bar_chart(groups: Sequence[str], bars: Sequence[Series], xlabel: str, ylabel: str, title: str) -> str:
-    """Return grouped bars with their values as an `<svg>` element, with a legend if there are several sets."""
-    with _chart(title, xlabel, ylabel) as (axes, made):
-        draw_bars(axes, bars, groups, values=True)
-        axes.margins(y=0.12)
-    return made["svg"].decode().strip()
-
-
 @dataclass(frozen=True)
 class PhasePoint:
     """The scores of one ticket, or of the full model, by seed; `remaining` weight in (0, 1], 1 for the full model."""

@@ -359,11 +359,6 @@ def all_reduce_max(value: int) -> int:
     return int(group.all_reduce(torch.tensor(value), "MAX"))
 
 
-def barrier() -> None:
-    """Wait for all ranks, for example before rank 0 removes files that the others read."""
-    all_reduce_max(0)
-
-
 def all_reduce_sums(values: Sequence[float]) -> list[float]:
     """Return the sums of numbers over all ranks, in float64."""
     group = _active()

@@ -49,6 +49,8 @@ class ContentError(TicketsError):
 class TrainingError(TicketsError):
     """A failure while running, such as a loss that is not finite or a full disk (exit code 1)."""
 
+    diverged = False  # losses or outputs were not finite, so that other settings may succeed
+
 
 class Interrupted(TicketsError):  # noqa: N818 - an orderly end of the run
     """Ctrl-C or SIGTERM, raised after a checkpoint was written; the exit code is 128 plus the signal (130 or 143)."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from winning_tickets.runs.errors import ContentError, shown
 from winning_tickets.runs.files import is_number
 
+Name = TypeVar("Name", bound=Hashable)
 LARGEST = 1e100  # largest value that counts as a measurement; sums and squares of larger ones overflow
 TIE = 1e-12  # scores that differ by no more are equal; the difference is rounding
 CORRELATIONS = ("matthews", "pearson", "spearman")
@@ -76,6 +77,16 @@ def is_at_chance(metric: str, score: float, majority: float | None, constant: bo
     if metric.startswith("accuracy"):
         return constant if majority is None else score <= majority + TIE
     return constant or score <= TIE
+
+
+def best_of(means: Mapping[Name, float]) -> Name:
+    """Return the name of the highest mean; the first of those that are equal up to rounding."""
+    names = iter(means)
+    best = next(names)
+    for name in names:
+        if means[name] > means[best] + TIE:
+            best = name
+    return best
 
 
 def deviation(values: Sequence[float]) -> float | None:

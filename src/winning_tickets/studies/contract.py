@@ -9,10 +9,10 @@ from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
+import yaml
 from pydantic import Field, model_validator
 
 from winning_tickets.config import Settings
-from winning_tickets.config.settings import parse_yaml
 from winning_tickets.runs.errors import unknown
 from winning_tickets.studies.expressions import matches, same
 from winning_tickets.studies.facts import Facts, facts_of
@@ -109,7 +109,7 @@ def contracts() -> dict[str, Contract]:
     found: dict[str, Contract] = {}
     for file in sorted(resources.files(PAPERS).iterdir(), key=lambda one: one.name):
         if file.name.endswith(".yaml"):
-            contract = Contract.model_validate(parse_yaml(file.read_text(encoding="utf-8"))[1])
+            contract = Contract.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
             found |= dict.fromkeys(contract.papers, contract)
     return found
 

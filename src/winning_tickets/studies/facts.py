@@ -79,6 +79,11 @@ def _plain(values: tuple[Any, ...]) -> Any:
 
 
 def _fine_tuning(given: TransferConfig) -> Facts:
+    found = [_one_fine_tuning(candidate) for candidate in given.candidates().values()]
+    return found[0] | {field: _plain(tuple(one[field] for one in found)) for field in given.chosen_fields}
+
+
+def _one_fine_tuning(given: TransferConfig) -> Facts:
     config = given.resolved()
     task = (TASKS | TEXT_TASKS).get(str(config.task), _USUAL)
     is_text = config.task in TEXT_TASKS
@@ -250,16 +255,16 @@ def _iterative(config: ImpSearch) -> list[Facts]:
             | {
                 "task": name,
                 "round": _round(config, f"{task.epochs} epochs"),
-                "learning_rate": config.learning_rate or (5e-5 if config.text_term else task.fixed_rate),
+                "learning_rate": config.learning_rate or (5e-5 if config.text_terms else task.fixed_rate),
                 "batch_size": config.batch_size or task.batch_size,
                 "max_length": config.max_length or task.max_length,
                 "batches": _batches(config.group_by_length),
             }
         )
-    if config.text_term:
+    if config.text_terms:
         text = {"corpus": config.corpus, "segments": config.segments, "batch_tokens": config.batch_tokens}
         rate = {"learning_rate": config.learning_rate or 5e-5, "masked": config.mlm_probability}
-        found.append(facts | {"task": config.text_term, "round": _round(config, "1 epochs")} | text | rate)
+        found.append(facts | {"task": "+".join(config.text_terms), "round": _round(config, "1 epochs")} | text | rate)
     return found
 
 

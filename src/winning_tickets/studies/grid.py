@@ -222,7 +222,7 @@ def _stages_of(shown: Any) -> Iterator[str]:
 
 def values_of(shown: Any) -> list[Value]:
     """Return the values of stages that a table, figure or claim names."""
-    found: list[Any] = [getattr(shown, name, None) for name in ("x", "y", "minus", "mark_at_least", "x_at")]
+    found: list[Any] = [getattr(shown, name, None) for name in ("x", "y", "minus", "share_of", "mark_at_least", "x_at")]
     correlation = getattr(shown, "correlates", None)
     pairs = [*getattr(shown, "points", {}).values(), *([] if correlation is None else [correlation])]
     found += [value for pair in pairs for value in (pair.x, pair.y)]

@@ -9,53 +9,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from winning_tickets.config.settings import parse_yaml
+from winning_tickets.config.yaml_files import Lines, YamlPath, read_yaml
 from winning_tickets.runs.errors import UsageError, shown, unknown
 from winning_tickets.runs.text import read_text
 from winning_tickets.studies import expressions
 from winning_tickets.studies.grid import check_study
 from winning_tickets.studies.schema import Study
-
-YamlPath = tuple[str | int, ...]
-Lines = dict[YamlPath, int]  # lines of the keys and items of a YAML document
-
-
-def read_yaml(text: str, source: str) -> tuple[Any, Lines]:
-    """Return the content of a YAML document, and the line of every key and item."""
-    lines: Lines = {}
-    try:
-        tree, content = parse_yaml(text)
-        if tree is not None:
-            _note(tree, (), lines, source)
-        return content, lines
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = "" if mark is None else f", line {mark.line + 1}"
-        hint = ""
-        if mark is not None and "@" in str(error.problem):
-            hint = " A reference needs quotes: '@search'."
-        raise UsageError(f"{source}{where}: not valid YAML: {error.problem}.{hint}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{source}: not valid YAML: {error}") from error
-
-
-def _note(node: yaml.Node, path: YamlPath, lines: Lines, source: str) -> None:
-    lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*path, str(key.value))
-            if inner in lines:
-                raise UsageError(
-                    f"{source}, line {key.start_mark.line + 1}: {key.value!r} is there already, in line {lines[inner]}."
-                )
-            lines[inner] = key.start_mark.line + 1
-            _note(value, inner, lines, source)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _note(item, (*path, index), lines, source)
 
 
 def _line(path: YamlPath, lines: Lines) -> str:

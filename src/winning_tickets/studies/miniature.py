@@ -111,9 +111,10 @@ def _task(name: str | None) -> Task:
 
 
 def _trained(settings: TransferConfig | ShareConfig, task: Task) -> dict[str, Any]:
+    rates = settings.learning_rate or task.fixed_rate
     values = {
         "batch_size": _batch(settings.batch_size or task.batch_size),
-        "learning_rate": _rate(settings.learning_rate or task.fixed_rate),
+        "learning_rate": tuple(map(_rate, rates)) if isinstance(rates, tuple) else _rate(rates),
         "train_size": _subset(settings.train_size),
     }
     length = (settings.max_length or task.max_length) // LENGTH

@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from winning_tickets.config import Settings
-from winning_tickets.config.settings import parse_yaml
 from winning_tickets.data.names import misnamed
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.identity import run_id
@@ -247,8 +246,8 @@ def parse_conditions(given: Sequence[str]) -> dict[str, Any]:
 def _value_of(option: str, text: str, value: str) -> Any:
     plain = "," in value and not value.lstrip().startswith(("[", "{", '"', "'"))
     try:
-        return parse_yaml(f"[{value}]" if plain else value)[1]
-    except yaml.YAMLError as error:
+        return yaml.safe_load(f"[{value}]" if plain else value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{option} {text!r}: the value is not valid YAML.") from error
 
 

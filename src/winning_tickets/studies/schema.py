@@ -38,6 +38,13 @@ Condition = dict[str, Any]
 """Axis -> a value, a list of values, or `{not: ..}`, `{above: ..}`, `{below: ..}`, `{same: AXIS}`; all must hold."""
 
 
+class Choice(Settings):
+    """Settings of which one is chosen for each arm of a stage, by the mean over its seeds."""
+
+    among: dict[str, Any] = Field(min_length=1)  # axis -> candidates, as in `over`
+    select_on: float | str = 0.5  # part of the dev set to choose on; the scores are those of the rest
+
+
 class Stage(Settings):
     """Runs of one verb; the axes of `label` are for the report only."""
 
@@ -48,6 +55,22 @@ class Stage(Settings):
     skip: tuple[Condition, ...] | str = ()  # runs that match any of these
     only: tuple[Condition, ...] | str = ()  # if given, runs that match none are skipped
     when: str | bool = True  # false skips the stage
+    choose: Choice | None = None  # its candidates are axes, and `select_on` is its part of the dev set
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_candidates(cls, value: Any) -> Any:
+        """Make each candidate a run of its own."""
+        choose = value.get("choose") if isinstance(value, dict) else None
+        if not isinstance(choose, dict) or not isinstance(choose.get("among"), dict):
+            return value
+        if value.get("verb") != "transfer":
+            raise ValueError("choose is for transfer, whose scores are of a dev set")
+        given = {"select_on": choose.get("select_on", 0.5)}
+        return value | {
+            "over": {**value.get("over", {}), **choose["among"]},
+            "with": {**value.get("with", {}), **given},
+        }
 
 
 class Value(Settings):
@@ -95,6 +118,7 @@ class StudyTable(Settings):
     best: Literal["max", "min"] | None = "max"  # which mean of each column is in bold
     statistic: Literal["mean", "median", "best", "std", "p"] = "mean"
     minus: Minus | None = None  # what is subtracted from each number
+    share_of: Value | None = None  # of whose distance from chance each number is a share: 0 is chance, 1 is that value
     note: str = ""
 
 

@@ -13,52 +13,6 @@ from winning_tickets.config import Settings
 from winning_tickets.runs.errors import unknown
 
 
-class ExportConfig(Settings):
-    """Arguments of `deploy.export.export`."""
-
-    target: str
-    format: str
-    base: str | None = None
-    convention: str | None = None
-    allow_other_weights: bool = False
-
-
-class ImportMaskConfig(Settings):
-    """Arguments of `deploy.mask_files.import_mask`."""
-
-    file: str  # a mask.pt in the form of the papers' released code
-    base: str
-    method: str = "imported"
-    revision: str | None = None
-
-
-class MeasureConfig(Settings):
-    """Arguments of `deploy.measure.measure`."""
-
-    target: str
-    batches: tuple[int, ...] = (1, 8, 32)
-    lengths: tuple[int, ...] = (32, 128)
-    threads: int | None = None
-    repeats: int = 10
-    base: str | None = None
-    revision: str | None = None
-    layers: int | None = None
-    allow_other_weights: bool = False
-
-
-class CompareConfig(Settings):
-    """Tickets to compare: `targets` in one run, or a pair `reference` and `target`, so each pair has a run."""
-
-    targets: tuple[str, ...] = ()
-    reference: str | None = None
-    target: str | None = None
-    average: str = "pooled"
-
-    @property
-    def tickets(self) -> tuple[str, ...]:
-        return (*(one for one in (self.reference, self.target) if one is not None), *self.targets)
-
-
 class AnalyseConfig(Settings):
     """An analysis from `ANALYSES` of tickets or runs; some kinds take `baseline` and `dense` runs to compare with."""
 
@@ -116,14 +70,12 @@ VERBS: dict[str, StudyVerb] = {
     "super": StudyVerb(
         "config:SuperConfig", "finetuning.super_ticket:super_ticket", ("fine_tuning.task", "fine_tuning.seeds")
     ),
-    "export": StudyVerb(
-        "studies.verbs:ExportConfig", "deploy.export:export", ("format",), writes=False, output="model"
-    ),
+    "export": StudyVerb("config:ExportConfig", "deploy.export:export", ("format",), writes=False, output="model"),
     "import-mask": StudyVerb(
-        "studies.verbs:ImportMaskConfig", "deploy.mask_files:import_mask", ("method",), writes=False, output="ticket"
+        "config:ImportConfig", "deploy.mask_files:import_mask", ("method",), writes=False, output="ticket"
     ),
-    "measure": StudyVerb("studies.verbs:MeasureConfig", "deploy.measure:measure", (), writes=False),
-    "compare": StudyVerb("studies.verbs:CompareConfig", "tickets.overlap:compare", (), writes=False),
+    "measure": StudyVerb("config:MeasureConfig", "deploy.measure:measure", (), writes=False),
+    "compare": StudyVerb("config:CompareConfig", "tickets.overlap:compare", (), writes=False),
     "analyse": StudyVerb("studies.verbs:AnalyseConfig", "studies.analysis.kinds:ANALYSES", ("kind",), writes=False),
     "submit": StudyVerb(
         "studies.verbs:SubmitConfig",

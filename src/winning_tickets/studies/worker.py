@@ -160,14 +160,10 @@ def _analyse(functions: Any, settings: Any, runtime: Runtime, folder: Path) -> d
 
 _CALLS: dict[str, Callable[[Any, Any, Runtime, Path], Any]] = {
     "evaluate": lambda evaluate, settings, runtime, folder: evaluate(settings, runtime),
-    "measure": lambda measure, settings, runtime, folder: measure(**settings.model_dump(), runtime=runtime),
+    "measure": lambda measure, settings, runtime, folder: measure(settings, runtime),
     "compare": lambda compare, settings, runtime, folder: compare(settings.tickets, settings.average),
-    "export": lambda export, settings, runtime, folder: export(
-        **settings.model_dump(), out=folder / VERBS["export"].output
-    ),
-    "import-mask": lambda read, settings, runtime, folder: read(
-        **settings.model_dump(), out=folder / VERBS["import-mask"].output
-    ),
+    "export": lambda export, settings, runtime, folder: export(settings, folder / VERBS["export"].output),
+    "import-mask": lambda read, settings, runtime, folder: read(settings, folder / VERBS["import-mask"].output),
     "analyse": _analyse,
     "submit": lambda submit, settings, runtime, folder: submit(
         settings.runs, settings.data_dir, folder / VERBS["submit"].output, seed=settings.seed, runtime=runtime

@@ -17,14 +17,19 @@ class SharedEncoder(nn.Module):
     """Hugging Face models, by name, that share one encoder; each can still be used and saved alone."""
 
     # All come from one checkpoint. The encoder is that of the first model with a pooler, or else of the first model:
-    # heads that need no pooler do without.
+    # heads that need no pooler do without. A model without a head is the encoder itself.
 
     def __init__(self, models: Mapping[str, Any]) -> None:
         super().__init__()
-        self.models = nn.ModuleDict(models)
-        owners = [model for model in models.values() if getattr(model.base_model, "pooler", None) is not None]
-        self._owner = (owners or list(models.values()))[0]
-        for model in models.values():
+        headed = [model for model in models.values() if model.base_model is not model] or list(models.values())
+        owners = [model for model in headed if getattr(model.base_model, "pooler", None) is not None]
+        owner = (owners or headed)[0]
+        own: dict[str, Any] = {
+            name: owner.base_model if model.base_model is model else model for name, model in models.items()
+        }
+        self.models = nn.ModuleDict(own)  # before the owner, so that parameters have the names of the sources
+        self._owner = owner
+        for model in own.values():
             if model.base_model is not self.base_model:
                 setattr(model, model.base_model_prefix, self.base_model)
                 model.tie_weights()
@@ -43,7 +48,7 @@ class SharedEncoder(nn.Module):
 class JointObjective:
     """The losses of several sources, each with its own head; a batch may hold only some of them."""
 
-    # The loss of a source has the name of the source; a further part of it has a name such as `rte.soft_loss`.
+    # The loss of a source has the name of the source; a further part of it has a name such as `rte.smart`.
 
     def __init__(self, objectives: Mapping[str, Objective], weights: Mapping[str, float]) -> None:
         self._objectives = dict(objectives)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from winning_tickets.config import TransferConfig
 from winning_tickets.data.encode import train_subset
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.loading import load_task
-from winning_tickets.data.mtdnn import load_defined_task
 from winning_tickets.data.outlook import Outlook, outlook_of_files, outlook_of_task
 from winning_tickets.data.records import Split, TaskData
-from winning_tickets.data.task_files import FilesDefinition, load_definitions
+from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.user_files import load_files
 
 
@@ -22,8 +19,8 @@ def load_data(config: TransferConfig) -> TaskData:
     """Load a known task, a task of a task file, a data set of the hub, or the user's own files."""
     splits = HubPart.splits_of(config.task)
     if config.task is not None and config.task_file is not None:
-        (definition,) = load_definitions(config.task_file, (config.task,))
-        data = load_defined_task(definition, config.task_file, config.data_dir)
+        definition = load_definitions(config.task_file, (config.task,))[config.task]
+        data = definition.load(config.task, Path(config.task_file).parent)
     elif config.task is not None and splits is None:
         data = load_task(config.task, config.data_dir)
     else:
@@ -43,11 +40,9 @@ def load_data(config: TransferConfig) -> TaskData:
     if config.head_dropout is not None:
         data = replace(data, task=replace(data.task, head_dropout=config.head_dropout))
     if config.select_on:
-        # The selection is taken from the front of a seeded order, so that a smaller one is part of a larger one.
-        ordered = {
-            name: split.take(np.random.default_rng(config.select_on_seed).permutation(len(split)).tolist())
-            for name, split in data.validation.items()
-        }
+        # The selection is taken from the front of this order, so that a smaller one is part of a larger one.
+        seed = config.select_on_seed
+        ordered = {name: split.take(split.order_by_content(seed)) for name, split in data.validation.items()}
         data = replace(data, validation=ordered)
     return data
 
@@ -56,9 +51,7 @@ def inspect_data(config: TransferConfig) -> Outlook:
     """Check the data of a task without reading it whole, and return what is known of it before the run."""
     splits = HubPart.splits_of(config.task)
     if config.task is not None and config.task_file is not None:
-        (definition,) = load_definitions(config.task_file, (config.task,))
-        if not isinstance(definition, FilesDefinition):
-            return Outlook(None, unchecked=(f"the data of {config.task} in {config.task_file}",))
+        definition = load_definitions(config.task_file, (config.task,))[config.task]
         here = Path(config.task_file).parent
         return outlook_of_files(
             str(here / definition.train_file),

@@ -557,7 +557,7 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
             f"{kept}. Lower --learning-rate, or check the data and weights, and use another "
             f"--out{'' if error.skipped >= MAX_SKIPPED else skip}."
         )
-        failure.of_all = True
+        failure.of_all = failure.diverged = True
         raise failure from error
     finally:
         # All steps may be done when the signal arrives, or the step may fail: then the next training does not start.

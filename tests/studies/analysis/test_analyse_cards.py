@@ -88,12 +88,9 @@ def test_files_of_ones_own(tmp_path, tickets):
 
 
 def test_a_task_file(tmp_path):
-    (tmp_path / "tasks.yaml").write_text(
-        "films:\n  data_format: PremiseOnly\n  task_type: Classification\n  labels: [neg, pos]\n  metric_meta: [ACC]\n"
-        "  data: .\nothers:\n  data_format: PremiseOnly\n  task_type: Classification\n  n_class: 2\n  data: .\n"
-    )
-    for name in ("films_train", "films_dev"):
-        (tmp_path / f"{name}.tsv").write_text("0\tpos\tgood film\n1\tneg\tbad\n")
+    files = "{train_file: films.csv, validation_file: films.csv}"
+    (tmp_path / "tasks.yaml").write_text(f"films: {files}\nothers: {files}\n")
+    (tmp_path / "films.csv").write_text("text,label\ngood film,pos\nbad,neg\n")
     found = cards(["films"], task_file=str(tmp_path / "tasks.yaml"))["cards"]
     assert [one["task"] for one in found] == ["films"]
     assert found[0]["splits"][0]["labels"] == {"neg": 1, "pos": 1}

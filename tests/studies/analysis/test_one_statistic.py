@@ -63,7 +63,7 @@ def of_super(task, seeds=3):
 
     def side(gains):
         values = [BEFORE[task, seed] + gains.get((task, seed), 0.0) for seed in range(seeds)]
-        metrics = {"accuracy": {"best_rest": {"values": values}}}
+        metrics = {"accuracy": {"best": {"values": values}}}
         common = {"primary_metric": "accuracy", "seeds": list(range(seeds)), "degenerate": False, "learning_rate": 1e-4}
         return super_ticket.Runs(("r",), ({"metrics": metrics, **common},), "s")
 

@@ -31,7 +31,8 @@ def checkpoint(step, to_reference, to_previous):
 def verdict(task, sparsity, wins, mean):
     return {"task": task, "group": "imp & $mlm$", "sparsity": sparsity, "wins": wins, "value": mean, "threshold": 0.69,
             "mean": mean, "std": 0.02, "median": mean, "best": mean, "n": 3, "n_judged": 3, "n_full": 3,
-            "constant": wins is False, "difference": -0.02, "interval": (-0.05, 0.01) if wins else None,
+            "constant": wins is False, "difference": -0.02, "share_above_chance": 0.955,
+            "interval": (-0.05, 0.01) if wins else None,
             "no_interval": None if wins else "1 repetition, and an interval needs 3", "unpaired_seeds": [],
             "reason": "one score" if wins is None else ""}  # fmt: skip
 
@@ -210,7 +211,7 @@ def test_what_the_tables_say():
     text = analysis_table(SAMPLES["winning"]).text()
     assert (
         "| rte  | accuracy | imp & $mlm$ |  70.0 |       1.0 |            50.0 |     50.0 |        72.3 | 2.0 |    3 |"
-        "          -2.0 | [-5.0, +1.0] |" in text
+        f"{95.5:28.1f} |          -2.0 | [-5.0, +1.0] |" in text
     )
     assert "No 95 % interval of the difference from the dense model: 1 repetition, and an interval needs 3." in text
     assert "| rte  | imp & $mlm$ | yes  | ?    |" in text

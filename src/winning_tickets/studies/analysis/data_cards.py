@@ -13,7 +13,6 @@ import numpy as np
 from winning_tickets.data.glue import DIAGNOSTIC, count_tests
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.metrics import compute_metrics
-from winning_tickets.data.mtdnn import load_defined_task
 from winning_tickets.data.records import Split, Task, TaskData
 from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.user_files import load_files
@@ -41,7 +40,7 @@ def cards(
         found = [card(load_files(**files))]
     elif task_file is not None:
         definitions = load_definitions(task_file, tasks or None)
-        found = [card(load_defined_task(definition, task_file, data_dir)) for definition in definitions]
+        found = [card(one.load(name, Path(task_file).parent)) for name, one in definitions.items()]
     else:
         loaded = (load_task(name, data_dir) for name in tasks)
         found = [card(data, count_tests(data.task, Path(data_dir)) if data_dir else None) for data in loaded]

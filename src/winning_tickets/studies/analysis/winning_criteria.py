@@ -236,12 +236,21 @@ def _record(point: LevelPoint, outcome: CriterionOutcome, full: Sequence[RunScor
         "tickets": sorted({str(cell.ticket_id) for cell in own}),
         **_summary(own),
         "constant": any(cell.degenerate for cell in own),
+        "share_above_chance": _share_above_chance(own, full),
         **_compared(_difference(own, full)),
         "unpaired_seeds": unpaired,
         **{key: value for key, value in asdict(outcome).items() if key != "criterion"},
         "n": len(own),
         "n_judged": outcome.n,
     }
+
+
+def _share_above_chance(own: Sequence[RunScore], full: Sequence[RunScore]) -> float | None:
+    """Return which part of the full model's distance from chance the mean score of a ticket has."""
+    chance, dense = full[0].constant_score, statistics.fmean(cell.value for cell in full)
+    if chance is None or dense <= chance:
+        return None
+    return (statistics.fmean(cell.value for cell in own) - chance) / (dense - chance)
 
 
 def _compared(found: Estimate | None) -> dict[str, Any]:

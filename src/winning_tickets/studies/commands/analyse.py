@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperCommand
 
 from winning_tickets.cli import show
-from winning_tickets.cli.commands import Base, DataDir, Json, emit, split_ints, split_words
+from winning_tickets.cli.commands import Base, DataDir, Json, emit
+from winning_tickets.cli.options import split_ints, split_words
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.escapes import printable
 from winning_tickets.runs.locks import hold

@@ -9,6 +9,7 @@ import typer
 
 from winning_tickets.cli import commands
 from winning_tickets.cli.commands import emit
+from winning_tickets.cli.options import split_words
 from winning_tickets.config import Runtime
 from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.runs.escapes import printable
@@ -282,7 +283,7 @@ def report(
     found = Store(store)
     if not found.exists():
         raise UsageError(f"There is no store at {store}; name the one that `tickets study run` was given by --store.")
-    result = report_study(_plan(study, scale, set_, where), found, out, commands.split_words(formats) or [], force)
+    result = report_study(_plan(study, scale, set_, where), found, out, split_words(formats) or [], force)
     emit(result, as_json, report_text)
 
 

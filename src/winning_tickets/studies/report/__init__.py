@@ -19,6 +19,7 @@ from winning_tickets.studies.contract import Held
 from winning_tickets.studies.miniature import MINIATURE, MINIATURE_NOTE
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.report.charts import draw_plot
+from winning_tickets.studies.report.chosen import choice_grids, keep_chosen
 from winning_tickets.studies.report.claims import Finding, Verdict, judge_claim
 from winning_tickets.studies.report.grids import Grid, table_grid
 from winning_tickets.studies.report.observations import StudyRun, count_states, gather_runs
@@ -113,9 +114,11 @@ def report_study(
 
 def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the files of a report by their names, and its result."""
-    runs = gather_runs(plan, store)
+    planned = gather_runs(plan, store)
     study, whole, held = plan.study, not plan.part, Held(plan)
-    grids = [grid for name in study.tables if (grid := table_grid(study, name, runs)).cells or whole]
+    runs = keep_chosen(study, planned)
+    grids = choice_grids(study, planned)
+    grids += [grid for name in study.tables if (grid := table_grid(study, name, runs)).cells or whole]
     plots = [plot_of(study, name, runs) for name, figure in study.figures.items() if drawn_runs(figure, runs) or whole]
     plotted = [plot_grid(plot, study.published) for plot in plots]
     verdicts = [verdict for name in study.claims if (verdict := judge_claim(study, name, runs)).cells or whole]
@@ -131,9 +134,9 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
         svgs.append(drawn.get(f"{grid.stem}.svg", b"").decode())
         files |= {name: content for name, content in drawn.items() if name.rsplit(".", 1)[1] in formats}
     if "csv" in formats:
-        files[LONG] = long_form(runs).encode()
+        files[LONG] = long_form(planned).encode()
     if "html" in formats:
-        page = render_page(plan, held, runs, grids, list(zip(plots, plotted, svgs, strict=True)), verdicts, problems)
+        page = render_page(plan, held, planned, grids, list(zip(plots, plotted, svgs, strict=True)), verdicts, problems)
         files[PAGE] = page.encode()
     result = {
         "verb": "study-report",
@@ -142,7 +145,7 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
         "part": list(plan.part),
         "differences": [MINIATURE_NOTE] * (plan.scale == MINIATURE) + [row.text for row in held.rows if row.differs],
         "deviations": held.notes,
-        "runs": count_states({run.id: run for run in runs}.values()),
+        "runs": count_states({run.id: run for run in planned}.values()),
         "tables": [grid.name for grid in grids],
         "figures": [plot.name for plot in plots],
         "claims": {verdict.name: _record(verdict) | _of_the_paper(study, verdict.name) for verdict in verdicts},

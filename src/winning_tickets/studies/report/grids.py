@@ -12,13 +12,14 @@ from winning_tickets.report import tables
 from winning_tickets.report.comparisons import describe_values, remedy
 from winning_tickets.report.effects import FEWEST, mean_effect
 from winning_tickets.report.tables import Column, Table
-from winning_tickets.runs.statistics import TIE, Summary, is_repetition, summarize
+from winning_tickets.runs.statistics import TIE, Summary, best_of, is_repetition, summarize
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.report.observations import (
     METRIC,
     Observation,
     State,
     StudyRun,
+    chance_of,
     describe_absent,
     differing_rates,
     observe,
@@ -156,8 +157,9 @@ def choose_settings(
     missing = [sum(one.value is None for one in own) for own in settings]
     if len(settings) < 2 or max(missing):
         return settings[missing.index(max(missing))] if settings else observations
-    means = [statistics.fmean(one.value for one in own if one.value is not None) for own in settings]
-    return settings[means.index(min(means) if best == "min" else max(means))]
+    sign = -1 if best == "min" else 1
+    means = [sign * statistics.fmean(one.value for one in own if one.value is not None) for own in settings]
+    return settings[best_of(dict(enumerate(means)))]
 
 
 def merge_metrics(observations: Sequence[Observation]) -> list[Observation]:
@@ -203,7 +205,10 @@ def other_axes(observations: Sequence[Observation], axes: Sequence[str]) -> list
 
 
 def subtract(
-    observations: Sequence[Observation], minus: Value | Condition | None, runs: Sequence[StudyRun]
+    observations: Sequence[Observation],
+    minus: Value | Condition | None,
+    runs: Sequence[StudyRun],
+    compare: Callable[[Observation, float], float | None] = lambda one, partner: (one.value or 0.0) - partner,
 ) -> list[Observation]:
     """Subtract from each number the number of its partner, such as that of the full model on the same task and seed.
 
@@ -227,7 +232,8 @@ def subtract(
         if axis not in ignored and {label(one.axes[axis]) for one in kept} & {label(one.axes[axis]) for one in others}
     ]
     partners = group_by(others, shared)
-    found = []
+    found: list[Observation] = []
+    state: State
     for one in kept:
         own = partners.get(tuple(one.axes.get(axis) for axis in shared), [])
         values = [other.value for other in own if other.value is not None]
@@ -235,11 +241,19 @@ def subtract(
             found.append(one)
         elif own and len(values) == len(own):
             silent = one.degenerate and all(other.degenerate for other in own)
-            found.append(replace(one, value=(one.value or 0.0) - statistics.fmean(values), degenerate=silent))
+            value = compare(one, statistics.fmean(values))
+            state = "missing" if value is None else one.state
+            found.append(replace(one, state=state, value=value, degenerate=silent and value is not None))
         elif own:
-            state: State = "failed" if any(other.state == "failed" for other in own) else "missing"
+            state = "failed" if any(other.state == "failed" for other in own) else "missing"
             found.append(replace(one, state=state, value=None))
     return found
+
+
+def share_above_chance(one: Observation, whole: float) -> float | None:
+    """Return which part of the distance of `whole` from chance a score has; None without one or without chance."""
+    chance = chance_of(one)
+    return None if chance is None or whole <= chance + TIE else ((one.value or 0.0) - chance) / (whole - chance)
 
 
 def describe_minus(minus: Value | Condition) -> str:
@@ -505,6 +519,8 @@ def _form(table: StudyTable, path: str) -> Form:
 
 def _part(table: StudyTable, path: str, own: Sequence[StudyRun], runs: Sequence[StudyRun]) -> _Part:
     observations = subtract(observe(own, path), table.minus, runs)
+    if table.share_of is not None:
+        observations = subtract(observations, table.share_of, runs, share_above_chance)
     axes = (table.columns,) if table.columns else ()
     # The metric becomes an axis if the path takes all metrics and the table has no other place for them.
     if "*" in path.split(".") and METRIC not in (*axes, *table.rows, *table.average):
@@ -552,6 +568,10 @@ def _notes(table: StudyTable, cells: Sequence[Cell], rates: Sequence[str]) -> li
         notes.append(f"Of {' and '.join(table.choose)} each cell has the best setting, chosen on these same scores.")
     if table.minus is not None:
         notes.append(f"Differences from {describe_minus(table.minus)}, inside each repetition first.")
+    if table.share_of is not None:
+        notes.append(
+            f"Shares of {table.share_of.title} above chance: 0 is one answer for all examples, 100 is its score."
+        )
     if table.average:
         notes.append(f"Averaged over {' and '.join(table.average)} inside each repetition first.")
     if table.mean_column:

@@ -15,7 +15,7 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.directory import METRICS, read_log
 from winning_tickets.runs.errors import ContentError, shown
 from winning_tickets.runs.files import is_number
-from winning_tickets.runs.statistics import LARGEST, MATRIX_AXES, is_at_chance
+from winning_tickets.runs.statistics import LARGEST, MATRIX_AXES, constant_score, is_at_chance
 from winning_tickets.runs.store.records import Record
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import matches
@@ -42,6 +42,7 @@ class StudyRun:
     facts: Mapping[str, Any] = field(default_factory=dict)  # seconds, versions, machine and path
     folder: Path | None = None  # its run directory
     settings: Settings | None = None  # of the planned run
+    chosen: Mapping[str, Any] = field(default_factory=dict)  # settings that were chosen for its arm
 
     @property
     def state(self) -> State:
@@ -61,8 +62,8 @@ def count_states(runs: Iterable[StudyRun]) -> dict[State, int]:
 SEED = "seed"
 METRIC = "metric"
 _METRIC_NAMES = {metric for task in TASKS.values() for metric in task.metrics}
-SCORES = {"score": "final", "score.best": "best"}
-"""Short paths to a transfer's primary metric: at the last evaluation, and the best of all."""
+SCORES = {"score": "final", "score.best": "best", "score.selection": "final_selection"}
+"""Short paths to a transfer's primary metric: at the last evaluation, the best of all, and where it was selected."""
 _PRIMARY = "<primary>"
 _ROUNDED = 0.005
 _AXIS = re.compile(r"\$\{\s*(\w+)\s*\}")
@@ -308,6 +309,14 @@ def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
     return [f"{metric}_{suffix}" for metric in task.metrics for suffix in suffixes]
 
 
+def chance_of(one: Observation) -> float | None:
+    """Return the score of one answer for all examples on the task of an observation; None if it is not known."""
+    result = one.run.result or {}
+    metric = str(one.axes.get(METRIC, result.get("primary_metric")))
+    found = (result.get("constant") or {}).get(metric)
+    return found if is_number(found) else constant_score(metric.split("_")[0], result.get("majority"))
+
+
 def gather_runs(plan: Plan, store: Store) -> list[StudyRun]:
     """Return the runs at all places of a plan's grid, in its order, read from small files of the store."""
     known = {record.id: record for record in store.records(only=plan.runs.keys())} if store.exists() else {}
@@ -334,14 +343,15 @@ def _run(planned: Run, point: Point, record: Record | None, store: Store) -> Stu
 def differing_rates(groups: Mapping[str, Sequence[Observation]]) -> dict[str, list[float]]:
     """Return the learning rates of each group on the tasks where the groups' fine-tunings differ in them.
 
-    Rates that are an axis of the study, which are compared on purpose, are left out.
+    Rates that are an axis of the study, which are compared on purpose, and those chosen for each arm are left out.
     """
     by_task: dict[str, dict[str, set[float]]] = {}
     for name, observations in groups.items():
         for one in observations:
             result = one.run.result or {}
             rate = result.get("learning_rate")
-            if one.run.verb in ("transfer", "share") and is_number(rate) and not _is_axis(rate, one.axes):
+            compared = one.run.verb in ("transfer", "share") and "learning_rate" not in one.run.chosen
+            if compared and is_number(rate) and not _is_axis(rate, one.axes):
                 task = str(one.axes.get("task", result.get("task")))
                 by_task.setdefault(task, {}).setdefault(name, set()).add(rate)
     found: dict[str, set[float]] = {}

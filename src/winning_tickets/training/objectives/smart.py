@@ -31,8 +31,7 @@ class SmartObjective:
         check_smart(task)
         self.weights = {**base.weights, "smart": settings.alpha}
         self._base = base
-        usual = DISTANCES["mse" if task.is_regression else "symmetric-kl"]
-        self._distance = DISTANCES[task.adversarial_loss] if task.adversarial_loss else usual
+        self._distance = DISTANCES["mse" if task.is_regression else "symmetric-kl"]
         self._settings = settings
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -79,7 +78,7 @@ class SmartObjective:
 
 def make_task_objective(task: Task, smart: Smart | None) -> Objective:
     """Make the objective of a task, with SMART where it is configured."""
-    losses = TaskObjective.of(task)
+    losses = TaskObjective(task.kind)
     return losses if smart is None else SmartObjective(losses, task, smart)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from winning_tickets.data import records
-from winning_tickets.data.encode import IGNORED, SOFT_LABELS, TARGETS
-from winning_tickets.data.records import Kind, Task
+from winning_tickets.data.encode import IGNORED
+from winning_tickets.data.records import Kind
 from winning_tickets.models.loading import reads_segments
 from winning_tickets.training.objectives.base import Batch
 
@@ -40,28 +39,10 @@ class Distance:
     count: Callable[[Tensor], int]  # from `(examples, outputs)`
 
 
-DISTANCES: dict[records.Distance, Distance] = {
-    "kl": Distance(kl_sum, len),
+DISTANCES = {
     "symmetric-kl": Distance(symmetric_kl_sum, len),
     "mse": Distance(partial(functional.mse_loss, reduction="sum"), Tensor.numel),
 }
-
-
-class SoftLabelLoss:
-    """Distance of a head's outputs from soft labels: class probabilities, class logits, or scores of a regression."""
-
-    def __init__(self, distance: records.Distance, form: Literal["probabilities", "logits"]) -> None:
-        self._distance = DISTANCES[distance]
-        self._as_probabilities = form == "probabilities" and distance == "mse"
-        self._as_logarithms = form == "probabilities" and distance != "mse"
-
-    def count(self, soft: Tensor) -> int:
-        return self._distance.count(soft)
-
-    def sum(self, logits: Tensor, soft: Tensor) -> Tensor:
-        """Return the differentiable sum over a batch; both are `(examples, outputs)`."""
-        outputs = logits.softmax(-1) if self._as_probabilities else logits
-        return self._distance.sum(outputs, soft.log() if self._as_logarithms else soft)
 
 
 @dataclass(frozen=True)
@@ -96,7 +77,7 @@ TASK_LOSSES: dict[Kind, TaskLoss] = {
 
 def model_inputs(model: Any, batch: Batch) -> Batch:
     """Return what a model reads of a batch: no labels, and `token_type_ids` only if it distinguishes segments."""
-    unread = TARGETS if reads_segments(model) else (*TARGETS, "token_type_ids")
+    unread = ("labels",) if reads_segments(model) else ("labels", "token_type_ids")
     return {name: value for name, value in batch.items() if name not in unread}
 
 
@@ -109,34 +90,23 @@ def task_logits(output: Any) -> Tensor:
 
 
 class TaskObjective:
-    """The loss of fine-tuning: that of the kind of task, plus that of soft labels if a batch has some."""
+    """The loss of fine-tuning on a kind of task."""
 
-    def __init__(self, kind: Kind, soft: SoftLabelLoss | None = None) -> None:
-        self.weights = {"loss": 1.0} | ({} if soft is None else {"soft_loss": 1.0})
+    def __init__(self, kind: Kind) -> None:
+        self.weights = {"loss": 1.0}
         self._loss = TASK_LOSSES[kind]
-        self._soft = soft
-
-    @classmethod
-    def of(cls, task: Task) -> Self:
-        return cls(task.kind, None if task.soft_loss is None else SoftLabelLoss(task.soft_loss, task.soft_form))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of examples, of pairs of an example and a class, of labeled words, or of windows."""
         labels = batch["labels"]
-        counts = {"loss": torch.as_tensor(self._loss.count(labels), device=labels.device)}
-        if self._soft is not None and SOFT_LABELS in batch:
-            counts["soft_loss"] = torch.as_tensor(self._soft.count(batch[SOFT_LABELS]), device=labels.device)
-        return counts
+        return {"loss": torch.as_tensor(self._loss.count(labels), device=labels.device)}
 
     def logits(self, model: Any, batch: Batch) -> Tensor:
         """Return the logits of the model's head for a batch, in float32."""
         return task_logits(model(**model_inputs(model, batch))).float()
 
     def sums(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        sums = {"loss": self._loss.sum(logits, batch["labels"])}
-        if self._soft is not None and SOFT_LABELS in batch:
-            sums["soft_loss"] = self._soft.sum(logits, batch[SOFT_LABELS])
-        return sums
+        return {"loss": self._loss.sum(logits, batch["labels"])}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         return self.sums(self.logits(model, batch), batch)

@@ -41,6 +41,7 @@ def winning_table(result: Result) -> Table:
         *columns(percent, dense="Dense", dense_std="± (dense)", highest="Highest winning", unbroken="Unbroken"),
         *columns(percent, score="Score there", std="±"),
         *columns(format_count, n="Runs"),
+        *columns(percent, share="Share of dense above chance"),
         *columns(signed_percent, difference="Against dense"),
         *columns(interval="95 %"),
     ]
@@ -68,6 +69,7 @@ def winning_table(result: Result) -> Table:
         "median",
         "best",
         "n",
+        "share_above_chance",
         "difference",
         "interval",
         "p",
@@ -87,6 +89,7 @@ def _row(one: Result, task: Result, cell: Result) -> Row:
         "score": at.get("mean"),
         "std": at.get("std"),
         "n": at.get("n"),
+        "share": cell.get("share_above_chance"),
         "difference": cell.get("difference"),
         "interval": cell.get("interval") and format_interval(cell["interval"], signed_percent),
         "reported": reported.get("mean"),

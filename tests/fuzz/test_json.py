@@ -1,55 +1,11 @@
-"""The two parsers that everything goes through, at their limits."""
+"""The parser of JSON that everything goes through, at its limits."""
 
 import json
 
 import pytest
-import yaml
 
-from fuzz.mutate import _BOMB
-from winning_tickets.config.settings import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
 from winning_tickets.runs.errors import ContentError, printable, shown
 from winning_tickets.runs.files import inside, parse_json, read_json
-
-
-def test_plain_yaml_is_read_as_before():
-    text = "a: 1\nb: [x, 2.5, true, null, 2001-02-03]\nc: &c {d: e}\nf: {<<: *c, g: h}\n"
-    tree, value = parse_yaml(text)
-    assert value == yaml.safe_load(text)
-    assert tree.start_mark.line == 0
-    assert [key.value for key, _ in tree.value[-1][1].value] == ["<<", "g"]  # as it was written
-    assert parse_yaml("") == (None, None)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (_BOMB, "more than 100,000 values, with all aliases written out"),
-        ("a: &a [*a]", "the alias \\*a is inside the value it names"),
-        ("a: &a {b: *a}", "the alias \\*a is inside the value it names"),
-        ("[" * 65, "nested more than 64 deep"),
-        ("- " * 65, "nested more than 64 deep"),
-        ("? " * 65, "nested more than 64 deep"),
-        ("a: &a " + "[" * 40 + "]" * 40 + "\nb: &b " + "[" * 40 + "*a" + "]" * 40, "with all aliases written out"),
-        ("a: !!int b", "'b' is no int"),
-        ("a: !!bool b", "'b' is no bool"),
-        ("a: !!timestamp b", "'b' is no timestamp"),
-        ("a: 2001-99-99", "'2001-99-99' is no timestamp"),
-        ("a: " + "9" * 5000, "is no int"),
-        ("a: 0x" + "f" * 5000, "is no int"),
-        ('a: "\\ud800"', "is no str"),
-        ("a: !!python/object/apply:os.system [x]", "could not determine a constructor"),
-        ("a: !!python/name:os.system", "could not determine a constructor"),
-        ("a: \x00", "special characters are not allowed"),
-        ("x" * (MAX_CHARACTERS + 1), "it has 1,000,001 characters, and at most 1,000,000 are read"),
-    ],
-)
-def test_what_no_yaml_needs_is_refused(text, message):
-    with pytest.raises(yaml.YAMLError, match=message):
-        parse_yaml(text)
-
-
-def test_the_depth_that_is_allowed():
-    assert parse_yaml("[" * MAX_DEPTH + "]" * MAX_DEPTH)[1] is not None
 
 
 @pytest.mark.parametrize(
