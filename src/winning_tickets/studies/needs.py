@@ -21,7 +21,7 @@ from winning_tickets.studies.references import Run
 from winning_tickets.studies.worker import TINY
 
 _FOLDERS = ("data_dir", "importance_from")
-_FILES = ("task_file", "train_file", "validation_file", "pairs_file")
+_FILES = ("task_file", "train_file", "validation_file", "pairs_file", "file")
 _MODELS = ("model", "target", "base", "like", "targets", "reference", "paths", "baseline", "dense")
 """Settings that name tickets, runs and models; the values may be hub ids."""
 _ON_HUB = ("model", "target")
