@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from samples.study_samples import little, planned
 from winning_tickets.cli import app
 from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, Smart, SuperConfig, TransferConfig
 from winning_tickets.config.objective import TEACHER_NAMES, TERM_NAMES
-from winning_tickets.report.costs import DEVICES, Speed, _counted, cost_of, flops_of, size_of
+from winning_tickets.report.costs import DEVICES, TASK_SIZES, Speed, _counted, cost_of, flops_of, size_of
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.store.records import Record
@@ -266,6 +267,29 @@ def test_stored_steps_took_what_is_estimated_within_a_factor_of_two(file, object
     seconds = json.loads((RESULTS / f"speed/{file}.json").read_text())["ms_a_step"][step]  # of 1,000 steps
     config = SearchConfig.of(model="m", corpus="wikitext-2", objective=objective, steps=1000, segments="packed:128")
     assert seconds / 2 < Speed().seconds(cost_of(config, MINILM), MINILM) < 2 * seconds
+
+
+FINE_TUNINGS = [  # pages of studies that had both cores; MNLI had one of its two dev sets
+    ("tickets_win/five_tasks", "mnli", {"train_size": "9881", "epochs": 2.0}, {"validation": 9_815}),
+    ("tickets_win/five_tasks", "sst2", {"train_size": "10000", "epochs": 2.0}, {}),
+    ("tickets_win/five_tasks", "stsb", {"epochs": 3.0}, {}),
+    ("tickets_win/five_tasks", "mrpc", {"train_size": "3667", "epochs": 4.0}, {}),
+    ("tickets_win/five_tasks", "cola", {"epochs": 3.0}, {}),
+    ("universal/three_tasks", "mnli", {"steps": 200}, {"validation": 9_815}),
+    ("universal/three_tasks", "mrpc", {"steps": 200}, {}),
+    ("universal/three_tasks", "stsb", {"steps": 200}, {}),
+]
+
+
+@pytest.mark.parametrize(("page", "task", "fields", "data"), FINE_TUNINGS)
+def test_stored_fine_tunings_took_what_is_estimated_within_a_factor_of_two(page, task, fields, data):
+    text = (RESULTS / page / "index.html").read_text(encoding="utf-8")
+    row = re.compile(rf'<tr id="run-transfer-{task}-.*?</tr>', re.DOTALL)
+    seconds = [float(found[1]) for one in row.findall(text) if (found := re.search(r'data-sort="([\d.]+)"', one))]
+    config = TransferConfig.of(target="m", task=task, batch_size=32, eval_steps=100_000, **fields)
+    estimate = Speed().seconds(cost_of(config, MINILM, TASK_SIZES[task]._replace(**data)), MINILM)
+    assert len(seconds) >= 15
+    assert max(seconds) / 2 < estimate < 2 * min(seconds)
 
 
 MEASURED = {  # milliseconds of training steps of BERT on one H200, in TF32 and in bfloat16

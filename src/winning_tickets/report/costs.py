@@ -164,7 +164,7 @@ class Speed:
     @property
     def words(self) -> str:
         if self.tokens_per_second is not None:
-            return f"{self.tokens_per_second:,.0f} tokens per second"
+            return f"a device with {self.tokens_per_second:,.0f} tokens per second"
         return DEVICES[self.on].words + (" in bf16" if self.bf16 else "")
 
     def seconds(self, cost: Cost, model: ModelSize) -> float:
