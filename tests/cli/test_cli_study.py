@@ -40,7 +40,7 @@ def test_plan_run_status_and_list(tickets, file, tmp_path):
         "  search       2     0        0       0        0      2",
     ]
     assert "; results and saved weights of at most " in out
-    assert "(9 runs by their steps and the size of the model on two x86-64 cores without a GPU)" in out
+    assert "(9 runs by their operations on two x86-64 cores without a GPU)" in out
     assert not (tmp_path / "tickets-store").exists()
     code, out, err = tickets("study", "run", file, "--scale", "smoke")
     assert (code, out) == (0, "little at smoke: all 9 runs are done (9 now).\n")
@@ -157,10 +157,11 @@ def test_recipes(tickets):
     lines = out.splitlines()
     assert lines[0].split()[0] == "hours"
     assert {"smoke", "small", "paper"} < set(lines[0].split())
-    assert [line.split()[0] for line in lines[1:-2]] == names
+    assert [line.split()[0] for line in lines[1:-3]] == names
     place = names.index("tamt-figure-3")
     assert lines[1 + place].endswith("  Downstream performance of BERT subnetworks")
-    assert "Hours are estimates for two x86-64 cores without a GPU" in lines[-2]
+    assert lines[-3].startswith("Hours are estimates: at scale paper of one A100")
+    assert lines[-2].startswith("To begin with one: `tickets study plan tamt-table-2 --scale paper --on a100`: ")
     code, out, _ = tickets("recipes", "--json")
     found = json.loads(out)["recipes"]
     assert [one["name"] for one in found] == names
@@ -175,7 +176,7 @@ def test_recipes(tickets):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(40, "40 s"), (600, "10 min"), (7200, "2.0 h"), (864_000, "10 days"), (1e8, "1,157 days")]
+    ("seconds", "text"), [(40, "40 s"), (600, "10 min"), (7200, "2.0 h"), (864_000, "240 h (10 days)")]
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text

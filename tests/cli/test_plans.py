@@ -73,7 +73,8 @@ def plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ("transfer bert --train-file train.csv --validation-file dev.csv --seeds 0,1 --learning-rate 1e-3", (
             "bert (2 layers of width", "your files, 70 training and 10 validation examples, 2 classes (no, yes),",
             "batch size: 32 examples of at most 128 tokens", "steps: 9 (3 epochs of 3)", "seeds: 0,1 (2 runs)",
-            "learning rate: 0.001 at its peak, then linearly to zero", "minutes: about 1 or less on two")),
+            "learning rate: 0.001 at its peak, then linearly to zero", "minutes: about 1 or less on two",
+            "1 or less on one H100")),
         ("transfer bert --task rte --data-dir glue --epochs 2 --batch-size 8 --train-size 50%", (
             "rte, 48 training and 24 validation examples", "steps: 6 (2 epochs of 3)", "learning rate: 0.0003")),
         ("transfer bert --task rte --data-dir hub-copy", ("rte, 40 training and 40 validation examples",)),

@@ -599,6 +599,9 @@ ROWS: dict[str, str] = {
         --shard 3/2 | 2 | 3/16
         --store file.txt | 2 | is a file
         --workers 0 | 2 | workers
+        --on tpu | 2 | known are cpu, v100, a100, h100
+        --tokens-per-second 0 | 2 | greater than or equal to 1
+        --gpus -1 | 2 | gpus
     """,
     "study status": """
         ! nowhere.yaml --scale smoke | 2 | no file
@@ -608,6 +611,9 @@ ROWS: dict[str, str] = {
         --shard 3/2 | 2 | 3/16
         --store foreign | 2 | foreign
         --workers 0 | 2 | workers
+        --on tpu | 2 | known are cpu, v100, a100, h100
+        --tokens-per-second 0 | 2 | greater than or equal to 1
+        --gpus -1 | 2 | gpus
     """,
     "study run": """
         ! nowhere.yaml --scale smoke | 2 | no file
@@ -620,6 +626,9 @@ ROWS: dict[str, str] = {
         --engine locl --dry-run | 2 | Did you mean 'local'
         --where method=kdd | 2 | Unknown
         --workers 0 | 2 | workers
+        --on tpu | 2 | known are cpu, v100, a100, h100
+        --tokens-per-second 0 | 2 | greater than or equal to 1
+        --gpus -1 | 2 | gpus
         --walltime 0 | 2 | walltime
         --slurm partition | 2 | --slurm 'partition' is not NAME=VALUE
         --device gpu | 2 | device

@@ -34,6 +34,18 @@ def _series():
     return {*series, "IMP (released code)", "shuffled weights (released code)"}
 
 
+SMALL = {
+    *("model", "corpus", "task", "seed", "sparsity", "level", "weights", "steps", "round", "train_size", "evaluations"),
+    *("learning_rate", "head_learning_rate", "batch_size", "batch_tokens", "max_length", "max_tokens", "segments"),
+}
+"""Settings that the scale `miniature` makes small; `weights` are those of the steps to which a ticket is rewound."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_miniature_has_all_settings_of_the_contract_but_small_ones(name):
+    assert {one.setting for one in Held(planned(name, "miniature")).unexplained} <= SMALL
+
+
 def test_the_contracts_have_every_recipe_and_no_other():
     known = {name for contract in contracts().values() for name in contract.artefacts}
     assert known == set(RECIPES)

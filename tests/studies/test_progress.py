@@ -24,7 +24,7 @@ def watched(tmp_path, monkeypatch, caplog):
     class Ten:
         """Ten seconds a run."""
 
-        def __init__(self, plan, records):
+        def __init__(self, plan, records, speed, gpus):
             pass
 
         def estimate(self, left, workers):

@@ -10,7 +10,7 @@ import pytest
 from samples.claims import held_by_another
 from samples.study_samples import InlineEngine, ScriptedEngine, little, planned
 from winning_tickets.pruning.search import search_all
-from winning_tickets.report.costs import cost_of, size_of
+from winning_tickets.report.costs import cost_of, flops_of, size_of
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import Interrupted
 from winning_tickets.runs.store.store import Store
@@ -178,11 +178,12 @@ def test_the_little_study_for_real(plan, store):
     # Like runs now say how long the next ones take.
     estimate = study_status(planned(little(), tasks=["rte", "cola"], steps=7), store)["estimate"]
     assert (estimate["runs"], estimate["measured_runs"]) == (4, 4)
-    known = {run: cost_of(plan.runs[run].settings, size_of("tiny")).tokens for run in plan.stage_runs("transfer")}
-    rate = sum(store.record(run).seconds / tokens for run, tokens in known.items()) / 2
+    tiny = size_of("tiny")
+    known = {run: flops_of(cost_of(plan.runs[run].settings, tiny), tiny) for run in plan.stage_runs("transfer")}
+    rate = sum(store.record(run).seconds / flops for run, flops in known.items()) / 2
     longer = planned(little(), tasks=["rte", "cola"], steps=7)
-    tokens = [cost_of(longer.runs[run].settings, size_of("tiny")).tokens for run in longer.stage_runs("transfer")]
-    assert estimate["seconds"] == pytest.approx(rate * sum(tokens))
+    flops = [flops_of(cost_of(longer.runs[run].settings, tiny), tiny) for run in longer.stage_runs("transfer")]
+    assert estimate["seconds"] == pytest.approx(rate * sum(flops))
 
 
 def test_a_moved_store_goes_on(plan, store, tmp_path):

@@ -37,7 +37,7 @@ from winning_tickets.config.settings import count_of
 from winning_tickets.config.structured import ImportanceSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.records import Task
-from winning_tickets.report.costs import MACHINE, TASK_SIZES, UNKNOWN_TASK, ModelSize, cost_of, seconds_of, size_of
+from winning_tickets.report.costs import DEVICES, TASK_SIZES, UNKNOWN_TASK, Cost, ModelSize, Speed, cost_of, size_of
 from winning_tickets.runs.escapes import escaped
 
 if TYPE_CHECKING:
@@ -67,11 +67,14 @@ class Plan:
         self.rows[name] = value
         self.numbers |= numbers
 
-    def estimate(self, seconds: float) -> None:
-        """Add a row with the estimated time."""
-        minutes = seconds / 60
-        words = f"about {minutes:,.0f}" if minutes >= 1 else "about 1 or less"
-        self.add("minutes", f"{words} on {MACHINE} (an estimate)", minutes=round(minutes, 1))
+    def estimate(self, cost: Cost, model: ModelSize, bf16: bool) -> None:
+        """Add a row with the estimated time on each kind of device."""
+        minutes = {name: round(Speed(name, bf16).seconds(cost, model) / 60, 1) for name in DEVICES}
+        words = [
+            f"{f'about {count:,.0f}' if count >= 1 else 'about 1 or less'} on {Speed(name, bf16).words}"
+            for name, count in minutes.items()
+        ]
+        self.add("minutes", f"{', '.join(words)} (estimates)", minutes=minutes["cpu"], minutes_on=minutes)
 
     def as_json(self, out: object) -> dict[str, Any]:
         """Return the plan for machines."""
@@ -279,7 +282,7 @@ def plan_search(config: SearchConfig, runtime: Runtime) -> Plan:
         plan.add("calibration_batches", f"{settings.calibration_batches} (no training)", total_steps=0)
     else:
         plan.add("steps", "none: the weights alone decide", total_steps=0)
-    plan.estimate(seconds_of(cost, model.size))
+    plan.estimate(cost, model.size, runtime.bf16)
     return plan
 
 
@@ -394,8 +397,7 @@ def plan_transfer(config: TransferConfig, runtime: Runtime) -> Plan:
     model = _model_of(plan, config.target, config.base, config.revision, config.layers, head)
     _check_given(plan, "--teacher", config.teacher, find_model)
     plan.add("target", model.words)
-    seconds = _add_fine_tuning(plan, config, model)
-    plan.estimate(seconds)
+    plan.estimate(_add_fine_tuning(plan, config, model), model.size, runtime.bf16)
     return plan
 
 
@@ -408,8 +410,8 @@ def _is_read(config: TransferConfig, name: str) -> bool:
     return needed.get(name, True)
 
 
-def _add_fine_tuning(plan: Plan, config: TransferConfig, model: _Model) -> float:
-    """Add the rows of fine-tuning on one task, and return the estimated seconds."""
+def _add_fine_tuning(plan: Plan, config: TransferConfig, model: _Model) -> Cost:
+    """Add the rows of fine-tuning on one task, and return what it costs."""
     from winning_tickets.data.outlook import Outlook
     from winning_tickets.data.tasks import TEXT_TASKS
     from winning_tickets.training.task_data import inspect_data
@@ -449,7 +451,7 @@ def _add_fine_tuning(plan: Plan, config: TransferConfig, model: _Model) -> float
     known = TASK_SIZES.get(str(config.task), UNKNOWN_TASK)
     sizes = {"train": outlook.train, "validation": outlook.validation}
     data = known._replace(**{part: count for part, count in sizes.items() if count})
-    return sum(seconds_of(cost_of(one, model.size, data), model.size) for one, *_ in timed)
+    return Cost().plus(*(cost_of(one, model.size, data) for one, *_ in timed))
 
 
 def _add_data(plan: Plan, config: TransferConfig, outlook: Outlook) -> None:
@@ -507,7 +509,7 @@ def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
         plan.add("pairs_file", f"{config.pairs_file}" + ("" if pairs.train is None else f", {pairs.train:,} pairs"))
     elif config.task is not None:
         plan.unchecked += outlook_of_task(config.task, config.data_dir).unchecked
-    plan.estimate(seconds_of(cost_of(config, model.size), model.size))
+    plan.estimate(cost_of(config, model.size), model.size, runtime.bf16)
     return plan
 
 
@@ -522,7 +524,7 @@ def plan_fit_head(config: FitHeadConfig, runtime: Runtime) -> Plan:
     plan.add("corpus", words, batch_tokens=config.batch_tokens)
     plan.add("steps", f"{config.steps:,}", steps=config.steps)
     plan.add("learning_rate", f"{config.learning_rate:g} at its peak", learning_rate=config.learning_rate)
-    plan.estimate(seconds_of(cost_of(config, model.size), model.size))
+    plan.estimate(cost_of(config, model.size), model.size, runtime.bf16)
     return plan
 
 
@@ -555,7 +557,7 @@ def plan_share(config: ShareConfig, runtime: Runtime) -> Plan:
     epochs = "" if config.steps else f" ({settings.epochs:g} epochs over all tasks)"
     plan.add("steps", f"{about}{steps:,}{epochs}", steps=steps, steps_are_estimated=bool(about))
     plan.add("seeds", ",".join(map(str, config.seeds)))
-    plan.estimate(seconds_of(cost_of(config, size), size))
+    plan.estimate(cost_of(config, size), size, runtime.bf16)
     return plan
 
 
@@ -573,8 +575,7 @@ def plan_super(config: SuperConfig, runtime: Runtime) -> Plan:
     plan.facts["trainings"] = trainings
     if fine_tuning.task in TASK_SIZES or "train_examples" in plan.numbers:
         timed = {"fine_tuning": fine_tuning.model_copy(update={"steps": plan.numbers["steps"], "epochs": None})}
-        seconds = seconds_of(cost_of(settings.model_copy(update=timed), model.size), model.size)
-        plan.estimate(seconds)
+        plan.estimate(cost_of(settings.model_copy(update=timed), model.size), model.size, runtime.bf16)
         plan.facts["minutes"] = plan.rows["minutes"]
     return plan
 

@@ -19,7 +19,6 @@ from winning_tickets.config import (
     Settings,
     ShareConfig,
     ShrinkConfig,
-    Smart,
     SuperConfig,
     TransferConfig,
 )
@@ -32,7 +31,6 @@ from winning_tickets.config.structured import ImportanceSearch, UnitSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.corpora import TEXT_SUFFIXES
 from winning_tickets.data.glue import LAYOUTS, count_rows
-from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.runs.errors import UsageError
 
@@ -89,10 +87,6 @@ class ModelSize(NamedTuple):
         """Return the number of multiplications per token in the matrices of the layers."""
         return 12 * self.layers * self.width**2
 
-    @property
-    def all_heads(self) -> int:
-        return self.layers * self.heads
-
 
 MODEL_SIZES = {
     "minilm": ModelSize(6, 384, 12, 30_522, 22_713_216),
@@ -104,53 +98,86 @@ MODEL_SIZES = {
 }
 """Sizes of models by a part of their name, of which the first match counts; a local folder has a config.json."""
 
-MACHINE = "two x86-64 cores without a GPU"
-STEP_SECONDS = 1.05
-"""Seconds per fine-tuning step of MiniLM on 16 x 128 tokens on two cores, on the slower of two machines; the other one
-needs 0.81 (docs/results/speed/hold_step.json)."""
-_SCORE_SECONDS = 1e-8  # time in a training step for one attention score; a head has one score per pair of tokens
-_TOKEN_SECONDS = (STEP_SECONDS / (16 * 128) - 128 * MODEL_SIZES["minilm"].all_heads * _SCORE_SECONDS) / MODEL_SIZES[
-    "minilm"
-].encoder
+
+class Device(NamedTuple):
+    """A device in words, its published peaks in FLOP/s, the share of them that training reaches, and least times."""
+
+    words: str
+    peak: float  # of the precision that a run has by default: TF32 on GPUs that have it
+    bf16_peak: float
+    utilization: float
+    layer_seconds: float  # least time of a layer in a training step, however little there is to compute
+
+
+# Peaks without sparsity, from NVIDIA's data sheets: V100 SXM2 (FP32, as it has neither TF32 nor bfloat16), A100 SXM and
+# H100 SXM (TF32 and bfloat16). The CPU is two cores with AVX-512 at 2.6 GHz, 64 operations a cycle and core, of which a
+# step of MiniLM on 16 x 128 tokens reaches 0.55 in 0.75 s, the middle of docs/results/speed. The utilization and the
+# least times of GPUs are those of steps that were measured on an H200 (docs/how_to/run_a_study.md).
+DEVICES = {
+    "cpu": Device("two x86-64 cores without a GPU", 3.3e11, 3.3e11, 0.55, 0.0013),
+    "v100": Device("one V100", 1.57e13, 1.57e13, 0.6, 0.004),
+    "a100": Device("one A100", 1.56e14, 3.12e14, 0.3, 0.003),
+    "h100": Device("one H100", 4.95e14, 9.89e14, 0.3, 0.002),
+}
 _FORWARD = 1 / 3  # share of the forward pass in a step
 _FIXED_SECONDS, _TINY_SECONDS = 5.0, 0.2  # fixed time of a run, and of a run with a tiny model
-_LEAST_SECONDS = 0.008  # least time of a step, however small the model is
-RESULT_BYTES = 5_000  # settings, results and provenance of a run
+RESULT_BYTES = 5_000  # settings, results and provenance of a run, and of one training inside a run
 _TICKET_BYTES = 6_000  # description of a ticket, and names and offsets of its masks
-_TRAINING_BYTES = 5_000  # settings, results and provenance of one training inside a run
-_LINE_BYTES = 115  # line of a step in metrics.jsonl
-_EVALUATION_BYTES = 350
+_LINE_BYTES, _EVALUATION_BYTES = 115, 350  # of a step in metrics.jsonl, and of an evaluation
 WEIGHT_BYTES = 4
 STATE_BYTES = 3 * WEIGHT_BYTES  # per parameter of a checkpoint: the weight and two optimizer moments
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """What a run costs."""
 
     tokens: float = 0.0  # tokens trained on, with padding; tokens of a forward pass alone count a third
+    pairs: float = 0.0  # tokens times the length of their segments, as attention compares all tokens of a segment
     steps: float = 0.0  # optimizer steps
-    log_bytes: float = 0.0
-    weight_bytes: float = 0.0  # models, states, tickets, heads and importances that are kept
-    trainings: int = 0
-    pairs: float = 0.0  # tokens times the length of their segments: pairs that have an attention score in each head
+    bytes: float = 0.0  # models, states, tickets, heads, importances, logs and results that are kept
+    trainings: float = 0.0
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+    def plus(self, *others: Cost) -> Cost:
+        return Cost(*map(sum, zip(self, *others, strict=True)))
 
-    def __mul__(self, count: float) -> Cost:
-        return Cost(
-            self.tokens * count,
-            self.steps * count,
-            self.log_bytes * count,
-            self.weight_bytes * count,
-            round(self.trainings * count),
-            self.pairs * count,
-        )
+    def times(self, count: float) -> Cost:
+        return Cost(*(count * one for one in self))
+
+
+def flops_of(cost: Cost, model: ModelSize) -> float:
+    """Return the operations: 6 for each weight of the layers and token, and those of the attention scores."""
+    return 6 * model.encoder * cost.tokens + 12 * model.layers * model.width * cost.pairs
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A device and precision, or the tokens per second that the user measured."""
+
+    on: str = "cpu"
+    bf16: bool = False
+    tokens_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.on not in DEVICES:
+            raise UsageError(f"--on {self.on} is not a known device; known are {', '.join(DEVICES)}.")
 
     @property
-    def bytes(self) -> float:
-        return self.log_bytes + self.weight_bytes + _TRAINING_BYTES * self.trainings
+    def words(self) -> str:
+        if self.tokens_per_second is not None:
+            return f"a device with {self.tokens_per_second:,.0f} tokens per second"
+        return DEVICES[self.on].words + (" in bf16" if self.bf16 else "")
+
+    def seconds(self, cost: Cost, model: ModelSize) -> float:
+        """Return the estimated seconds of a run."""
+        if self.tokens_per_second is not None:
+            return cost.tokens / self.tokens_per_second
+        device = DEVICES[self.on]
+        fixed = _TINY_SECONDS if model == MODEL_SIZES["tiny"] else _FIXED_SECONDS
+        speed = device.utilization * (device.bf16_peak if self.bf16 else device.peak)
+        return fixed + cost.steps * model.layers * device.layer_seconds + flops_of(cost, model) / speed
+
+
+CPU = Speed()
 
 
 def cost_of(settings: Settings, model: ModelSize, data: TaskSize | None = None) -> Cost:
@@ -164,14 +191,19 @@ def cost_of(settings: Settings, model: ModelSize, data: TaskSize | None = None) 
     if isinstance(settings, SuperConfig):
         return _super(settings, model)
     if isinstance(settings, FitHeadConfig):
-        trained = settings.steps * settings.batch_tokens * (1.0 if settings.train_encoder else _FORWARD)
-        pairs = trained * _longest(settings.segments)
-        return Cost(trained, settings.steps, settings.steps * _LINE_BYTES, WEIGHT_BYTES * model.parameters, 1, pairs)
+        tokens = settings.steps * settings.batch_tokens * (1.0 if settings.train_encoder else _FORWARD)
+        return _trained(settings.steps, tokens, _longest(settings.segments), WEIGHT_BYTES * model.parameters)
     if isinstance(settings, EvaluateConfig):
         passes = len(settings.objectives) + sum(name in TEACHER_NAMES for name in settings.objectives)
         read = _FORWARD * passes * float(settings.max_tokens or _VALIDATION_TOKENS)
-        return Cost(read, pairs=read * _longest(settings.segments))
+        return Cost(read, read * _longest(settings.segments))
     return Cost()
+
+
+def _trained(steps: float, tokens: float, length: float, kept: float = 0, evaluations: float = 0) -> Cost:
+    """Return the cost of one training on tokens in segments of a length; `kept` are the bytes of what it saves."""
+    logs = steps * _LINE_BYTES + evaluations * _EVALUATION_BYTES
+    return Cost(tokens, tokens * length, steps, logs + kept + RESULT_BYTES, 1)
 
 
 def _search(settings: SearchConfig, model: ModelSize) -> Cost:
@@ -180,30 +212,24 @@ def _search(settings: SearchConfig, model: ModelSize) -> Cost:
     kept = masks * (_TICKET_BYTES + (0.0 if isinstance(config, UnitSearch) else model.parameters / 8))
     if isinstance(config, ScoreTraining):
         teacher = _FORWARD * any(name in TEACHER_NAMES for name in config.terms)
+        if "mlm" in config.terms:  # its head is saved, without the decoder
+            kept += masks * WEIGHT_BYTES * (model.width**2 + 3 * model.width + model.words)
         tokens = config.total_steps * config.batch_tokens * (1 + teacher)
-        heads = masks * _head_bytes(model) if "mlm" in config.terms else 0
-        pairs = tokens * _longest(config.segments)
-        return Cost(tokens, config.total_steps, config.total_steps * _LINE_BYTES, kept + heads, 1, pairs)
+        return _trained(config.total_steps, tokens, _longest(config.segments), kept)
     if isinstance(config, SourceSearch):
-        steps, per_step, pairs = _source_steps(config)
         if isinstance(config, ImpSearch):
             states = (len(config.rungs) if config.save_trained else 0) + config.rewind.startswith(("step", "percent"))
             kept += states * WEIGHT_BYTES * model.parameters
-        return Cost(steps * per_step, steps, steps * _LINE_BYTES, kept, 1, steps * pairs)
+        return _from_sources(config, kept)
     if isinstance(config, ImportanceSearch) and config.selection != "random":
-        return _importance(config, model) + Cost(weight_bytes=kept)
+        return _importance(config, model).plus(Cost(bytes=kept))
     if isinstance(config, CalibratedSearch):
-        return Cost(_FORWARD * config.calibration_batches * config.batch_tokens, 0, 0, kept)
-    return Cost(weight_bytes=kept)
+        return Cost(_FORWARD * config.calibration_batches * config.batch_tokens, bytes=kept)
+    return Cost(bytes=kept)
 
 
-def _head_bytes(model: ModelSize) -> int:
-    """Return the bytes of an MLM head without its decoder, as it is saved beside a ticket."""
-    return WEIGHT_BYTES * (model.width**2 + 3 * model.width + model.words)
-
-
-def _source_steps(config: SourceSearch) -> tuple[float, float, float]:
-    """Return the total optimizer steps of imp, snip or movement, and the tokens and pairs of tokens of a step."""
+def _from_sources(config: SourceSearch, kept: float) -> Cost:
+    """Return the cost of imp, snip or movement, which learn from text, tasks or both."""
     # For each source: examples per step, tokens per step, and steps per pass.
     sources: list[tuple[float, float, float]] = []
     if config.text_terms:
@@ -213,52 +239,45 @@ def _source_steps(config: SourceSearch) -> tuple[float, float, float]:
         of_a_pass = segments * room / config.batch_tokens
         sources.append((config.batch_tokens / room, config.batch_tokens * taught, of_a_pass))
     for name in config.tasks if "task" in config.terms else ():
-        task = TASKS.get(name)
-        batch = config.batch_size or (task.batch_size if task else 32)
+        batch, limit = _batch(config, name)
         data = _data_of(config, name)
-        limit = config.max_length or (task.max_length if task else 128)
         length = _length(data, limit, grouped=config.group_by_length)
         sources.append((batch, batch * length, _subset(data.train, config.train_size) / batch))
     sources = sources or [(1.0, float(config.batch_tokens), 1.0)]
     together = sum if config.mixing == "sum" else statistics.fmean
-    per_step = float(together([tokens for _, tokens, _ in sources]))
-    pairs = float(together([tokens * tokens / examples for examples, tokens, _ in sources]))
+    tokens = float(together([tokens for _, tokens, _ in sources]))
+    length = float(together([tokens * tokens / examples for examples, tokens, _ in sources])) / tokens
     if not isinstance(config, ImpSearch):
-        return float(config.source_steps or 0), per_step, pairs
+        steps = float(config.source_steps or 0)
+        return _trained(steps, steps * tokens, length, kept)
     # The length of a round of imp is given in steps, examples or passes.
-    passes = max((TASKS[name].epochs for name in config.tasks if name in TASKS), default=1)
     if config.round_steps is not None:
         steps = float(config.round_steps)
     elif config.round_examples is not None:
         steps = config.round_examples / float(together([examples for examples, _, _ in sources]))
     else:
+        passes = max((TASKS[name].epochs for name in config.tasks if name in TASKS), default=1)
         longest = (max if config.mixing == "sum" else sum)(of_a_pass for *_, of_a_pass in sources)
         steps = math.ceil(float(config.round_epochs or passes) * longest)
-    return steps * (len(config.sparsities) - bool(config.prune_first)), per_step, pairs
+    steps *= len(config.sparsities) - bool(config.prune_first)
+    return _trained(steps, steps * tokens, length, kept)
 
 
 def _importance(config: ImportanceSearch, model: ModelSize) -> Cost:
-    """Return the cost of one pass over the training set, or of some batches of text.
-
-    The signed importances of every example are kept.
-    """
+    """Return the cost of a pass over the training set, or of some batches of text; importances of examples are kept."""
     gates = model.layers * (model.heads + 2) * WEIGHT_BYTES
     if config.importance_from is None:
         tokens = float(config.steps * config.batch_tokens)
-        return Cost(tokens, 0, 0, gates * tokens / 128)
-    data = _data_of(config, _task_in(config.importance_from))
+        return Cost(tokens, bytes=gates * tokens / 128)
+    task = next((part for part in re.split(r"[-/]", config.importance_from) if part in TASKS), None)
+    data = _data_of(config, task)
     examples = _subset(data.train, config.train_size)
-    return Cost(2 * _FORWARD * examples * _length(data, 512), 0, 0, gates * examples)
+    return Cost(2 * _FORWARD * examples * _length(data, 512), bytes=gates * examples)
 
 
 def _longest(segments: str) -> int:
     """Return the tokens of the longest segment of a form such as `packed:512` or `mixed:10-128`."""
     return int((re.findall(r"\d+", segments) or ["128"])[-1])
-
-
-def _task_in(reference: str) -> str | None:
-    """Return the task in the id of a transfer, such as `@transfer-rte-s0-...`."""
-    return next((part for part in re.split(r"[-/]", reference) if part in TASKS), None)
 
 
 def _data_of(settings: TextSearch | TransferConfig | ShareConfig, task: str | None) -> TaskSize:
@@ -315,119 +334,84 @@ def _subset(every: float, asked: str | None) -> float:
     return max(1.0, every * float(number) / 100) if percent else min(every, float(number))
 
 
+def _batch(config: SourceSearch | TransferConfig, name: str | None) -> tuple[int, int]:
+    """Return the examples of a batch of a task, and the most tokens of an example."""
+    task = (TASKS | TEXT_TASKS).get(str(name))
+    return config.batch_size or (task.batch_size if task else 32), config.max_length or (
+        task.max_length if task else 128
+    )
+
+
 def _fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize | None = None) -> Cost:
     """Return the cost of all seeds and candidates."""
-    total = Cost()
-    for candidate in settings.candidates().values():
-        total += _one_fine_tuning(candidate, model, data)
-    return total
+    return Cost().plus(*(_one_fine_tuning(candidate, model, data) for candidate in settings.candidates().values()))
 
 
 def _one_fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize | None) -> Cost:
     config, task = settings.resolved(), (TASKS | TEXT_TASKS).get(str(settings.task))
     is_text = config.task in TEXT_TASKS
     data = data or _data_of(config, config.task)
-    batch = config.batch_size or (task.batch_size if task else 32)
-    limit = config.max_length or (task.max_length if task else 128)
+    batch, limit = _batch(config, config.task)
+    length = _length(data, limit, config.padding == "max-length" or is_text, config.group_by_length)
     if is_text:
         every = _subset(_corpus_tokens(config.corpus) / limit, config.train_size)
         measured = float(config.max_tokens or min(_VALIDATION_TOKENS, _corpus_tokens(config.corpus) / 4))
-    else:
-        every, measured = _subset(data.train, config.train_size), _validation(data, limit)
+    else:  # an evaluation has examples of similar lengths in a batch
+        every, measured = _subset(data.train, config.train_size), data.validation * _length(data, limit, grouped=True)
     per_epoch = math.ceil(every / batch)
     steps = config.steps or math.ceil(float(config.epochs or (task.epochs if task else 3)) * per_epoch)
-    length = _length(data, limit, config.padding == "max-length" or is_text, config.group_by_length)
-    passes = _passes(config.smart) + _FORWARD * (config.teacher is not None)
-    evaluations = _evaluations(config.patience, config.eval_steps, task, steps, per_epoch)
-    if config.evaluate_each_epoch and not config.patience and config.eval_steps != "epoch":
-        evaluations += steps // per_epoch
-    one = _training(steps, steps * batch * length * passes, evaluations, measured, length)
-    return (one + Cost(weight_bytes=WEIGHT_BYTES * model.parameters * config.save_model)) * len(config.seeds)
-
-
-def _passes(smart: Smart | None) -> float:
-    """Return how many times a step trains on its batch."""
     # SMART runs the model one more time for the outputs, and one time for each step of its ascent.
-    return 1.0 if smart is None or not smart.alpha else 2.0 + smart.steps
-
-
-def _evaluations(
-    patience: int | None, eval_steps: int | str | None, task: Task | None, steps: float, per_epoch: int
-) -> float:
-    every = eval_steps or ("epoch" if patience else task.eval_steps if task else 50)
-    return steps // (per_epoch if isinstance(every, str) else every) + 1
-
-
-def _validation(data: TaskSize, limit: float) -> float:
-    """Return the tokens of an evaluation, whose batches have examples of similar length."""
-    return data.validation * _length(data, limit, grouped=True)
-
-
-def _training(steps: float, tokens: float, evaluations: float, measured: float, length: float) -> Cost:
-    logs = steps * _LINE_BYTES + evaluations * _EVALUATION_BYTES
-    tokens += _FORWARD * evaluations * measured
-    return Cost(tokens, steps, logs, 0, 1, tokens * length)
+    passes = 1.0 if config.smart is None or not config.smart.alpha else 2.0 + config.smart.steps
+    passes += _FORWARD * (config.teacher is not None)
+    rhythm = config.eval_steps or ("epoch" if config.patience else task.eval_steps if task else 50)
+    evaluations = steps // (per_epoch if isinstance(rhythm, str) else rhythm) + 1
+    if config.evaluate_each_epoch and not isinstance(rhythm, str):
+        evaluations += steps // per_epoch
+    tokens = steps * batch * length * passes + _FORWARD * evaluations * measured
+    kept = WEIGHT_BYTES * model.parameters * config.save_model
+    return _trained(steps, tokens, length, kept, evaluations).times(len(config.seeds))
 
 
 def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
-    config, total = settings.resolved(), Cost()
-    batches = {}
-    for name in config.tasks:
-        task = TASKS.get(name)
-        batches[name] = _subset(_data_of(config, name).train, config.train_size) / (
-            config.batch_size or (task.batch_size if task else 32)
-        )
-    epochs = float(config.epochs)
-    per_epoch = sum(batches.values())
-    steps = config.steps or math.ceil(epochs * per_epoch)
-    for name, count in batches.items():
-        task = TASKS.get(name)
-        limit = config.max_length or (task.max_length if task else 128)
-        batch = config.batch_size or (task.batch_size if task else 32)
-        own = steps * count / per_epoch
-        data = _data_of(config, name)
-        length = _length(data, limit, grouped=config.group_by_length)
-        tokens = own * batch * length * _passes(config.smart)
-        total += _training(own, tokens, steps // per_epoch + 1, _validation(data, limit), length)
-    total += Cost(weight_bytes=WEIGHT_BYTES * model.parameters * config.save_model)
-    total *= len(config.seeds)
+    config, kept = settings.resolved(), WEIGHT_BYTES * model.parameters * settings.resolved().save_model
+    once = {"seeds": (0,), "teacher": None}
+    alone = [config.alone("", name, None).model_copy(update=once) for name in config.tasks]
+    # The sharing trains as many epochs of each task as if it were alone, with an evaluation after each epoch.
+    as_shared = {"save_model": False, "patience": None, "eval_steps": "epoch", "steps": None}
+    epoch = Cost().plus(*(_fine_tuning(one.model_copy(update=as_shared | {"epochs": 1}), model) for one in alone))
+    epochs = config.steps / epoch.steps if config.steps else float(config.epochs)
+    shared = [_fine_tuning(one.model_copy(update=as_shared | {"epochs": epochs}), model) for one in alone]
+    steps = config.steps or math.ceil(epochs * epoch.steps)
+    total = Cost(bytes=kept).plus(*shared)._replace(steps=steps, trainings=1).times(len(config.seeds))
     # Further trainings of a sharing that finds its own tickets, or fine-tunes afterwards.
-    for name in config.tasks:
-        alone = config.alone("", name, None).model_copy(update={"seeds": (0,)})
+    for name, one in zip(config.tasks, alone, strict=True):
         count = (config.tickets == AUTO and config.level_of(name) > 0) + len(config.seeds) * config.fine_tune
-        total += _fine_tuning(alone, model) * count
+        total = total.plus(_fine_tuning(one, model).times(count))
     return total
 
 
 def _super(settings: SuperConfig, model: ModelSize) -> Cost:
     config = settings.resolved()
-    points = 1 + len(config.level) * len(config.selections)
-    total = Cost()
-    for _, fine_tuning in config.grid():
-        total += _fine_tuning(fine_tuning, model) * points
+    tuning, levels, selections = config.fine_tuning, len(config.level), config.selections
+    trainings = [_fine_tuning(one, model).times(1 + levels * len(selections)) for _, one in config.grid()]
     # One more training makes the model for the importances, which are kept; losing tickets have a copy of them.
     found = ImportanceSearch.of(
-        model="", level=written_levels(config.level),
-        importance_from=f"-{config.fine_tuning.task}-",
-        train_size=config.importance_train_size, data_dir=config.fine_tuning.data_dir,
+        model="", level=written_levels(config.level), importance_from=f"-{tuning.task}-",
+        train_size=config.importance_train_size, data_dir=tuning.data_dir,
     )  # fmt: skip
     scores = _importance(found.resolved(), model)
-    total += scores + Cost(weight_bytes=scores.weight_bytes * ("losing" in config.selections))
-    total += Cost(weight_bytes=_TICKET_BYTES * len(config.level) * len(config.selections))
-    if config.recover:
-        tickets = [len(config.fine_tuning.seeds) if one == "random" else 1 for one in config.selections]
-        length = _data_of(config.fine_tuning, config.fine_tuning.task).mean
-        total += _recovery(config.recover, length, model) * (len(config.level) * sum(tickets))
+    kept = scores.bytes * ("losing" in selections) + _TICKET_BYTES * levels * len(selections)
+    total = scores.plus(Cost(bytes=kept), *trainings)
+    if config.recover:  # the encoder of each ticket is trained to follow the dense encoder
+        tickets = levels * sum(len(tuning.seeds) if one == "random" else 1 for one in selections)
+        tokens = config.recover * ShrinkConfig.model_fields["batch_tokens"].default * (1 + _FORWARD)
+        length = _data_of(tuning, tuning.task).mean
+        one = _trained(config.recover, tokens, length, WEIGHT_BYTES * model.parameters)
+        total = total.plus(one.times(tickets))
     if config.importance_from is None:
-        single = next(config.grid())[1].model_copy(update={"seeds": config.fine_tuning.seeds[:1], "save_model": True})
-        total += _fine_tuning(single, model)
+        single = next(config.grid())[1].model_copy(update={"seeds": tuning.seeds[:1], "save_model": True})
+        total = total.plus(_fine_tuning(single, model))
     return total
-
-
-def _recovery(steps: int, length: float, model: ModelSize) -> Cost:
-    """Return the cost of training the encoder of one ticket to follow the dense encoder, on texts of a length."""
-    tokens = steps * ShrinkConfig.model_fields["batch_tokens"].default * (1 + _FORWARD)
-    return Cost(tokens, steps, steps * _LINE_BYTES, WEIGHT_BYTES * model.parameters, 1, tokens * length)
 
 
 def size_of(name: str) -> ModelSize:
@@ -439,13 +423,6 @@ def size_of(name: str) -> ModelSize:
         return ModelSize(layers, width, heads, words, words * width + 12 * layers * width**2)
     except (OSError, ValueError, KeyError, TypeError):  # no local folder, or one that the run will refuse
         return next((size for part, size in MODEL_SIZES.items() if part in name.lower()), MODEL_SIZES["base"])
-
-
-def seconds_of(cost: Cost, model: ModelSize) -> float:
-    """Return the estimated seconds of a run on `MACHINE`."""
-    fixed = _TINY_SECONDS if model == MODEL_SIZES["tiny"] else _FIXED_SECONDS
-    matrices, scores = _TOKEN_SECONDS * model.encoder, _SCORE_SECONDS * model.all_heads
-    return fixed + cost.steps * _LEAST_SECONDS + cost.tokens * matrices + cost.pairs * scores
 
 
 def bytes_text(count: float) -> str:

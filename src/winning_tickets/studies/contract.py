@@ -53,7 +53,7 @@ class Rule(Settings):
         """The value as text, with the exceptions."""
         value = getattr(self, self.form)
         if self.form == "count":
-            return f"{value} different ones"
+            return _different(value)
         exceptions = [f"{shown(own)} for {name}" for values in self.by.values() for name, own in values.items()]
         return "; ".join([*([shown(value)] if value != [] else []), *exceptions])
 
@@ -349,11 +349,15 @@ class Held:
         return found
 
 
+def _different(count: int) -> str:
+    return "one" if count == 1 else f"{count} different ones"
+
+
 def _here(setting: str, rule: Rule, own: Sequence[Place]) -> str:
     """Return the values that runs have, the most frequent one first, the others with what they are for."""
     found: dict[str, list[Place]] = defaultdict(list)
     for here, places in _values(setting, rule, own):
-        found[f"{here} different ones" if rule.form == "count" else shown(here)] += places
+        found[_different(here) if rule.form == "count" else shown(here)] += places
     first, *others = sorted(found, key=lambda value: -len(found[value]))
     exceptions = [f"{value} for {which}" if (which := _told_apart(rule, found, value)) else value for value in others]
     return "; ".join([first, *exceptions])

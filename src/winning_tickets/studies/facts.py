@@ -277,7 +277,7 @@ def _decay(config: ImpSearch, horizon: str) -> str:
 
 def _round(config: ImpSearch, own: str) -> str:
     if config.round_steps is not None:
-        return f"{config.round_steps} steps"
+        return f"{config.round_steps} {'step' if config.round_steps == 1 else 'steps'}"
     if config.round_examples is not None:
         return f"{config.round_examples} examples"
     return own if config.round_epochs is None else f"{config.round_epochs:g} epochs"

@@ -21,7 +21,7 @@ from winning_tickets.studies.references import Run
 from winning_tickets.studies.worker import TINY
 
 _FOLDERS = ("data_dir", "importance_from")
-_FILES = ("task_file", "train_file", "validation_file", "pairs_file")
+_FILES = ("task_file", "train_file", "validation_file", "pairs_file", "file")
 _MODELS = ("model", "target", "base", "like", "targets", "reference", "paths", "baseline", "dense")
 """Settings that name tickets, runs and models; the values may be hub ids."""
 _ON_HUB = ("model", "target")
@@ -46,7 +46,7 @@ def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
 
 def unmet_needs(plan: Plan) -> list[str]:
     """Return a line for each missing input that a study declares; values that may be hub ids are not checked."""
-    used = _used_parameters(plan)
+    used = used_parameters(plan)
     needed = [name for name in plan.study.needs if name in used]  # a part of a study may not need all inputs
     by_default = () if _reads_test_files(plan) else BY_DEFAULT
     return unset_needs(plan.study, plan.parameters, [name for name in needed if name not in by_default]) + [
@@ -57,10 +57,11 @@ def unmet_needs(plan: Plan) -> list[str]:
     ]
 
 
-def _used_parameters(plan: Plan) -> set[str]:
+def used_parameters(plan: Plan) -> set[str]:
     """Return the parameters that the stages of a plan use, also through other parameters."""
     stages = [plan.study.stages[name] for name in {point.stage for point in plan.points}]
-    open_ = {name for stage in stages for name in names_in([stage.settings, stage.over, stage.label])}
+    written = [[one.settings, one.over, one.label, one.only, one.skip, one.when] for one in stages]
+    open_ = set(names_in(written))
     sources = [plan.study.parameters, *plan.study.scales.values()]
     used: set[str] = set()
     while open_:

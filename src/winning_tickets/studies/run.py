@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from winning_tickets.config import Runtime
+from winning_tickets.report.costs import CPU, Speed
 from winning_tickets.runs.errors import Interrupted
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.engines import Engine
@@ -213,10 +214,11 @@ _AGAIN_SECONDS, _SHARE = 30.0, 20.0
 class ProgressLines:
     """Logs a line of progress for each run that has ended."""
 
-    def __init__(self, plan: Plan, store: Store, workers: int) -> None:
+    def __init__(self, plan: Plan, store: Store, workers: int, speed: Speed = CPU, gpus: float = 0) -> None:
         self._plan = plan
         self._store = store
         self._workers = workers
+        self._speed, self._gpus = speed, gpus
         self._made = self._again = self._seconds = 0.0
 
     def __call__(self, progress: Progress, run: Run, outcome: JobOutcome) -> None:
@@ -238,7 +240,8 @@ class ProgressLines:
         now = time.monotonic()
         if now >= self._again:
             records = {record.id: record for record in self._store.records()}
-            self._seconds = Estimator(self._plan, records).estimate(left, self._workers)["seconds"]
+            estimator = Estimator(self._plan, records, self._speed, self._gpus)
+            self._seconds = estimator.estimate(left, self._workers)["seconds"]
             self._made = time.monotonic()
             self._again = self._made + min(_AGAIN_SECONDS, _SHARE * (self._made - now))
         passed = time.monotonic() - self._made

@@ -17,7 +17,18 @@ SCALES = ("smoke", "miniature", "small", "paper")
 `paper` made small by the rules of `studies.miniature`."""
 
 VerbName = Literal[
-    "fit-head", "search", "evaluate", "transfer", "share", "super", "export", "measure", "compare", "analyse", "submit"
+    "fit-head",
+    "search",
+    "evaluate",
+    "transfer",
+    "share",
+    "super",
+    "export",
+    "import-mask",
+    "measure",
+    "compare",
+    "analyse",
+    "submit",
 ]
 LOG = "log."  # start of the path of a value in the records of a run's log
 SETTINGS = "settings."  # start of the path of a setting of a run, with the values of its profile

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from winning_tickets.report.costs import CPU, Speed
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.estimates import Estimator
 from winning_tickets.studies.needs import list_hub_problems, list_problems, room_problem
@@ -25,11 +26,14 @@ def blocked_by(plan: Plan, failed: Iterable[str]) -> dict[str, str]:
     return {run: reason for run, reason in reasons.items() if run != reason}
 
 
-def study_status(plan: Plan, store: Store, workers: int = 1, ask_hub: bool = False) -> dict[str, Any]:
+def study_status(
+    plan: Plan, store: Store, workers: int = 1, ask_hub: bool = False, speed: Speed | None = None, gpus: float = 0
+) -> dict[str, Any]:
     """Return the counts of `STATES` in total and by stage, failed, blocked and running runs, problems and an estimate.
 
     The estimate is for runs that are to do or running; blocked runs wait until the failed ones are tried again. `room`
-    says why the results do not fit on the disk of the store, or is None. With `ask_hub`, the problems include models
+    says why the results do not fit on the disk of the store, or is None. With a `speed` the time is that of its device,
+    for runs with `gpus` each, whatever similar runs in the store took. With `ask_hub`, the problems include models
     and data that are not on this machine and cannot be fetched from the hub.
     """
     # The state of each run; runs that wait for a failed one are blocked.
@@ -48,7 +52,7 @@ def study_status(plan: Plan, store: Store, workers: int = 1, ask_hub: bool = Fal
     problems = list_problems(plan, lambda run: states[run] == "done")
     if ask_hub:
         problems += list_hub_problems(plan, lambda run: states[run] == "done")
-    estimate = Estimator(plan, records).estimate(left, workers)
+    estimate = Estimator(plan, records, speed or CPU, gpus, speed is None).estimate(left, workers)
     return {
         "study": plan.study.name,
         "scale": plan.scale,

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.report.costs import MACHINE, STEP_SECONDS, bytes_text
+from winning_tickets.report.costs import bytes_text
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import write_text
 from winning_tickets.runs.store.store import Store
@@ -47,10 +47,12 @@ def recipes_text(result: dict[str, Any]) -> str:
     """Return the output of `tickets recipes`."""
     recipes = result["recipes"]
     scales = list(dict.fromkeys(scale for recipe in recipes for scale in recipe["scales"]))
-    rows = [["hours", *scales]]
+    rows = [["hours", *(f"{scale} (A100)" if scale == "paper" else scale for scale in scales)]]
     for recipe in recipes:
-        costs = [recipe["scales"].get(scale) for scale in scales]
-        rows.append([recipe["name"], *("" if cost is None else _hours(cost["seconds"]) for cost in costs)])
+        costs = {scale: recipe["scales"].get(scale) for scale in scales}
+        device = {"paper": "a100"}
+        cells = (cost and _hours(cost["hours"][device.get(scale, "cpu")]) for scale, cost in costs.items())
+        rows.append([recipe["name"], *(cell or "" for cell in cells)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     titles = ["", *(recipe["title"] for recipe in recipes)]
     lines = [
@@ -61,17 +63,27 @@ def recipes_text(result: dict[str, Any]) -> str:
         for row, title in zip(rows, titles, strict=True)
     ]
     lines = [line[:_WIDE].rstrip() for line in lines]
-    step = f"{STEP_SECONDS} s for a fine-tuning step of MiniLM on 16 x 128 tokens"
-    lines.append(f"Hours are estimates for {MACHINE} ({step}).")
+    lines.append("Hours are estimates: at scale paper of one A100, at the others of two x86-64 cores without a GPU.")
+    lines.append(_first(recipes))
     lines.append("`tickets study plan NAME --scale SCALE` says what a study needs; `tickets recipes NAME` prints it.")
     return "\n".join(lines)
+
+
+FIRST = "tamt-table-2"
+"""The recipe to begin with: TAMT's tickets of BERT-base, fine-tuned on its tasks, for the fewest hours."""
+
+
+def _first(recipes: list[dict[str, Any]]) -> str:
+    """Return which recipe to begin with, and what it costs."""
+    hours = next((one["scales"]["paper"]["hours"]["a100"] for one in recipes if one["name"] == FIRST), None)
+    cost = "" if hours is None else f": {_hours(hours)} hours of one A100"
+    return f"To begin with one: `tickets study plan {FIRST} --scale paper --on a100`{cost}."
 
 
 _WIDE = 110  # maximum number of characters of a line
 
 
-def _hours(seconds: float) -> str:
-    hours = seconds / 3600
+def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 0.1 else "<0.1"
 
 
@@ -86,12 +98,13 @@ def studies_text(result: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as text, such as `40 s`, `12 min`, `3.5 h` or `3 days`."""
+    """Return a duration as text, such as `40 s`, `12 min`, `3.5 h` or `72 h (3 days)`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 48 else f"{hours:,.0f} h ({hours / 24:,.0f} days)"
 
 
 def _head(result: dict[str, Any]) -> str:
@@ -118,7 +131,7 @@ def _estimate(result: dict[str, Any]) -> list[str]:
         return [f"Nothing can run; {blocked:,} wait for failed runs (--retry-failed)."] if blocked else []
     measured, rest = estimate["measured_runs"], estimate["runs"] - estimate["measured_runs"]
     sources = [f"{measured:,} runs by similar ones in the store"] if measured else []
-    sources += [f"{rest:,} runs by their steps and the size of the model on {MACHINE}"] if rest else []
+    sources += [f"{rest:,} runs by their operations on {estimate['on']}"] if rest else []
     time, space, scratch = (
         duration(estimate["seconds"]),
         bytes_text(estimate["bytes"]),
@@ -127,7 +140,10 @@ def _estimate(result: dict[str, Any]) -> list[str]:
     trainings, tokens = estimate["trainings"], estimate["tokens"] / 1e6
     return [
         f"left: about {time} ({', '.join(sources)}): {trainings:,} trainings on {tokens:,.1f} million tokens; results "
-        f"and saved weights of at most {space}, and {scratch} for checkpoints of runs at work"
+        f"and saved weights of at most {space}, and {scratch} for checkpoints of runs at work",
+        "hours of one device: "
+        + ", ".join(f"{name} {_hours(hours)}" for name, hours in estimate["hours"].items())
+        + " (estimates; --on, --bf16, --gpus and --workers say what there is)",
     ]
 
 
@@ -159,8 +175,7 @@ def describe_recipes() -> list[dict[str, Any]]:
         for scale in study.scale_names:
             plan = plan_study(study, scale)
             estimate = Estimator(plan, {}).estimate(plan.runs, 1)
-            seconds = float(f"{estimate['seconds']:.4g}")
-            scales[scale] = {"runs": len(plan.runs), "seconds": seconds, "bytes": estimate["bytes"]}
+            scales[scale] = {"runs": len(plan.runs), "hours": estimate["hours"], "bytes": estimate["bytes"]}
         found.append(
             {
                 "name": name,

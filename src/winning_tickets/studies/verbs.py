@@ -71,6 +71,9 @@ VERBS: dict[str, StudyVerb] = {
         "config:SuperConfig", "finetuning.super_ticket:super_ticket", ("fine_tuning.task", "fine_tuning.seeds")
     ),
     "export": StudyVerb("config:ExportConfig", "deploy.export:export", ("format",), writes=False, output="model"),
+    "import-mask": StudyVerb(
+        "config:ImportConfig", "deploy.mask_files:import_mask", ("method",), writes=False, output="ticket"
+    ),
     "measure": StudyVerb("config:MeasureConfig", "deploy.measure:measure", (), writes=False),
     "compare": StudyVerb("config:CompareConfig", "tickets.overlap:compare", (), writes=False),
     "analyse": StudyVerb("studies.verbs:AnalyseConfig", "studies.analysis.kinds:ANALYSES", ("kind",), writes=False),

@@ -163,6 +163,7 @@ _CALLS: dict[str, Callable[[Any, Any, Runtime, Path], Any]] = {
     "measure": lambda measure, settings, runtime, folder: measure(settings, runtime),
     "compare": lambda compare, settings, runtime, folder: compare(settings.tickets, settings.average),
     "export": lambda export, settings, runtime, folder: export(settings, folder / VERBS["export"].output),
+    "import-mask": lambda read, settings, runtime, folder: read(settings, folder / VERBS["import-mask"].output),
     "analyse": _analyse,
     "submit": lambda submit, settings, runtime, folder: submit(
         settings.runs, settings.data_dir, folder / VERBS["submit"].output, seed=settings.seed, runtime=runtime

@@ -14,6 +14,7 @@ from winning_tickets.models.structure import structure_of
 from winning_tickets.pruning.importance import Importance
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.studies.analysis.kinds import ANALYSES
+from winning_tickets.studies.analysis.shared_units import _spread
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.ticket import Ticket
 
@@ -150,6 +151,25 @@ def test_importance_and_shares_are_those_of_the_paper(folders, encoder):
     assert found["ffns", 1, 0]["by_task"]["rte"] == pytest.approx(0.8)  # 4 of (3, 4)
     nothing = sharing(folders, definition="token")["structures"]
     assert all(one["importance"] == 0 and one["share"] is None for one in nothing)
+
+
+@pytest.mark.parametrize(
+    ("shares", "even", "dominated"),
+    [
+        ([0.125] * 8, 1, 0),
+        ([0.14] * 6 + [0.16, 0.0], 1, 0),  # all but one task
+        ([0.18] * 5 + [0.1, 0.0, 0.0], 0, 0),  # five of eight are not more than five
+        ([0.6] + [0.4 / 7] * 7, 1, 1),  # a single task has most, and the others are equal
+        ([0.4, 0.4] + [0.2 / 6] * 6, 1, 1),  # two tasks together
+    ],
+)
+def test_the_spread_of_shares(shares, even, dominated):
+    values = np.array(shares).reshape(8, 1, 1)
+    none = np.full((8, 1, 1), np.nan)  # of no importance to any task
+    found = _spread([f"t{place}" for place in range(8)], {"heads": (none, none), "ffns": (values, values)})
+    assert (found["structures"], found["even"], found["dominated"]) == (1, even, dominated)
+    served = {f"t{place}": pytest.approx(8 * share) if even else None for place, share in enumerate(shares)}
+    assert found["served"] == served
 
 
 def test_importances_of_other_folders_and_of_levels(folders, encoder, tmp_path):

@@ -194,6 +194,7 @@ def sharing(
         "overlap": _overlap(members, kept),
         "structures": _structures(members, kept, shares),
         "importance": None if shares is None else shares[0],
+        "spread": None if shares is None else _spread([member.name for member in members], shares[1]),
         "without_importance": [] if shares else [member.name for member in members if member.importance is None],
     }
 
@@ -271,6 +272,34 @@ def _shares(members: Sequence[Member], given: Sequence[str | Path] | None, defin
         {"task": name, "id": one.id, "source": one.about.get("source")} for name, one in zip(names, opened, strict=True)
     ]
     return {"definition": definition, "sources": sources}, task_shares(opened, definition)
+
+
+EVEN, MOST, DOMINANT, JOINTLY = 1.5, 5 / 8, 1 / 2, 2 / 3
+"""The largest ratio of almost equal shares, the part of tasks that is most, and shares that dominate: alone, in two."""
+
+
+def _spread(names: Sequence[str], found: Mapping[str, tuple[Array, Array]]) -> dict[str, Any]:
+    """Return how the tasks share the heads and FFNs, by the words of section 8 of Super Tickets.
+
+    `even` is the share of structures with almost equal shares of more than five of eight tasks; `served` is each task's
+    mean share of those, relative to an even share; `dominated` is the share of structures that belong mostly to one
+    task, or to two together.
+    """
+    every = np.concatenate([parts.reshape(len(names), -1) for _, parts in found.values()], axis=1)
+    shares = np.sort(every[:, ~np.isnan(every).any(0)], axis=0)  # of tasks, from the lowest
+    least = int(MOST * len(names)) + 1  # tasks in the smallest group that is most of them
+    ratios = [shares[start : start + least] for start in range(len(names) - least + 1)]
+    even = np.any([(own[0] > 0) & (own[-1] <= EVEN * own[0]) for own in ratios], axis=0)
+    dominated = (shares[-1] > DOMINANT) | (shares[-2:].sum(0) > JOINTLY if len(names) > 2 else False)
+    own = every[:, ~np.isnan(every).any(0)][:, even]
+    return {
+        "structures": shares.shape[1],
+        "even": float(even.mean()) if even.size else None,
+        "dominated": float(dominated.mean()) if even.size else None,
+        "served": {
+            name: float(len(names) * row.mean()) if row.size else None for name, row in zip(names, own, strict=True)
+        },
+    }
 
 
 def _structures(members: Sequence[Member], kept: Mapping[str, Array], shares: Shares | None) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.runs.escapes import printable
 
 if TYPE_CHECKING:
+    from winning_tickets.report.costs import Speed
     from winning_tickets.studies.plan import Plan
 
 study_app = typer.Typer(
@@ -34,6 +35,20 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter, such as tasks=rte,mrpc.")
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes at a time.")]
+Gpus = Annotated[float, typer.Option("--gpus", min=0, help="GPUs of a run on Ray (may be a fraction) or Slurm.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="DEVICE",
+        help="Device of the estimated time: cpu, v100, a100 or h100. By default similar runs in the store, else cpu; "
+        "a100 with --gpus.",
+    ),
+]
+TokensPerSecond = Annotated[
+    float | None,
+    typer.Option("--tokens-per-second", min=1, help="Speed of training that you measured, for the estimated time."),
+]
 
 
 Where = Annotated[
@@ -60,6 +75,15 @@ def _plan(
     return part_of(whole, where or (), shard) if where or shard is not None else whole
 
 
+def _speed(on: str | None, tokens_per_second: float | None, gpus: float, bf16: bool) -> Speed | None:
+    """Return what the time is estimated for; None if the user named nothing, and runs in the store may say more."""
+    from winning_tickets.report.costs import Speed
+
+    if on is None and tokens_per_second is None and not gpus and not bf16:
+        return None
+    return Speed(on or ("a100" if gpus else "cpu"), bf16, tokens_per_second)
+
+
 def _pairs(option: str, words: list[str] | None) -> dict[str, str]:
     """Return the values of an option that is repeated as NAME=VALUE."""
     for word in words or ():
@@ -77,6 +101,10 @@ def plan(
     shard: Shard = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
     workers: Workers = 1,
+    gpus: Gpus = 0,
+    on: On = None,
+    tokens_per_second: TokensPerSecond = None,
+    bf16: commands.Bf16 = False,
     as_json: commands.Json = False,
 ) -> None:
     """Plan a study: its runs, those that are done, the time of the rest, and what is missing.
@@ -88,7 +116,8 @@ def plan(
     from winning_tickets.studies.text import plan_text
 
     planned = _plan(study, scale, set_, where, shard)
-    result = study_status(planned, Store(store), workers, ask_hub=True)
+    speed = _speed(on, tokens_per_second, gpus, bf16)
+    result = study_status(planned, Store(store), workers, ask_hub=True, speed=speed, gpus=gpus)
     runs = [{"id": one.id, "stage": one.stage, "verb": one.verb, "needs": one.needs} for one in planned.runs.values()]
     emit(result | {"parameters": planned.parameters, "planned": runs}, as_json, plan_text)
 
@@ -102,6 +131,10 @@ def status(
     shard: Shard = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
     workers: Workers = 1,
+    gpus: Gpus = 0,
+    on: On = None,
+    tokens_per_second: TokensPerSecond = None,
+    bf16: commands.Bf16 = False,
     as_json: commands.Json = False,
 ) -> None:
     """Report the runs that are done, running, failed and blocked; also while the study runs.
@@ -112,7 +145,8 @@ def status(
     from winning_tickets.studies.status import study_status
     from winning_tickets.studies.text import status_text
 
-    result = study_status(_plan(study, scale, set_, where, shard), Store(store), workers)
+    speed = _speed(on, tokens_per_second, gpus, bf16)
+    result = study_status(_plan(study, scale, set_, where, shard), Store(store), workers, speed=speed, gpus=gpus)
     emit(result, as_json, status_text)
 
 
@@ -130,7 +164,9 @@ def run(
         str | None, typer.Option("--address", help="Address of a Ray cluster. By default one is started here.")
     ] = None,
     cpus: Annotated[float, typer.Option("--cpus", help="Cores of a run on Ray or Slurm.")] = 1,
-    gpus: Annotated[float, typer.Option("--gpus", help="GPUs of a run on Ray (may be a fraction) or Slurm.")] = 0,
+    gpus: Gpus = 0,
+    on: On = None,
+    tokens_per_second: TokensPerSecond = None,
     walltime: Annotated[
         int, typer.Option("--walltime", min=1, help="Minutes of a Slurm job, after which it is requeued.")
     ] = 240,
@@ -158,6 +194,7 @@ def run(
 
     Example: tickets study run tamt-figure-3 --scale smoke --workers 2
     """
+    from winning_tickets.report.costs import CPU
     from winning_tickets.runs.store.store import Store
     from winning_tickets.studies.engines import EngineOptions, check_engine, make_engine
     from winning_tickets.studies.needs import unmet_needs
@@ -169,7 +206,8 @@ def run(
     trackers, sbatch = commands.trackers_of(report_to), _pairs("--slurm", slurm)
     planned = _plan(study, scale, set_, where, shard)
     found = Store(store)
-    status = study_status(planned, found, workers, ask_hub=engine == "local")
+    speed = _speed(on, tokens_per_second, gpus, bf16)
+    status = study_status(planned, found, workers, ask_hub=engine == "local", speed=speed, gpus=gpus)
     # The nodes of a cluster may have data that this machine lacks.
     problems = status["problems"] if engine == "local" else unmet_needs(planned)
     if status["room"] and not ignore_room:
@@ -190,7 +228,7 @@ def run(
         report_to=trackers,
         trust_remote_code=trust_remote_code,
     )
-    watch = ProgressLines(planned, found, workers)
+    watch = ProgressLines(planned, found, workers, speed or CPU, gpus)
     result = run_study(planned, found, make_engine(engine, engine_options, found.path), runtime, retry_failed, watch)
     _check(result)
     result = {"study": planned.study.name, "scale": scale, **result}

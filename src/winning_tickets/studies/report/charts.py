@@ -248,6 +248,8 @@ def _x_label(plot: Plot, panel: Panel) -> str:
     x = plot.figure.x
     if plot.figure.kind == "pies":
         return "head"
+    if plot.figure.series is None and any(row for row, _ in panel.matrix):
+        return plot.figure.x_label or ""  # the names of a stored matrix, not the levels of an axis
     value = plot.x_value
     text = plot.figure.x_label or (name_value(value.value) if value is not None else str(x).replace("_", " "))
     if plot.figure.kind == "scatter" and panel.correlation is not None:

@@ -291,7 +291,7 @@ _FRACTION = re.compile(
 
 
 def form_of(path: str, signed: bool = False) -> Form:
-    """Return the format of the numbers at a path: fractions times 100, durations whole, all else with decimals.
+    """Return the format of the numbers at a path: fractions x 100, durations and counts whole, the rest with decimals.
 
     Signed numbers are differences, which have one more decimal.
     """
@@ -303,6 +303,8 @@ def form_of(path: str, signed: bool = False) -> Form:
         return _duration
     if path.endswith("seconds"):
         return tables.seconds
+    if path.endswith((".heads", ".ffns", "steps")):
+        return _count
     return _number
 
 
@@ -322,6 +324,10 @@ def _signed(value: float) -> str:
 
 def _p_text(value: float) -> str:
     return f"{value:.2g}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def _number(value: float) -> str:
@@ -584,5 +590,5 @@ def describe_cells(cells: Sequence[Cell]) -> str:
     numbers = sorted({cell.expected for cell in cells})
     each = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     partial = sum(cell.partial for cell in cells)
-    text = f"Mean ± standard deviation (ddof=1) of {each} {'repetition' if each == '1' else 'repetitions'}"
+    text = f"Mean ± standard deviation (ddof=1) of {each} repetitions" if each != "1" else "One repetition"
     return f"{text}; {partial} of {len(cells)} cells are partial and say how many they have." if partial else f"{text}."

@@ -12,6 +12,7 @@ from winning_tickets.report.page import fill_template
 from winning_tickets.studies.contract import Held
 from winning_tickets.studies.expressions import without_axes
 from winning_tickets.studies.miniature import MINIATURE, MINIATURE_NOTE
+from winning_tickets.studies.needs import used_parameters
 from winning_tickets.studies.plan import Plan, shown_setting
 from winning_tickets.studies.report.claims import Verdict
 from winning_tickets.studies.report.grids import Cell, Form, Grid, form_of, label, slug
@@ -40,11 +41,12 @@ def render_page(
 ) -> str:
     """Return the page of a study from all planned runs, its tables and its figures (with SVG, which may be empty)."""
     unique = list({run.id: run for run in runs}.values())
-    study, usual = plan.study, usual_facts(unique)
+    study, usual, used = plan.study, usual_facts(unique), used_parameters(plan)
+    parameters = {name: value for name, value in plan.parameters.items() if name in used and value is not None}
     values = {
         "study": study,
         "scale": plan.scale,
-        "parameters": {name: shown_setting(value) for name, value in plan.parameters.items() if value is not None},
+        "parameters": {name: shown_setting(value) for name, value in parameters.items()},
         "paper": PAPERS.get(study.paper or ""),
         "part": plan.part,
         "rows": held.rows,
