@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -283,9 +282,8 @@ FINE_TUNINGS = [  # pages of studies that had both cores; MNLI had one of its tw
 
 @pytest.mark.parametrize(("page", "task", "fields", "data"), FINE_TUNINGS)
 def test_stored_fine_tunings_took_what_is_estimated_within_a_factor_of_two(page, task, fields, data):
-    text = (RESULTS / page / "index.html").read_text(encoding="utf-8")
-    row = re.compile(rf'<tr id="run-transfer-{task}-.*?</tr>', re.DOTALL)
-    seconds = [float(found[1]) for one in row.findall(text) if (found := re.search(r'data-sort="([\d.]+)"', one))]
+    stored = json.loads((RESULTS / "speed/fine_tunings.json").read_text(encoding="utf-8"))
+    seconds = stored[f"{page} {task}"]
     config = TransferConfig.of(target="m", task=task, batch_size=32, eval_steps=100_000, **fields)
     estimate = Speed().seconds(cost_of(config, MINILM, TASK_SIZES[task]._replace(**data)), MINILM)
     assert len(seconds) >= 15
