@@ -33,7 +33,7 @@ def train(tmp_path_factory):
             for weight in small.encoder.encoder.parameters():
                 weight.mul_(0.5)
         runtime = Runtime(quiet=True, device="cpu", checkpoint_steps=checkpoint_steps)
-        objective = objective_of(config, source, [0, 1])
+        objective = objective_of(source, [0, 1])
         facts = recovery.recover(config, small, objective, source.batches, source.held_out, run, runtime)
         weights = {name: value.clone() for name, value in small.model.state_dict().items()}
         files = sorted(path.name for path in run.scratch.iterdir())
