@@ -105,6 +105,11 @@ def test_the_whole_job(tickets, world):
     result = json.loads(out)
     assert result["sparsity"] == result["pruned"] / result["total"]
     assert len(result["by_matrix"]) == 13
+    code, out, _ = tickets("inspect", world / "trained", "--figure", world / "masks.svg")
+    assert code == 0
+    assert f"masks drawn in {world / 'masks.svg'}" in out
+    assert (world / "masks.svg").read_text().startswith("<svg")
+    assert tickets("inspect", world / "trained", "--force")[0] == 2
 
     code, out, _ = tickets("compare", world / "trained", world / "omp", "--json")
     result = json.loads(out)

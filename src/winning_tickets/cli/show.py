@@ -207,6 +207,11 @@ def comparison(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def title_of(result: dict[str, Any]) -> str:
+    """Return the title of the picture of a ticket."""
+    return f"{result['method']}, {100 * result['sparsity']:.3g} % sparsity, {result['base']['name']}"
+
+
 def description(result: dict[str, Any]) -> str:
     """Describe a ticket."""
     lines = [
@@ -229,6 +234,8 @@ def description(result: dict[str, Any]) -> str:
             lines.append(f"  {name}: {empty['rows']:,} rows and {empty['columns']:,} columns keep no weight")
     if result["tickets_inside"]:
         lines.append(f"  tickets inside: {', '.join(result['tickets_inside'])}")
+    if "figure" in result:
+        lines.append(f"  masks drawn in {result['figure']}")
     return "\n".join(lines)
 
 

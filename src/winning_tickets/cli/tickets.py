@@ -34,17 +34,47 @@ def compare(config: CompareConfig, _: Runtime) -> Printed:
 
 @app.command()
 def inspect(
-    ticket: Annotated[str, typer.Argument(help="A ticket: its folder or hub id.")], as_json: commands.Json = False
+    ticket: Annotated[str, typer.Argument(help="A ticket: its folder or hub id.")],
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="File for a picture of the masks: svg, png or pdf.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --figure.")] = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Describe a ticket: exact sparsity, counts, sparsity of each matrix, origin.
 
     Example: tickets inspect my-ticket --json
+
+    Example: tickets inspect my-ticket --figure masks.svg
     """
     from winning_tickets.tickets.files import children
     from winning_tickets.tickets.ticket import Ticket, describe
 
-    result = describe(Ticket.from_pretrained(ticket)) | {"tickets_inside": children(ticket)}
+    if figure is None and force:
+        raise UsageError("--force needs --figure, the file that is replaced.")
+    if figure is not None:
+        check_figure_file(figure, force)
+    found = Ticket.from_pretrained(ticket)
+    result = describe(found) | {"tickets_inside": children(ticket)}
+    if figure is not None:
+        from winning_tickets.report.masks import mask_figure
+        from winning_tickets.runs.files import write_bytes
+
+        write_bytes(figure, mask_figure(found, show.title_of(result))[figure.suffix[1:]])
+        result["figure"] = str(figure)
     emit(result, as_json, show.description)
+
+
+def check_figure_file(path: Path, force: bool) -> None:
+    """Raise `UsageError` for a file that no figure can be written to."""
+    from winning_tickets.report.figures import FORMATS
+
+    if path.suffix[1:] not in FORMATS:
+        raise UsageError(f"--figure {path}: the name of a figure ends with {', '.join(f'.{one}' for one in FORMATS)}.")
+    if not path.parent.is_dir():
+        raise UsageError(f"--figure {path}: there is no folder {path.parent}.")
+    if path.exists() and not force:
+        raise UsageError(f"--figure {path} is there already; give another file, or --force to replace it.")
 
 
 @app.command()
