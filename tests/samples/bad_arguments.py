@@ -355,6 +355,9 @@ ROWS: dict[str, str] = {
         ! 'my runs/kd' | 2 | no ticket folder my runs/kd
         ! a--2 | 2 | no ticket a--2
         ! x/a--2 | 2 | no ticket folder x/a--2
+        --figure masks.gif | 2 | ends with .png, .svg, .pdf
+        --figure nowhere/masks.svg | 2 | no folder nowhere
+        --force | 2 | --force needs --figure
     """ + f"! {'x' * 300} | 1 | File name too long. Give another path",
     "analyse average": """
         ! nowhere/x | 2 | nowhere/x
