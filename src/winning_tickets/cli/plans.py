@@ -203,25 +203,27 @@ def _model_of(
     layers: int | None = None,
     head: Head = "none",  # one that the model cannot have is refused
     onnx: bool = False,  # whether the command takes an ONNX export
+    require_mlm_head: bool = False,
 ) -> _Model:
     """Find a model, ticket or fine-tuned model, and check all of its files but the values of its weights."""
-    from winning_tickets.models.loading import examine
+    from winning_tickets.models.loading import examine, refuse_with_onnx
     from winning_tickets.runs.hub import local
     from winning_tickets.tickets.files import is_ticket
     from winning_tickets.tickets.target import Target
     from winning_tickets.training.fine_tuned import is_fine_tuned, open_fine_tuned
 
     where, words, sparsity = name, name, 0.0
+    refuse_with_onnx(name, local(name), base=base, revision=revision, layers=layers)
     if is_ticket(local(name)):
         target = Target.find(name, base, revision, layers)
         assert target.ticket is not None
         sparsity = 0.0 if target.ticket.gates else target.ticket.sparsity
-        where, plm = target.model, target.examine(head)
+        where, plm = target.model, target.examine(head, require_mlm_head)
         words = f"{name}, a ticket of {where} with {target.ticket.sparsity:.1%} of its scope pruned"
     else:
         if is_fine_tuned(name):
             where, words = str(open_fine_tuned(name).folder), f"{name}, a fine-tuned model"
-        plm = examine(where, head, revision, layers, onnx)
+        plm = examine(where, head, revision, layers, onnx, require_mlm_head)
     if plm is None:
         reason = "which may run code of its own" if Path(where).is_dir() else "which is not on this machine"
         plan.unchecked.append(f"the model {where}, {reason}")
@@ -247,14 +249,21 @@ def plan_search(config: SearchConfig, runtime: Runtime) -> Plan:
     from winning_tickets.pruning.memory import planned_memory
     from winning_tickets.pruning.search import check_execution
     from winning_tickets.tickets.ticket import Ticket
-    from winning_tickets.training.objectives.terms import lm_head_of
+    from winning_tickets.training.objectives.terms import lm_head_of, needs_lm_head
 
     settings = config.resolved()
     check_execution(config, runtime)
     off = _switched_off(settings)
     plan = Plan(settings, facts=planned_memory(settings, runtime), reads=lambda name: name not in off)
-    head = lm_head_of([name for name in settings.terms if name != "task"])
-    model = _model_of(plan, settings.model, revision=settings.revision, layers=settings.layers, head=head)
+    terms = [name for name in settings.terms if name != "task"]
+    model = _model_of(
+        plan,
+        settings.model,
+        revision=settings.revision,
+        layers=settings.layers,
+        head=lm_head_of(terms),
+        require_mlm_head=needs_lm_head(terms),
+    )
     if isinstance(settings, CountedSearch):
         _check_given(plan, "--like", settings.like, Ticket.from_pretrained)
     plan.add("model", model.words)
@@ -491,10 +500,19 @@ def _steps(
 def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
     """Plan an evaluation: check its text and pairs."""
     from winning_tickets.data.outlook import outlook_of_files, outlook_of_task
-    from winning_tickets.evaluation.evaluate import head_for
+    from winning_tickets.evaluation.evaluate import head_for, reads_head_of_base
 
     plan = Plan(config)
-    model = _model_of(plan, config.target, config.base, config.revision, config.layers, head_for(config), onnx=True)
+    model = _model_of(
+        plan,
+        config.target,
+        config.base,
+        config.revision,
+        config.layers,
+        head=head_for(config),
+        onnx=True,
+        require_mlm_head=reads_head_of_base(config),
+    )
     plan.add("target", model.words)
     plan.add("objectives", ", ".join(config.objectives))
     if config.corpus is not None:
@@ -515,10 +533,14 @@ def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
 
 def plan_fit_head(config: FitHeadConfig, runtime: Runtime) -> Plan:
     """Plan the training of an MLM head: check its text."""
+    from winning_tickets.finetuning.fit_head import check_headless
+
     plan = Plan(config)
     model = _model_of(plan, config.model, revision=config.revision, layers=config.layers, head="mlm")
     plan.add("model", model.words)
     _check_corpus(plan, config.corpus, "train", config.data_dir)
+    if model.plm is not None:
+        check_headless(model.plm)
     model.check_segments(config.segments, config.batch_tokens)
     words = f"{config.corpus}, segments {config.segments}, {config.batch_tokens:,} tokens a batch"
     plan.add("corpus", words, batch_tokens=config.batch_tokens)

@@ -25,6 +25,7 @@ from winning_tickets.models.loading import (
     PLM,
     choose_device,
     is_onnx,
+    refuse_with_onnx,
     share_of_zeros,
 )
 from winning_tickets.models.modeling_compact import COMPACT
@@ -125,9 +126,7 @@ def load_target(config: MeasureConfig) -> tuple[str, PLM, Path | None]:
     target, seed, place = config.target, config.seed, (config.base, config.revision, config.layers)
     path = Path(local(target))
     if is_onnx(path):
-        for option in ("base", "revision", "layers", "seed"):
-            if (value := getattr(config, option)) is not None:
-                raise UsageError(f"--{option} {value} cannot be used with {target}, an ONNX export; leave it out.")
+        refuse_with_onnx(target, path, **config.model_dump(include={"base", "revision", "layers", "seed"}))
         return "onnx", load_onnx(path), path
     # Both a run and a model have a `config.json`; only that of a run has the key `verb`.
     is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")

@@ -108,6 +108,13 @@ def is_onnx(folder: Path | str) -> bool:
     return (Path(folder) / ONNX_FILE).is_file()
 
 
+def refuse_with_onnx(name: str, folder: Path | str, **options: object) -> None:
+    """Refuse options that choose among weights where a folder is an ONNX export, which has its own alone."""
+    for option, value in options.items():
+        if value is not None and is_onnx(folder):
+            raise UsageError(f"--{option} {value} cannot be used with {name}, an ONNX export; leave it out.")
+
+
 def _builtin_folder(name: str) -> Path:
     model = builtin(name)
     spec = importlib.util.find_spec(model.package)
@@ -173,8 +180,8 @@ def load_plm(
     # class runs a model's own code, and it does not accept tensors in memory.
     own_code = is_trusted() and given is None and not hasattr(config, COMPACT)
     kind = getattr(transformers, CLASSES[head]) if own_code else _class_of(head, config)
-    if given is None and not own_code and opened.shapes is not None:
-        checkpoints.check_shapes(kind, config, opened.shapes, name)
+    if given is None and not own_code:
+        _check_shapes(kind, config, opened.shapes, name, head if require_mlm_head else "none", architecture)
     tokenizer: Any = None
     if with_tokenizer:
         tokenizer = opened.load_tokenizer() if given is None else given.load_tokenizer()
@@ -209,6 +216,21 @@ def load_plm(
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
 
 
+def _check_shapes(
+    kind: Any,
+    config: Any,
+    shapes: checkpoints.Shapes | None,
+    name: str,
+    required: Head,  # a head that has to be trained, `none` if any may be fresh
+    architecture: Architecture | None,
+) -> bool:
+    """Compare the headers of the weights with the model that is made of them; return whether they have its head."""
+    missing = [] if shapes is None else checkpoints.check_shapes(kind, config, shapes, name)
+    if missing and required in ("mlm", "clm") and architecture is not None and architecture.other_mlm_head is None:
+        raise _untrained(name, required, architecture, missing)
+    return shapes is not None and not missing
+
+
 def _untrained(name: str, head: Head, architecture: Architecture, missing: list[str]) -> UsageError:
     """Return the error for a checkpoint without a trained language-model head."""
     kind, advice = "MLM", ", or give the checkpoint a head first: tickets fit-head"
@@ -221,7 +243,12 @@ def _untrained(name: str, head: Head, architecture: Architecture, missing: list[
 
 
 def outline(
-    name: str, head: Head = "none", revision: str | None = None, layers: int | None = None, onnx: bool = False
+    name: str,
+    head: Head = "none",
+    revision: str | None = None,
+    layers: int | None = None,
+    onnx: bool = False,
+    require_mlm_head: bool = False,
 ) -> PLM:
     """Return a model without data, on the device `meta`, from its configuration alone.
 
@@ -235,7 +262,7 @@ def outline(
     else:
         config = given.configuration()
         architecture = _cut(config, layers, name)
-    return _outline_of(name, revision, layers, config, architecture, shapes, head)
+    return _outline_of(name, revision, layers, config, architecture, shapes, head, require_mlm_head)
 
 
 def _outline_of(
@@ -246,19 +273,25 @@ def _outline_of(
     architecture: Architecture | None,
     shapes: checkpoints.Shapes | None,
     head: Head,
+    require_mlm_head: bool,
 ) -> PLM:
     if architecture is None:
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
-    kind = _class_of(_lm_head_of(architecture, head, name), config)
-    if shapes is not None:
-        checkpoints.check_shapes(kind, config, shapes, name)
+    head = _lm_head_of(architecture, head, name)
+    kind = _class_of(head, config)
+    stored = _check_shapes(kind, config, shapes, name, head if require_mlm_head else "none", architecture)
     with reading(f"The config.json of {name} describes no model that can be built"):
         model = checkpoints.without_data(kind, config)
-    return PLM(model, None, architecture, name, revision, layers, has_mlm_head=False)
+    return PLM(model, None, architecture, name, revision, layers, has_mlm_head=stored and head in ("mlm", "clm"))
 
 
 def examine(
-    name: str, head: Head = "none", revision: str | None = None, layers: int | None = None, onnx: bool = False
+    name: str,
+    head: Head = "none",
+    revision: str | None = None,
+    layers: int | None = None,
+    onnx: bool = False,
+    require_mlm_head: bool = False,
 ) -> PLM | None:
     """Open a model with the checks of `load_plm`, but without its weights: they are on the device `meta`.
 
@@ -279,7 +312,9 @@ def examine(
             raise
         if not (onnx and is_onnx(where)):
             checkpoints.check_weights(opened.shapes, where)
-        plm = _outline_of(name, revision, layers, opened.config, opened.architecture, opened.shapes, head)
+        plm = _outline_of(
+            name, revision, layers, opened.config, opened.architecture, opened.shapes, head, require_mlm_head
+        )
         return plm if trusted else replace(plm, tokenizer=fit_tokenizer_(opened.load_tokenizer(), plm.model, name))
 
 

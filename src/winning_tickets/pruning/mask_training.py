@@ -95,8 +95,8 @@ def find_trained_mask(prepared: PreparedMasks, run: RunDirectory, runtime: Runti
     # A profile may train without dropout; the papers keep the model's own.
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(prepared.plm.model, config.student_dropout)
-    sparsities = ", ".join(f"{sparsity:.0%}" for sparsity in config.sparsities)
-    title = f"searching a {sparsities} ticket"
+    sparsities = ", ".join(f"{100 * sparsity:.0f}" for sparsity in config.sparsities)
+    title = f"searching at {sparsities} % sparsity"
     if config.block_wise:
         prepared.plm.model.to(prepared.device)
         blocks = BlockSearch(prepared, dataset)

@@ -34,7 +34,8 @@ def memory_plan(config: SearchConfig, processes: int = 1) -> dict[str, int]:
         59645952
     """
     terms = [name for name in config.terms if name != "task"]
-    plm = outline(config.model, lm_head_of(terms) if terms else "none", config.revision, config.layers)
+    head, predicts = lm_head_of(terms) if terms else "none", needs_lm_head(terms)
+    plm = outline(config.model, head, config.revision, config.layers, require_mlm_head=predicts)
     long = DTYPES[config.weights_dtype if isinstance(config, RoundedWeights) else "float32"].itemsize
     found = {"model": sum(parameter.numel() for parameter in plm.model.parameters()) * long}
     if not isinstance(config, MaskTraining):
