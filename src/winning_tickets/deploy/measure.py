@@ -20,14 +20,8 @@ from transformers import PreTrainedModel
 
 from winning_tickets.config import MeasureConfig, Runtime
 from winning_tickets.deploy.stored_weights import folder_of, size_of, weight_files
-from winning_tickets.models.loading import (
-    FEW_ZEROS,
-    PLM,
-    choose_device,
-    is_onnx,
-    refuse_with_onnx,
-    share_of_zeros,
-)
+from winning_tickets.models.device import choose_device
+from winning_tickets.models.loading import FEW_ZEROS, PLM, is_onnx, refuse_with_onnx, share_of_zeros
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import OnnxModel, load_onnx
 from winning_tickets.models.tokenizers import count_positions

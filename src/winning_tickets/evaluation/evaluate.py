@@ -22,19 +22,17 @@ from winning_tickets.data.encode import encoded_whole
 from winning_tickets.data.tokenizing import encoded_columns
 from winning_tickets.data.unknown_words import FIRST, check_words
 from winning_tickets.evaluation.harness import check_tasks, run_tasks
+from winning_tickets.models.device import choose_device
 from winning_tickets.models.heads import ensure_padding
+from winning_tickets.models.lm_head import head_without_decoder, load_mlm_head, untie_decoder
 from winning_tickets.models.loading import (
     FEW_ZEROS,
     PLM,
     Head,
     base_hash,
-    choose_device,
-    head_without_decoder,
     is_onnx,
-    load_mlm_head,
     refuse_with_onnx,
     share_of_zeros,
-    untie_decoder,
     weight_hashes,
 )
 from winning_tickets.models.modeling_compact import COMPACT

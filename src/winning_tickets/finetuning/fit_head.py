@@ -20,15 +20,8 @@ from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.token_cache import TokenStream
 from winning_tickets.evaluation.evaluate import average_terms, evaluate, exponential
 from winning_tickets.finetuning.setup import problems_of, refuse
-from winning_tickets.models.loading import (
-    PLM,
-    base_hash,
-    choose_device,
-    load_plm,
-    outside_encoder,
-    set_dropout,
-    weight_hashes,
-)
+from winning_tickets.models.device import choose_device
+from winning_tickets.models.loading import PLM, base_hash, load_plm, outside_encoder, set_dropout, weight_hashes
 from winning_tickets.pruning.mask_training import freeze_all_but
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import HEAD_MARKER, RunDirectory

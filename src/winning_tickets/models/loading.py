@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from winning_tickets.models.reparametrized import explain_missing, refuse_pruned
 from winning_tickets.models.tokenizers import fit_tokenizer_, open_tokenizer
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import is_trusted, missing, refuse_run, trusting
-from winning_tickets.runs.distributed import world_size
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.files import read_object
 from winning_tickets.runs.hub import GATED, hub_is_away, is_cached
@@ -557,13 +555,6 @@ def round_weights_(plm: PLM, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
-    """Give tied output embeddings a frozen dense matrix; with None (embeddings not masked) the tie stays."""
-    decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
-    if dense is not None and decoder.weight is plm.encoder.get_parameter(plm.architecture.word_embeddings):
-        decoder.weight = nn.Parameter(dense, requires_grad=False)
-
-
 def set_dropout(model: nn.Module, probability: float) -> None:
     """Set the probability of every dropout module, and of modules that store it as a number."""
     module: Any
@@ -573,62 +564,3 @@ def set_dropout(model: nn.Module, probability: float) -> None:
         for name in ("attention_dropout", "dropout"):
             if isinstance(getattr(module, name, None), int | float):
                 setattr(module, name, probability)
-
-
-def separate_decoder(plm: PLM, masked: bool) -> None:
-    """Untie the output embeddings if the embeddings are masked: their dense matrix and bias are saved separately."""
-    decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
-    embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
-    if masked and decoder.weight is embeddings:
-        untie_decoder(plm, embeddings.detach().clone())
-        if decoder.bias is not None:
-            # Without the tie, transformers saves a shared bias under its other name only and then loads zeros.
-            shared, decoder.bias = decoder.bias, nn.Parameter(decoder.bias.detach().clone())
-            shared.requires_grad_(False)  # nothing reads it any more
-        plm.model.config.tie_word_embeddings = False
-
-
-def head_without_decoder(plm: PLM) -> dict[str, nn.Parameter]:
-    """Return the parameters of a language-model head by the model's names, without the matrix of its decoder."""
-    decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
-    return {name: value for name, value in outside_encoder(plm.model).items() if value is not decoder.weight}
-
-
-def load_mlm_head(plm: PLM, head: Mapping[str, Tensor]) -> None:
-    """Copy a trained MLM head into a ForMaskedLM model."""
-    parameters = dict(plm.model.named_parameters())
-    with torch.no_grad():
-        for name, value in head.items():
-            if name not in parameters or parameters[name].shape != value.shape:
-                raise ContentError(f"The ticket's MLM head has {name} {tuple(value.shape)}, which {plm.name} does not.")
-            parameters[name].copy_(value)
-
-
-def choose_device(requested: str) -> torch.device:
-    """Return the device of a run: `auto` takes a CUDA GPU if there is one; a numbered device is made current."""
-    if requested == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(requested)
-    except RuntimeError as error:
-        raise UsageError(f"--device {requested} is not a device; use auto, cpu, cuda, mps, cuda:1 ...") from error
-    if device.type == "cpu":
-        return torch.device("cpu")
-    module: Any = getattr(torch, device.type, None)
-    usable = module is not None and getattr(module, "is_available", lambda: True)()
-    count = module.device_count() if usable else 0
-    if (device.index or 0) >= count:
-        raise UsageError(
-            f"--device {requested} was asked for, and this machine has {count} usable {_kind_of(device)}; use --device "
-            "cpu, or a build of torch for that device on a machine that has one."
-        )
-    if device.index is not None:
-        if world_size() > 1:
-            raise UsageError(f"--device {requested}: each of several processes takes its own; give {device.type}.")
-        if hasattr(module, "set_device"):
-            module.set_device(device)
-    return device
-
-
-def _kind_of(device: torch.device) -> str:
-    return "GPUs" if device.type == "cuda" else f"devices of the kind {device.type}"

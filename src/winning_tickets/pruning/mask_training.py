@@ -18,7 +18,8 @@ from winning_tickets.config import MODEL_DROPOUT, Runtime
 from winning_tickets.config.mask_training import MaskTraining, ScoreTraining
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.architectures import present_in, split_name
-from winning_tickets.models.loading import PLM, head_without_decoder, set_dropout, untie_decoder
+from winning_tickets.models.lm_head import head_without_decoder, untie_decoder
+from winning_tickets.models.loading import PLM, set_dropout
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.block_wise import BlockOptimizer, LayerDistance, Turn, turns_of
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores

@@ -12,7 +12,9 @@ from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.config.mask_training import MaskTraining
 from winning_tickets.config.search import RoundedWeights
 from winning_tickets.models.architectures import prunable_views
-from winning_tickets.models.loading import PLM, ModelNotFound, choose_device, outline, prunable_names, untie_decoder
+from winning_tickets.models.device import choose_device
+from winning_tickets.models.lm_head import untie_decoder
+from winning_tickets.models.loading import PLM, ModelNotFound, outline, prunable_names
 from winning_tickets.pruning.mask_optimizer import DTYPES
 from winning_tickets.pruning.mask_training import trained_names
 from winning_tickets.pruning.sharded import sharded_modules
