@@ -207,8 +207,8 @@ def test_what_cannot_be_measured(tmp_path):
     model = str(make_model(tmp_path / "m", "roberta"))
     for fields, message in (
         ({"batches": (1, 0)}, "--batch 0 is impossible; it must be at least 1"),
-        ({"batches": (1.5,)}, "batches.0: Input should be a valid integer"),
-        ({"lengths": ()}, "lengths: Tuple should have at least 1 item"),
+        ({"batches": (1.5,)}, "--batch: Input should be a valid integer"),
+        ({"lengths": ()}, "--length: Tuple should have at least 1 item"),
         ({"repeats": 0}, "--repeats 0 is impossible"),
         ({"threads": 0}, "--threads 0 is impossible; it must be at least 1"),
         ({"lengths": (514,)}, "--length 514 is impossible: .*m takes texts of up to 513 tokens"),
