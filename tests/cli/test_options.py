@@ -46,6 +46,15 @@ def test_every_field_has_an_option_or_is_the_argument_with_its_own_help(verb):
         assert running - names_of(COMMANDS[verb]) == absent | ({"--shard"} if verb != "search" else set())
 
 
+def test_the_help_has_three_panels_whose_lines_are_whole():
+    text = CliRunner().invoke(cli.app, ["--help"]).stdout
+    panels = re.findall(r"^(\w[\w ]+):\n((?:  \S.*\n)+)", text, re.MULTILINE)
+    assert [title for title, _ in panels][1:] == ["Every day", "Other searches and models", "Studies and housekeeping"]
+    lines = [line for _, lines in panels[1:] for line in lines.splitlines()]
+    assert {line.split()[0] for line in lines} == set(whole_application().commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines), text
+
+
 def test_fields_without_an_option_come_from_a_file(tmp_path):
     """Profiles give their values; nobody needs them in a help."""
     hidden = {name for name, (kind, _) in SearchConfig.all_fields().items() if not kind.options_of(name)}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 
 import pytest
 from transformers import AutoModel, AutoTokenizer
+from typer.testing import CliRunner
 
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, TransferConfig, evaluate, export, measure, search
-from winning_tickets.cli import show
+from winning_tickets.cli import app, show
 from winning_tickets.finetuning.transfer import transfer
 from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.files import read_json
 
 QUIET = Runtime(quiet=True, device="cpu")
 ONNX = importlib.util.find_spec("onnxscript") is not None
@@ -96,6 +99,22 @@ def test_a_base_of_another_shape_is_refused(place, tmp_path):
         pytest.skip("the tiny models have one depth")
     with pytest.raises(UsageError, match="1 layers and .* cannot be compared"):
         kd(place, "plain", base=str(other))
+
+
+def test_a_result_is_kept_and_replaced_only_by_force(place, tmp_path):
+    fields = {"objectives": ("kd",), "corpus": str(place / "corpus.txt"), "segments": "lines"}
+    config = EvaluateConfig(target=str(place / "bert"), **fields)
+    kept = evaluate(config, QUIET, out=tmp_path / "kept")
+    assert read_json(tmp_path / "kept" / "result.json", "result") == kept
+    assert kept.items() >= evaluate(config, QUIET).items()
+    with pytest.raises(UsageError, match="holds this evaluation already; --force measures again"):
+        evaluate(config, QUIET, out=tmp_path / "kept")
+    again = EvaluateConfig(target=str(place / "bert"), max_tokens=40, **fields)
+    with pytest.raises(UsageError, match="holds another run"):
+        evaluate(again, QUIET, out=tmp_path / "kept")
+    assert evaluate(again, QUIET, out=tmp_path / "kept", force=True)["tokens"] < kept["tokens"]
+    listed = CliRunner().invoke(app, ["runs", str(tmp_path), "--json"]).stdout
+    assert [(run["verb"], run["status"]) for run in json.loads(listed)["runs"]] == [("evaluate", "done")]
 
 
 @pytest.mark.parametrize("format_", ["compact", *(["onnx"] if ONNX else [])])

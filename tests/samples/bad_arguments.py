@@ -153,6 +153,9 @@ ROWS: dict[str, str] = {
         ! ticket --layers 1 --corpus corpus.txt | 2 | contradicts
         ! damaged --corpus corpus.txt | 1 | edited
         --device gpu | 2 | device
+        --out file.txt | 2 | is a file
+        --out foreign | 2 | untouched
+        --out ticket | 2 | untouched
     """,
     "fit-head": _LEARNING + """
         --layers 99 | 2 | layers

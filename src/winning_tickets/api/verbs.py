@@ -99,16 +99,20 @@ def evaluate(
     model: Any = None,
     runtime: Runtime | None = None,
     *,
+    out: Path | str | None = None,
+    force: bool = False,
     config: EvaluateConfig | None = None,
     tokenizer: Any = None,
     **fields: Any,
 ) -> Result:
-    """Measure what a model or ticket preserves, without fine-tuning; nothing is kept on disk except the token cache.
+    """Measure what a model or ticket preserves, without fine-tuning.
 
     Args:
         target: a `Ticket`, a model as `search` takes it, the name of one of them, or an `EvaluateConfig`.
         model: the base model of a ticket; by default it is loaded by the name that the ticket stores.
         runtime: device and precision; its fields may be given as keywords too.
+        out: a new or empty folder, in which the result is kept; without it nothing is kept but the token cache.
+        force: replace another run in `out`.
         config: all settings at once, in place of `target`, `model` and `fields`.
         tokenizer: the tokenizer of a model in memory.
         **fields: the fields of `EvaluateConfig`. `corpus` may be a list of str, a `Dataset` or an `IterableDataset`
@@ -131,7 +135,7 @@ def evaluate(
         model, runtime = None, model
     fields = _with_base(target, model, fields)
     with called(EvaluateConfig, "target", _first(config, target), fields, None, runtime, tokenizer, False) as call:
-        return Result(verb.evaluate(call.config, call.runtime), "evaluate")
+        return Result(verb.evaluate(call.config, call.runtime, out, force), "evaluate")
 
 
 @neutral()

@@ -18,38 +18,40 @@ WING = "winning_tickets.studies"
 """The package of studies and analyses, which nothing of the library imports."""
 
 DOCS = "https://github.com/winning-tickets/winning-tickets/blob/main/docs/"
+EVERY_DAY, MODELS, HOUSEKEEPING = "Every day", "Other searches and models", "Studies and housekeeping"
+"""The panels of `tickets --help`, in this order."""
 GUIDES = {
-    "search": ("researchers", "explanation/objectives.md"),
-    "evaluate": ("researchers", "explanation/objectives.md"),
-    "fit-head": ("researchers", "how_to/fit_an_mlm_head.md"),
-    "transfer": ("NLP engineers", "how_to/use_your_own_files.md"),
-    "predict": ("NLP engineers", "how_to/from_csv_to_a_compact_classifier.md"),
-    "share": ("researchers", "how_to/share_tickets.md"),
-    "compare": ("researchers", "how_to/analyse_tickets.md"),
-    "inspect": ("students", "tutorials/first_ticket.md"),
-    "mask": ("researchers", "how_to/controls.md"),
-    "super": ("researchers", "how_to/find_a_super_ticket.md"),
-    "shrink": ("NLP engineers", "how_to/make_a_model_faster.md"),
-    "export": ("NLP engineers", "how_to/make_a_model_smaller.md"),
-    "push": ("NLP engineers", "how_to/publish_on_the_hub.md"),
-    "measure": ("NLP engineers", "how_to/measure_speed.md"),
-    "runs": ("cluster users", "explanation/store.md"),
-    "cache": ("NLP engineers", "how_to/use_your_own_files.md"),
+    "search": (EVERY_DAY, "researchers", "explanation/objectives.md"),
+    "evaluate": (EVERY_DAY, "researchers", "explanation/objectives.md"),
+    "transfer": (EVERY_DAY, "NLP engineers", "how_to/use_your_own_files.md"),
+    "predict": (EVERY_DAY, "NLP engineers", "how_to/from_csv_to_a_compact_classifier.md"),
+    "inspect": (EVERY_DAY, "students", "tutorials/first_ticket.md"),
+    "compare": (EVERY_DAY, "researchers", "how_to/analyse_tickets.md"),
+    "export": (EVERY_DAY, "NLP engineers", "how_to/make_a_model_smaller.md"),
+    "super": (MODELS, "researchers", "how_to/find_a_super_ticket.md"),
+    "share": (MODELS, "researchers", "how_to/share_tickets.md"),
+    "shrink": (MODELS, "NLP engineers", "how_to/make_a_model_faster.md"),
+    "measure": (MODELS, "NLP engineers", "how_to/measure_speed.md"),
+    "fit-head": (MODELS, "researchers", "how_to/fit_an_mlm_head.md"),
+    "mask": (MODELS, "researchers", "how_to/controls.md"),
+    "push": (MODELS, "NLP engineers", "how_to/publish_on_the_hub.md"),
+    "runs": (HOUSEKEEPING, "cluster users", "explanation/store.md"),
+    "cache": (HOUSEKEEPING, "NLP engineers", "how_to/use_your_own_files.md"),
 }
-"""The commands in the order of `--help`: for each, its readers and the page that guides them."""
+"""The commands in the order of `--help`: for each, its panel, its readers and the page that guides them."""
 
 
-def name_guides(commands: typer.Typer, guides: Mapping[str, tuple[str, str]]) -> None:
-    """Sort commands and groups, and end the help of each with its readers and its guide."""
+def name_guides(commands: typer.Typer, guides: Mapping[str, tuple[str, str, str]]) -> None:
+    """Sort commands and groups into panels, and end the help of each with its readers and its guide."""
     named = {one.name or one.callback.__name__: one for one in commands.registered_commands}  # type: ignore[union-attr]
     commands.registered_commands = [named[name] for name in guides if name in named]
     groups = {str(group.name): group for group in commands.registered_groups}
-    for name, (readers, page) in guides.items():
+    for name, (panel, readers, page) in guides.items():
         epilog = f"\b\nFor {readers}. Guide:\n{DOCS}{page}"
+        one = named.get(name) or groups[name]
+        one.epilog, one.rich_help_panel = epilog, panel
         if name in named:
-            named[name].epilog = epilog
             continue
-        groups[name].epilog = epilog
         for command in groups[name].typer_instance.registered_commands:  # type: ignore[union-attr]
             command.epilog = epilog
 
@@ -73,6 +75,18 @@ class Commands(TyperGroup):
         """Return the names of all commands."""
         self.load_wing()
         return super().list_commands(ctx)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands of each panel, with the first sentence of each."""
+        panels: dict[str, list[tuple[str, str]]] = {EVERY_DAY: [], MODELS: [], HOUSEKEEPING: []}
+        names = self.list_commands(ctx)
+        width = formatter.width - 6 - max(map(len, names))
+        for name in names:
+            command: Any = self.get_command(ctx, name)
+            panels[command.rich_help_panel].append((name, command.get_short_help_str(width)))
+        for title, rows in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 name_guides(app, GUIDES)

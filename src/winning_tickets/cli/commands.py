@@ -88,6 +88,7 @@ _running = partial(typer.Option, rich_help_panel=RUNNING)
 Json = Annotated[bool, _running("--json", help="Print one JSON object.")]
 Out = Annotated[Path, _running("--out", help="Folder of the run: new, empty, or with this same run, which is resumed.")]
 Force = Annotated[bool, _running("--force", help="Replace an earlier run of tickets in --out.")]
+Kept = Annotated[Path | None, _running("--out", help="New or empty folder to keep the result in, as a run.")]
 DryRun = Annotated[
     bool, _running("--dry-run", help="Check command line and files, print what would run, but do nothing.")
 ]
@@ -152,7 +153,7 @@ def verb(
     without: Iterable[str] = (),  # fields without options, because other fields set them
     defaults: Mapping[str, Any] | None = None,  # of fields that neither options nor a file give
     runtime: Iterable[str] = NOT_SHARDED,  # fields of `Runtime` that are options
-    writes: bool = True,  # whether there is a folder `--out`, and `--force`
+    out: Any = Out,  # the kind of the option `--out`
     plan: Callable[[Any, Runtime], Plan],  # what `--dry-run` prints
 ) -> Callable[[Callable[..., Printed]], Callable[..., None]]:
     """Register a function as a command whose options are the fields of its settings."""
@@ -174,8 +175,7 @@ def verb(
     types = {key: types[key] for key in sorted(types, key=lambda key: key != argument)}
     types |= {key: annotated(Runtime, key, Runtime.options_of(key)) for key in runtime}
     everyday |= {key for key in runtime if is_everyday(Runtime, key)}
-    types |= ({"out": Out, "force": Force} if writes else {}) | {"config": Config, "dry_run": DryRun, "as_json": Json}
-    types["help_all"] = HelpAll
+    types |= {"out": out, "force": Force, "config": Config, "dry_run": DryRun, "as_json": Json, "help_all": HelpAll}
 
     def register(function: Callable[..., Printed]) -> Callable[..., None]:
         def run(**given: Any) -> None:
@@ -195,17 +195,17 @@ def verb(
             # Names are checked before torch is imported, which takes seconds.
             if problems := misnamed(chosen):
                 raise UsageError(*problems)
-            out, as_json = given.get("out"), given["as_json"]
+            folder, as_json = given.get("out"), given["as_json"]
             if given["dry_run"]:
                 refuse(chosen, execution, check)
                 with trusting(execution.trust_remote_code):
                     planned = plan(chosen, execution)
-                return emit(planned.as_json(out), as_json, lambda _: planned.text(name))
+                return emit(planned.as_json(folder), as_json, lambda _: planned.text(name))
             with trusting(execution.trust_remote_code):
-                result, text_of = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
+                result, text_of = function(chosen, folder, execution, given["force"])
             return emit(result, as_json, text_of)
 
-        _sign(run, function, types, required=(argument, "out"))
+        _sign(run, function, types, required=(argument, "out") if out is Out else (argument,))
         app.command(name, cls=type("SettingsVerb", (Verb,), {"readers": readers, "rare": frozenset(types) - everyday}))(
             run
         )
@@ -379,18 +379,17 @@ def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Pr
     "winning_tickets.evaluation.evaluate:check_evaluate",
     metavar="MODEL_OR_TICKET",
     runtime=("device", "bf16", "quiet", "trust_remote_code"),
-    writes=False,
+    out=Kept,
     plan=plans.plan_evaluate,
 )
-def evaluate(config: EvaluateConfig, runtime: Runtime) -> Printed:
+def evaluate(config: EvaluateConfig, out: Path | None, runtime: Runtime, force: bool) -> Printed:
     """Measure what a model or ticket preserves, without fine-tuning.
 
     Example: tickets evaluate my-ticket --objective kd --corpus pydocs --json
     """
     from winning_tickets.evaluation.evaluate import evaluate as measure
 
-    result = measure(config, runtime)
-    return result, show.evaluation
+    return measure(config, runtime, out, force), show.evaluation
 
 
 @verb(
@@ -401,7 +400,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime) -> Printed:
     plan=plans.plan_fit_head,
 )
 def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
-    """Train an MLM head for a model that has none, and save both as an ordinary ForMaskedLM folder.
+    """Train an MLM head for a model that has none. Both are saved as an ordinary ForMaskedLM folder.
 
     Example: tickets fit-head builtin:minilm --corpus pydocs --steps 200 --out minilm-mlm
     """
@@ -420,7 +419,7 @@ def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) ->
     plan=plans.plan_transfer,
 )
 def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
-    """Fine-tune a model or ticket on a task, once for each seed, and store the metrics.
+    """Fine-tune a model or ticket on a task, once for each seed. The metrics are stored.
 
     Example: tickets transfer my-ticket --task pydocs --seeds 0,1 --out my-transfer --json
 
@@ -442,7 +441,7 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -
     plan=plans.plan_share,
 )
 def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
-    """Train one encoder for several tasks, each with its ticket; without tickets that is MT-DNN.
+    """Train one encoder for several tasks, each with its ticket. Without tickets that is MT-DNN.
 
     Example: tickets share --model builtin:minilm --tasks rte,mrpc --tickets auto --data-dir glue --out shared
 
@@ -466,7 +465,9 @@ def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Prin
     plan=plans.plan_super,
 )
 def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
-    """Find a task's super ticket: fine-tune tickets of every level and the full model, and name the best.
+    """Find a task's super ticket: the level of heads and FFNs that wins.
+
+    Tickets of every level and the full model are fine-tuned, and the best is named.
 
     Example: tickets super builtin:minilm --task rte --data-dir glue --seeds 0,1,2 --out rte-super
     """
@@ -486,7 +487,7 @@ def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) 
     runtime=NOT_COMPILED,
 )
 def shrink(config: ShrinkConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
-    """Make a model faster: remove heads, neurons and layers, and let the rest learn from the dense model.
+    """Make a model faster by removing heads, neurons and layers. The rest learns from the dense model.
 
     Example: tickets shrink builtin:minilm --speedup 2 --corpus pydocs --steps 300 --out fast
     """

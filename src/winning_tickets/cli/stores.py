@@ -50,7 +50,7 @@ def runs(
     ] = False,
     as_json: commands.Json = False,
 ) -> None:
-    """List the runs of a store or below a folder: their status, settings, numbers and errors.
+    """List the runs of a store: status, settings, numbers, errors. A folder of runs is listed, too.
 
     Example: tickets runs --where task=rte --where 'metrics.accuracy.final.mean>0.7'
 
@@ -93,7 +93,7 @@ def runs(
     )
 
 
-cache_app = typer.Typer(help="Tokenized corpora on disk.", no_args_is_help=True, rich_markup_mode=None)
+cache_app = typer.Typer(help="List or remove tokenized corpora on disk.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(cache_app, name="cache")
 
 

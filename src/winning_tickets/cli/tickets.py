@@ -14,7 +14,7 @@ from winning_tickets.config import LAST_SEED, CompareConfig, ExportConfig, Impor
 from winning_tickets.runs.errors import UsageError
 
 mask_app = typer.Typer(
-    help="Masks as data: combine tickets, perturb one, and import masks of the papers' released code.",
+    help="Combine, perturb and import masks. Those of the papers' released code can be imported.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -23,7 +23,7 @@ app.add_typer(mask_app, name="mask")
 
 @small_verb(app, "compare", CompareConfig, runtime=(), targets="TICKET...")
 def compare(config: CompareConfig, _: Runtime) -> Printed:
-    """Compare the masks of tickets: their overlap, and that of chance.
+    """Compare the masks of tickets: their overlap and that of chance.
 
     Example: tickets compare ticket-a ticket-b --json
     """
@@ -41,7 +41,7 @@ def inspect(
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --figure.")] = False,
     as_json: commands.Json = False,
 ) -> None:
-    """Describe a ticket: exact sparsity, counts, sparsity of each matrix, origin.
+    """Describe a ticket: sparsity, counts, matrices, origin, a figure.
 
     Example: tickets inspect my-ticket --json
 
@@ -119,7 +119,7 @@ def predict(
     quiet: commands.Quiet = False,
     as_json: commands.Json = False,
 ) -> None:
-    """Label texts or the rows of a file with a fine-tuned ticket, or write the files of a GLUE submission.
+    """Label texts or the rows of a file with a fine-tuned model. It also writes the files of a GLUE submission.
 
     Example: tickets predict my-transfer --text "Return a list of the words in the string." --json
 
@@ -267,7 +267,7 @@ def push(
     revision: Annotated[str | None, typer.Option("--revision", help="Branch. By default main.")] = None,
     as_json: commands.Json = False,
 ) -> None:
-    """Push a ticket, an export or a fine-tuned model to the Hugging Face hub, with a model card.
+    """Push a ticket, an export or a fine-tuned model to the hub. It gets a model card.
 
     Example: tickets push my-ticket me/ticket --results kept.json
     """
@@ -292,7 +292,7 @@ def push(
     target="TARGET",
 )
 def measure(config: MeasureConfig, runtime: Runtime) -> Printed:
-    """Measure size, operations and speed, and those of the dense model in the same run.
+    """Measure size, operations and speed beside the dense model. Both are measured in the same run.
 
     Example: tickets measure my-export --batch 1,8 --length 128
     """

@@ -39,9 +39,10 @@ from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.models.tokenizers import read_together_
 from winning_tickets.models.twin import make_twin
-from winning_tickets.runs.directory import remote_code_facts
+from winning_tickets.runs.directory import RunDirectory, remote_code_facts
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.hub import local
+from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.files import is_ticket
@@ -74,7 +75,9 @@ _SAME_COSINE = 1e-6
 """Float32 cosines that differ by no more differ only by rounding, so their correlation would be noise."""
 
 
-def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str, Any]:
+def evaluate(
+    config: EvaluateConfig, runtime: Runtime | None = None, out: Path | str | None = None, force: bool = False
+) -> dict[str, Any]:
     """Measure the losses of a model or a ticket, or its zero-shot similarity.
 
     KD loss: 1 - cosine of hidden states, averaged over layers and unpadded tokens (TAMT eq. 6), unless the fields that
@@ -85,6 +88,8 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     Args:
         config: target, objectives and data.
         runtime: device and precision.
+        out: a new or empty folder, in which the result is kept as a run.
+        force: replace another run in `out`.
 
     Returns:
         `kd_loss`, `mlm_loss`, `mlm_accuracy`, `attention_loss`, `contrastive_loss`, `logits_loss`,
@@ -93,11 +98,24 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
 
     Raises:
         UsageError: unknown objective, missing corpus or task, no MLM head, no attention maps, no room for two segments
-            in a batch of the contrastive loss.
+            in a batch of the contrastive loss, an `out` that holds a run.
         ContentError: a damaged ticket, one for other weights, an unusable corpus, a loss that is not finite.
     """
     runtime = runtime or Runtime()
     check_evaluate(config)
+    if out is None:
+        return _evaluated(config, runtime)
+    # A result that is kept is never taken for that of another call: weights and text may have changed since then.
+    identity = run_id(config, f"evaluate-{Path(config.target).name}")
+    with RunDirectory.claim(out, "evaluate", identity, config.model_dump(mode="json"), force=force) as run:
+        if run.status == "done":
+            raise UsageError(f"--out {out} holds this evaluation already; --force measures again.")
+        result = {"verb": "evaluate", "run_id": identity} | _evaluated(config, runtime)
+        run.finish(result)
+    return result
+
+
+def _evaluated(config: EvaluateConfig, runtime: Runtime) -> dict[str, Any]:
     # Load the model and apply its ticket, or find the dense model to compare with.
     device = choose_device(runtime.device)
     target, origin = _find(config)

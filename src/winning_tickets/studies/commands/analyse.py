@@ -20,7 +20,7 @@ from winning_tickets.runs.escapes import printable
 from winning_tickets.runs.locks import hold
 
 analyse_app = typer.Typer(
-    help="Analyse tickets and results: a table, and with --out files and a figure.",
+    help="Analyze tickets and results in tables and figures.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

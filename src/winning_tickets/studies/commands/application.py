@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from winning_tickets.cli.application import name_guides
+from winning_tickets.cli.application import EVERY_DAY, HOUSEKEEPING, name_guides
 from winning_tickets.studies.commands.analyse import analyse_app
 from winning_tickets.studies.commands.study import demo, recipes, study_app
 
@@ -17,9 +17,9 @@ app.add_typer(analyse_app, name="analyse")
 name_guides(
     app,
     {
-        "recipes": ("cluster users", "reference/recipes.md"),
-        "demo": ("students", "tutorials/first_ticket.md"),
-        "analyse": ("researchers", "how_to/analyse_tickets.md"),
-        "study": ("cluster users", "how_to/run_a_study.md"),
+        "demo": (EVERY_DAY, "students", "tutorials/first_ticket.md"),
+        "study": (HOUSEKEEPING, "cluster users", "how_to/run_a_study.md"),
+        "recipes": (HOUSEKEEPING, "cluster users", "reference/recipes.md"),
+        "analyse": (HOUSEKEEPING, "researchers", "how_to/analyse_tickets.md"),
     },
 )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from winning_tickets.studies.plan import Plan
 
 study_app = typer.Typer(
-    help="Plan, run and resume grids of runs: a recipe of the papers, or your own study.",
+    help="Plan, run and resume grids of runs. They are a recipe of the papers, or your own study.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -312,7 +312,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one, to change it.")] = None,
     as_json: commands.Json = False,
 ) -> None:
-    """List the built-in studies: one for each table and figure of the papers, and the demo.
+    """List the built-in studies, for the papers' tables and figures.
 
     Example: tickets recipes
     """
@@ -333,7 +333,7 @@ def demo(
     quiet: commands.Quiet = False,
     as_json: commands.Json = False,
 ) -> None:
-    """Run the main job on the built-in model, corpus and task: three tickets and the dense model; a few minutes."""
+    """Run the main job on built-in data in a few minutes. It compares three tickets and the dense model."""
     from winning_tickets.studies.demo import REPORT, run_demo, table
 
     result = run_demo(out, Runtime.of(device=device, quiet=quiet), "smoke" if tiny else "small")
