@@ -123,6 +123,8 @@ def files_of_users(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, label in (("train.csv", "x"), ("dev.csv", "y")):
         rows = "".join(f"{label} {number},1,2,body,{number % 2},{number % 2}\n" for number in range(4))
         (folder / name).write_text(f"text,a,b,body,label,category\n{rows}", encoding="utf-8")
+    page = (ROOT / "docs/how_to/task_files.md").read_text(encoding="utf-8")
+    (folder / "tasks.yml").write_text(re.findall(r"```yaml\n(# tasks.yml.*?)```", page, re.DOTALL)[0], encoding="utf-8")
     return folder
 
 

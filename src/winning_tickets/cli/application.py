@@ -32,7 +32,7 @@ GUIDES = {
     "shrink": ("NLP engineers", "how_to/make_a_model_faster.md"),
     "export": ("NLP engineers", "how_to/make_a_model_smaller.md"),
     "push": ("NLP engineers", "how_to/publish_on_the_hub.md"),
-    "measure": ("NLP engineers", "how_to/measure_speed.md"),
+    "measure": ("NLP engineers", "how_to/make_a_model_smaller.md"),
     "runs": ("cluster users", "explanation/store.md"),
     "cache": ("NLP engineers", "how_to/use_your_own_files.md"),
 }
