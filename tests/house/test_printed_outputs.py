@@ -1,8 +1,8 @@
 """What the pages print is what the program prints: the same lines and words, and numbers where they have numbers.
 
 A block ```output directly after a block ```bash is what its commands print together; a line `...` in it stands for any
-number of lines. The blocks of a page run in order, in one folder. `python tests/house/test_printed_outputs.py PAGE` prints
-what each block of a page prints now.
+number of lines. The blocks of a page run in order, in one folder.
+`python tests/house/test_printed_outputs.py PAGE` writes what each block of a page prints now.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
-PAGES = {path.stem: path for folder in ("tutorials", "how_to") for path in sorted((ROOT / "docs" / folder).glob("*.md"))}
+PAGES = {
+    path.stem: path for folder in ("tutorials", "how_to") for path in sorted((ROOT / "docs" / folder).glob("*.md"))
+}
 BLOCK = re.compile(
     r"^(<!-- test: elsewhere -->\n)?```bash\n(.*?)^```$(?:\n\n```output\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
@@ -66,12 +68,16 @@ def fits(stored: str, now: str) -> bool:
 
 def make_files(folder: Path) -> None:
     """Write the files of a user that the pages name."""
-    places = ("parcel", "letter", "order", "box")
-    rows = [f"The {place} number {n} is late.,{n % 2},delivery" for n in range(6) for place in places]
-    rows += [f"Where is my refund for {place} {n}?,{n % 2},refund" for n in range(6) for place in places]
-    table = "".join(f"{row.split(',')[0]},{row}\n" for row in rows)
-    for name in ("train.csv", "dev.csv", "new.csv"):
-        (folder / name).write_text(f"text,body,label,category\n{table}", encoding="utf-8")
+    for name, first in (("train.csv", 0), ("dev.csv", 6), ("new.csv", 12)):
+        lines = ["text,body,label,category"]
+        for number in range(first, first + 6):
+            for thing in ("parcel", "letter", "order", "box"):
+                for text, category in (
+                    (f"My {thing} {number} is late.", "delivery"),
+                    (f"Refund {thing} {number}?", "refund"),
+                ):
+                    lines.append(f"{text},{text},{number % 2},{category}")
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (tasks,) = re.findall(r"```yaml\n(# tasks.yml.*?)```", PAGES["task_files"].read_text(encoding="utf-8"), re.DOTALL)
     (folder / "tasks.yml").write_text(tasks, encoding="utf-8")
     topics = [{"text": f"{topic} news {n}", "label": [topic]} for n in range(8) for topic in ("sport", "politics")]
@@ -100,7 +106,10 @@ def test_shapes_differ_in_words_and_in_lines_but_not_in_numbers() -> None:
 )
 def test_a_page_shows_what_its_commands_print(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = [(commands, output) for elsewhere, commands, output in blocks(page) if not elsewhere]
-    if any(word in commands for commands, _ in here for word in ("--data-dir glue", "data_dir=glue")) and not DATA.exists():
+    if (
+        any(word in commands for commands, _ in here for word in ("--data-dir glue", "data_dir=glue"))
+        and not DATA.exists()
+    ):
         pytest.skip(f"the data of {DATA} is not there")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
@@ -116,6 +125,6 @@ if __name__ == "__main__":
         make_files(Path(work))
         os.chdir(work)
         for elsewhere, commands, _ in blocks(sys.argv[1]):
-            print(f"```bash\n{commands}```\n", flush=True)
+            sys.stdout.write(f"```bash\n{commands}```\n\n")
             if not elsewhere:
-                print(f"```output\n{printed(commands)}```\n", flush=True)
+                sys.stdout.write(f"```output\n{printed(commands)}```\n\n")
