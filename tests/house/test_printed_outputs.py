@@ -27,7 +27,7 @@ BLOCK = re.compile(
     r"^(<!-- test: elsewhere -->\n)?```bash\n(.*?)^```$(?:\n\n```output\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
 NUMBER = re.compile(r"\b[0-9a-f]{16}\b|[-+]?\b\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?\b")
-QUICK = ("bring_your_own_method", "use_the_papers_masks")
+QUICK = ("use_the_papers_masks",)
 """Pages whose commands take a few seconds together."""
 
 
