@@ -46,4 +46,4 @@ sorted(zip(found.tolist(), questions, strict=True), reverse=True)[:3]
 
 # %% [markdown]
 # `wt.export` saves a ticket as a sentence-transformers folder, with pooling and normalization;
-# [the guide](../how_to/with_sentence_transformers.md) has its formats and the training with `TicketCallback`.
+# [the guide](../how_to/with_other_libraries.md#sentence-transformers) also trains it with `TicketCallback`.

@@ -20,6 +20,20 @@ COPIED = {"CONTRIBUTING.md": "about/contributing.md", "CHANGELOG.md": "about/cha
 WIDE = ("README.md", "gallery.md")  # without menus at the sides
 SECTIONS = {"tutorials": "Tutorials", "how_to": "How-to", "explanation": "Explanation", "reference": "Reference"}
 SECTIONS |= {"results": "Results", "notebooks": "Tutorials"}
+MOVED = {
+    "how_to/choose_a_torch_build": "run_on_several_processes.html",
+    "how_to/hold_a_ticket_in_your_own_loop": "with_other_libraries.html#your-own-loop",
+    "how_to/make_a_sentence_encoder_faster": "make_a_model_faster.html#a-sentence-encoder-step-by-step",
+    "how_to/measure_speed": "make_a_model_smaller.html#measure-speed",
+    "how_to/run_on_a_cluster": "run_a_study.html#slurm",
+    "how_to/with_mteb": "with_other_libraries.html#mteb",
+    "how_to/with_onnx_runtime": "make_a_model_smaller.html#onnx-and-int8",
+    "how_to/with_peft": "with_other_libraries.html#peft-lora",
+    "how_to/with_sentence_transformers": "with_other_libraries.html#sentence-transformers",
+    "how_to/with_setfit": "with_other_libraries.html#setfit",
+    "how_to/with_trainers": "with_other_libraries.html#the-trainer-of-transformers",
+}
+"""Addresses of pages that were merged into others: where each leads now, beside it."""
 
 READERS = {
     "student": ["README.md", "tutorials/*", "notebooks/*", "explanation/numbers.md", "reference/glossary.md"],
@@ -27,13 +41,7 @@ READERS = {
         *("how_to/*", "reference/command_line.md", "reference/libraries.md", "reference/api/*", "explanation/gpu.md"),
     ],
     "cluster user": [
-        *(
-            "how_to/run_*",
-            "how_to/*slurm*",
-            "how_to/*cluster*",
-            "how_to/choose_a_torch_build.md",
-            "how_to/read_a_report.md",
-        ),
+        *("how_to/run_*", "how_to/read_a_report.md"),
         *("explanation/faults.md", "explanation/store.md", "reference/studies.md", "reference/recipes.md"),
     ],
     "researcher": [
@@ -83,6 +91,13 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook_page(path)))
     return files
+
+
+def on_post_build(config: Any) -> None:
+    """Lead from the addresses of merged pages to the pages that have their content."""
+    for old, new in MOVED.items():
+        text = f'<meta http-equiv="refresh" content="0; url={new}"><a href="{new}">Moved</a>'
+        Path(config["site_dir"], f"{old}.html").write_text(text, encoding="utf-8")
 
 
 def _from_about(target: str) -> str:

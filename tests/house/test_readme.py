@@ -21,7 +21,7 @@ from winning_tickets.studies.tiny import tiny_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-BLOCK = re.compile(r"^<!-- test: (run|dry-run) -->\n```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^<!-- test: (run|dry-run|elsewhere) -->\n```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WITH_DRY_RUN = {"search", "evaluate", "fit-head", "transfer", "share", "super", "shrink", "export", "measure"}
 SHELL_ONLY = ("python3 -m venv ", ".venv/bin/python -m pip install ")
 
@@ -123,6 +123,8 @@ def files_of_users(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, label in (("train.csv", "x"), ("dev.csv", "y")):
         rows = "".join(f"{label} {number},1,2,body,{number % 2},{number % 2}\n" for number in range(4))
         (folder / name).write_text(f"text,a,b,body,label,category\n{rows}", encoding="utf-8")
+    page = (ROOT / "docs/how_to/task_files.md").read_text(encoding="utf-8")
+    (folder / "tasks.yml").write_text(re.findall(r"```yaml\n(# tasks.yml.*?)```", page, re.DOTALL)[0], encoding="utf-8")
     return folder
 
 
@@ -139,6 +141,13 @@ def test_network_commands_parse(block: str, workplace: Path, builtin: None, file
         else:
             parse(words[1:])
     assert set(workplace.iterdir()) == before, "a dry run must leave nothing behind"
+
+
+@pytest.mark.parametrize("block", blocks("elsewhere", "bash"))
+def test_commands_for_another_machine_parse(block: str) -> None:
+    for words in commands(block):
+        if words[0] == "tickets":
+            parse(words[1 : words.index(">") if ">" in words else None])
 
 
 def test_a_wrong_option_would_be_noticed() -> None:

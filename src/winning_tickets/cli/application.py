@@ -31,7 +31,7 @@ GUIDES = {
     "super": (MODELS, "researchers", "how_to/find_a_super_ticket.md"),
     "share": (MODELS, "researchers", "how_to/share_tickets.md"),
     "shrink": (MODELS, "NLP engineers", "how_to/make_a_model_faster.md"),
-    "measure": (MODELS, "NLP engineers", "how_to/measure_speed.md"),
+    "measure": (MODELS, "NLP engineers", "how_to/make_a_model_smaller.md"),
     "fit-head": (MODELS, "researchers", "how_to/fit_an_mlm_head.md"),
     "mask": (MODELS, "researchers", "how_to/controls.md"),
     "push": (MODELS, "NLP engineers", "how_to/publish_on_the_hub.md"),
