@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -89,7 +90,10 @@ def timings(bench: Bench, steps: Mapping[str, Step], pairs: Mapping[str, tuple[s
 
 
 def measured(
-    steps: Mapping[str, Step], pairs: Mapping[str, tuple[str, str]], options: argparse.Namespace
+    steps: Mapping[str, Step],
+    pairs: Mapping[str, tuple[str, str]],
+    options: argparse.Namespace,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Time arbitrary variants in turns.
 
@@ -97,12 +101,12 @@ def measured(
         steps: the variants.
         pairs: names of ratios, and the variants above and below the line.
         options: the command line, with rounds, warm_up and device.
-
+        clock: seconds so far, of the wall by default.
     Returns:
         Medians, ratios with 95 % intervals, all times, and the conditions of the measurement.
     """
     device = torch.device(options.device)
-    seconds = interleaved(steps, options.rounds, options.warm_up, device, options.in_a_row)
+    seconds = interleaved(steps, options.rounds, options.warm_up, device, options.in_a_row, clock)
     found = {name: ratio(seconds[over], seconds[under]) for name, (over, under) in pairs.items()}
     return {
         "device": options.device if device.type == "cpu" else torch.cuda.get_device_name(device),

@@ -31,7 +31,8 @@ from memory import measured_apart, peak_of
 from utilisation import model_flops, product_flops_a_second
 from winning_tickets.config import SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
-from winning_tickets.models.loading import PLM, head_without_decoder, prunable_names, set_dropout, untie_decoder
+from winning_tickets.models.lm_head import head_without_decoder, untie_decoder
+from winning_tickets.models.loading import PLM, prunable_names, set_dropout
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, rank_scores
 from winning_tickets.pruning.mask_training import freeze_all_but

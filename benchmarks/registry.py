@@ -273,6 +273,16 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        "refusals",
+        "refusals",
+        ("--json",),
+        _FEW,
+        (
+            Row("slowest refusal of a mistake", ours="slowest.seconds", beside="seconds_each.libraries", asked=2.0),
+            Row("refusal of a missing MLM head", ratio="no_mlm_head_over_libraries"),
+        ),
+    ),
+    Benchmark(
         "study_plan",
         "study_plan",
         (),

@@ -45,7 +45,7 @@ METHODS = {
     "Rand": "random",
 }
 SEEDS = ("0", "1", "2")
-NONE = "–"  # noqa: RUF001
+NONE = "–"
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

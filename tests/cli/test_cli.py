@@ -78,9 +78,9 @@ def test_a_result_that_is_a_link_to_itself(tickets, tmp_path):
 
 
 def search_words(world, out, *more):
-    return ("search", world / "model", "--method", "mask-training", "--objective", "kd", "--sparsity", "0.6", "--corpus",  # noqa: E501
-            world / "corpus.txt", "--steps", "3", "--batch-tokens", "64", "--segments", "packed:16", "--quiet", "--out", out,  # noqa: E501
-            *more)  # fmt: skip
+    settings = "--method mask-training --objective kd --sparsity 0.6 --steps 3 --batch-tokens 64 --segments packed:16"
+    places = ("--corpus", world / "corpus.txt", "--out", out)
+    return ("search", world / "model", *settings.split(), *places, "--quiet", *more)
 
 
 def test_the_whole_job(tickets, world):

@@ -163,7 +163,7 @@ def test_a_configuration_file_says_the_same_as_options(tickets, tmp_path, ticket
         (
             ["--tasks", "rte", "--model", "{model}", "--tickets", "auto", "--level", "x"],
             2,
-            "level.rte: Input should be",
+            "--level rte: Input should be",
         ),
     ],
 )

@@ -11,34 +11,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from samples.settings import VERBS
 from winning_tickets import cli
 from winning_tickets.cli.application import whole_application
 from winning_tickets.cli.commands import settings_of
 from winning_tickets.cli.options import leaves
-from winning_tickets.config import (
-    METHOD_NAMES,
-    EvaluateConfig,
-    FitHeadConfig,
-    Runtime,
-    SearchConfig,
-    ShareConfig,
-    ShrinkConfig,
-    SuperConfig,
-    TransferConfig,
-)
+from winning_tickets.config import METHOD_NAMES, Runtime, SearchConfig, SuperConfig, TransferConfig
 from winning_tickets.config.search import classes_of, readers_of
 from winning_tickets.runs.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS: dict[str, Any] = {
-    "search": SearchConfig,
-    "evaluate": EvaluateConfig,
-    "fit-head": FitHeadConfig,
-    "transfer": TransferConfig,
-    "share": ShareConfig,
-    "super": SuperConfig,
-    "shrink": ShrinkConfig,
-}
 COMMANDS: Any = whole_application().commands
 SINGLE = {"learning_rate", "batch_size", "settings_from"}
 """Fields of the fine-tuning of `super` that its grid sets."""

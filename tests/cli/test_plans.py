@@ -27,6 +27,7 @@ OWN = "--train-file train.csv --validation-file dev.csv"
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     make_model(folder / "bert")
+    make_model(folder / "headless", head="none")
     make_decoder(folder / "gpt2", "gpt2")
     damage = {"deep": {"num_hidden_layers": 10**7}, "odd": {"hidden_size": "x"}, "wide": {"intermediate_size": 0}}
     for name, fields in damage.items():
@@ -96,7 +97,7 @@ def plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ("search bert --method magnitude", ("steps: none: the weights alone decide",)),
         ("search bert --method snip --corpus corpus.txt --steps 3", ("steps: 3 batches over which gradients are",)),
         ("search bert --corpus corpus.txt --heads 1 --steps 4", ("steps: 4",)),
-        ("fit-head bert --corpus corpus.txt --steps 7", ("steps: 7", "learning rate: 0.001 at its peak")),
+        ("fit-head headless --corpus corpus.txt --steps 7", ("steps: 7", "learning rate: 0.001 at its peak")),
         ("evaluate bert --objective kd --corpus corpus.txt", ("corpus: corpus.txt, segments packed:128, all tokens",)),
         ("evaluate bert --objective similarity --pairs-file pairs.csv", ("pairs file: pairs.csv, 2 pairs",)),
         ("share --model bert --tasks rte,mrpc --data-dir glue", (
@@ -176,6 +177,9 @@ def test_unread_settings_are_not_listed(plan: Run, line: str) -> None:
         ("evaluate gpt2 --objective mlm --corpus corpus.txt", 2, "gpt2 is a decoder, which predicts the next token"),
         ("search bert --corpus corpus.txt --segments packed:513", 2, "longer than the 512 tokens of the model"),
         ("evaluate bert --corpus corpus.txt --segments packed:513", 2, "longer than the 512 tokens of the model"),
+        ("search headless --objective mlm --corpus corpus.txt", 2, "headless has no trained MLM head"),
+        ("evaluate headless --objective mlm --corpus corpus.txt", 2, "headless has no trained MLM head"),
+        ("fit-head bert --corpus corpus.txt", 2, "bert has a trained MLM head; see tickets evaluate bert"),
         ("search bert --method magnitude --like ./nothing", 2, "There is no ticket ./nothing"),
         ("measure bert --length 513", 2, "bert takes texts of up to 512 tokens"),
         ("measure bert --batch 0", 2, "--batch 0 is impossible"),

@@ -11,7 +11,19 @@ from transformers import AutoModel
 from samples.analyse_samples import command_line
 from samples.structured_tickets import gates_of, structured_ticket, tiny
 from samples.tiny_models import CONFIGS, TEXT, make_model
-from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, export, measure, search, transfer
+from winning_tickets import (
+    EvaluateConfig,
+    Runtime,
+    SearchConfig,
+    Ticket,
+    TransferConfig,
+    evaluate,
+    export,
+    measure,
+    search,
+    transfer,
+)
+from winning_tickets.cli.plans import plan_evaluate
 from winning_tickets.deploy.measure import forward_flops
 from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.compact import compact_
@@ -195,8 +207,8 @@ def test_what_cannot_be_measured(tmp_path):
     model = str(make_model(tmp_path / "m", "roberta"))
     for fields, message in (
         ({"batches": (1, 0)}, "--batch 0 is impossible; it must be at least 1"),
-        ({"batches": (1.5,)}, "batches.0: Input should be a valid integer"),
-        ({"lengths": ()}, "lengths: Tuple should have at least 1 item"),
+        ({"batches": (1.5,)}, "--batch: Input should be a valid integer"),
+        ({"lengths": ()}, "--length: Tuple should have at least 1 item"),
         ({"repeats": 0}, "--repeats 0 is impossible"),
         ({"threads": 0}, "--threads 0 is impossible; it must be at least 1"),
         ({"lengths": (514,)}, "--length 514 is impossible: .*m takes texts of up to 513 tokens"),
@@ -213,8 +225,14 @@ def test_what_cannot_be_measured(tmp_path):
 def test_options_that_change_nothing_of_an_onnx_export_are_refused(tmp_path, option):
     (tmp_path / "model.onnx").touch()
     ((name, value),) = option.items()
-    with pytest.raises(UsageError, match=f"--{name} {value} cannot be used with .*, an ONNX export; leave it out"):
+    message = f"--{name} {value} cannot be used with .*, an ONNX export; leave it out"
+    with pytest.raises(UsageError, match=message):
         measure(str(tmp_path), (1,), (4,), runtime=QUIET, **option)
+    if name in ("revision", "layers"):
+        config = EvaluateConfig(target=str(tmp_path), objectives=("similarity",), task="stsb", **option)
+        for call in (evaluate, plan_evaluate):
+            with pytest.raises(UsageError, match=message):
+                call(config, QUIET)
 
 
 def test_the_command_line(tmp_path, ticket, capsys, monkeypatch):

@@ -48,7 +48,7 @@ def corpus(tmp_path):
 
 
 def settings(model, corpus, **fields):
-    defaults = {"steps": 5, "batch_tokens": 64, "segments": "packed:16"}
+    defaults = {"steps": 5, "batch_tokens": 64, "segments": "packed:16", "max_tokens": 10**6}
     return FitHeadConfig.of(model=str(model), corpus=corpus, **(defaults | fields))
 
 
@@ -202,6 +202,22 @@ def test_training_lowers_the_loss(tmp_path, corpus):
     result = fit_head(settings(base, corpus, steps=60, learning_rate=5e-3), tmp_path / "out", QUIET)
     assert result["final"]["mlm_loss"] < result["start"]["mlm_loss"] - 0.3
     assert result["trained_parameters"] < 32 * 32 + 200  # the transform and vectors, not the tied decoder
+
+
+def test_measuring_takes_a_share_of_the_training(tmp_path, corpus):
+    base = make_model(tmp_path / "base", head="none")
+    fitted = fit_head(settings(base, corpus, steps=40, max_tokens=None), tmp_path / "out", QUIET)
+    asked = evaluate(
+        EvaluateConfig(
+            target=str(tmp_path / "out"),
+            objectives=("mlm",),
+            corpus=corpus,
+            segments="packed:16",
+            max_tokens=40 * 64 // 20,
+        ),
+        QUIET,
+    )
+    assert fitted["measured_tokens"] == asked["tokens"]
 
 
 def test_measurements_on_the_way_change_nothing(tmp_path, corpus):

@@ -615,7 +615,7 @@ def test_the_dropout_of_a_shared_model_may_be_0():
 
 
 def test_sharing_uses_the_runtime_it_is_given(monkeypatch, tmp_path):
-    class Seen(Exception):  # noqa: N818
+    class Seen(Exception):  # noqa: N818 - no error
         pass
 
     def prepare(config, runtime):

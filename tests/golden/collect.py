@@ -1,4 +1,4 @@
-# ruff: noqa: E501, SIM905, T201
+# ruff: noqa: E501, SIM905, T201 - command lines as they are typed
 """Collect the values that a change of structure must leave equal, as one sorted JSON file, and compare two of them.
 
     python tests/golden/collect.py OUT.json                 one minute on one free core

@@ -1,21 +1,21 @@
-"""Nothing in the package runs what it reads: no pickle, no eval, no shell, no code from a model's folder."""
+"""Nothing in the package runs what it reads: ruff's rules `S` and `T10` see the plain cases, these tests the others."""
 
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 import warnings
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "src" / "winning_tickets"
-FILES = sorted(SOURCE.rglob("*.py"))
-FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__", "breakpoint", "input"}
-FORBIDDEN_MODULES = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle", "runpy", "code"}
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "winning_tickets"
+FORBIDDEN_NAMES = {"compile", "__import__", "input"}
+FORBIDDEN_MODULES = {"cloudpickle", "joblib", "jsonpickle", "runpy", "code"}
 SUBPROCESS = {"runs/provenance.py", "studies/engines.py"}
 """Files that start processes: git, and the workers of a study; always from a list of words."""
-PICKLE = {name: {"UnpicklingError"} for name in ("deploy/mask_files.py", "models/checkpoints.py")}
-"""The errors of torch's own restricted reader are those of pickle."""
 FLAG = ("api/arguments.py", "api/deploy_verbs.py", "cli/tickets.py", "studies/commands/study.py", "models/given.py")
 """Files with a function that is told whether the user trusts the code of models, and passes it on."""
 LOADS = ("deploy/measure.py", "models/loading.py", "models/tokenizers.py")
@@ -46,17 +46,14 @@ def problems(text: str, name: str) -> list[str]:
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
             roots = {module.split(".")[0] for module in modules}
             found += [f"imports {root}" for root in roots & FORBIDDEN_MODULES]
-            found += ["imports pickle"] if "pickle" in roots and name not in PICKLE else []
             found += ["imports subprocess"] if "subprocess" in roots and name not in SUBPROCESS else []
-        elif isinstance(node, ast.Attribute) and name_of(node.value) == "pickle":
-            found += [f"uses pickle.{node.attr}"] if node.attr not in PICKLE.get(name, ()) else []
         elif isinstance(node, ast.Call):
             found += _problems_of_call(node, name)
         elif isinstance(node, ast.arg) and node.arg == "trust_remote_code" and name not in FLAG:
             found.append("trust_remote_code")
         if (
             isinstance(node, ast.keyword)
-            and node.arg in ("shell", "allow_pickle", "trust_remote_code")
+            and node.arg in ("allow_pickle", "trust_remote_code")
             and constant(node.value) is not False
             and not _asked_for(node, name)
         ):
@@ -77,11 +74,11 @@ def _problems_of_call(node: ast.Call, name: str) -> list[str]:
     keywords = {one.arg: constant(one.value) for one in node.keywords}
     if called in FORBIDDEN_NAMES:
         return [f"calls {called}"]
-    if called in ("os.system", "os.popen", "importlib.util.spec_from_file_location"):
+    if called == "importlib.util.spec_from_file_location":
         return [f"calls {called}"]
     if called == "torch.load" and keywords.get("weights_only") is not True:
         return ["torch.load without weights_only=True"]
-    if called.endswith("yaml.load") or (called.startswith("yaml.") and "unsafe" in called.lower()):
+    if called.startswith("yaml.") and ("unsafe" in called or "full" in called):
         return [f"calls {called}"]
     if called.endswith((".from_pretrained", ".from_config")) and not called.startswith(OWN):
         asked = any(_asked_for(one, name) for one in node.keywords)
@@ -92,29 +89,34 @@ def _problems_of_call(node: ast.Call, name: str) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_file_runs_nothing_that_it_reads(path):
-    assert problems(path.read_text(encoding="utf-8"), path.relative_to(SOURCE).as_posix()) == []
+def test_no_file_runs_what_it_reads():
+    files = {path.relative_to(SOURCE).as_posix(): path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")}
+    assert len(files) > 200
+    assert {name: found for name, text in files.items() if (found := problems(text, name))} == {}
+
+
+def test_every_rule_of_ruff_is_switched_off_for_a_reason():
+    """As in `# noqa: S607 - the git of the user's PATH`."""
+    bare = []
+    for path in (one for folder in ("src", "tests", "benchmarks", "docs") for one in (ROOT / folder).rglob("*.py")):
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+            if token.type == tokenize.COMMENT and "noqa:" in token.string and " - " not in token.string:
+                bare.append(f"{path.relative_to(ROOT)}, line {token.start[0]}: {token.string}")
+    assert bare == []
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("eval('1')", "calls eval"),
-        ("def f():\n    exec(x)", "calls exec"),
-        ("import pickle", "imports pickle"),
-        ("from pickle import loads", "imports pickle"),
-        ("import dill as json", "imports dill"),
+        ("compile(x, y, 'exec')", "calls compile"),
+        ("import joblib as json", "imports joblib"),
+        ("from runpy import run_path", "imports runpy"),
         ("torch.load(x)", "torch.load without weights_only=True"),
         ("torch.load(x, weights_only=False)", "torch.load without weights_only=True"),
         ("np.load(x)", "np.load without allow_pickle=False"),
         ("np.load(x, allow_pickle=True)", "allow_pickle=..."),
-        ("yaml.load(x, Loader=yaml.SafeLoader)", "calls yaml.load"),
         ("yaml.unsafe_load(x)", "calls yaml.unsafe_load"),
         ("import subprocess", "imports subprocess"),
-        ("run(x, shell=True)", "shell=..."),
-        ("run(x, shell=y)", "shell=..."),
-        ("os.system(x)", "calls os.system"),
         ("AutoModel.from_pretrained(x, trust_remote_code=True)", "trust_remote_code=..."),
         ("AutoModel.from_pretrained(x, trust_remote_code=y)", "trust_remote_code=..."),
         ("AutoModel.from_pretrained(x, trust_remote_code=is_trusted())", "trust_remote_code=..."),

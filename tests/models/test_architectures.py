@@ -309,7 +309,10 @@ def test_the_parts_are_query_key_value_and_input_gate(modern):
     with torch.no_grad():
         angles = torch.arange(5).float()[None, :, None].expand(1, 5, 16)
         rotated, still = (angles.cos(), angles.sin()), (torch.ones(1, 5, 16), torch.zeros(1, 5, 16))
-        attention = lambda place: layer.attn(states, position_embeddings=place, attention_mask=None)[0]  # noqa: E731
+
+        def attention(place):
+            return layer.attn(states, position_embeddings=place, attention_mask=None)[0]
+
         fused = layer.attn.Wqkv.weight
         query, key, value = (states @ fused[i * 32 : (i + 1) * 32].T for i in range(3))
         heads = [t.view(2, 5, 2, 16).transpose(1, 2) for t in (query, key, value)]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from winning_tickets import Runtime
-from winning_tickets.models import loading
-from winning_tickets.models.loading import choose_device
+from winning_tickets.models import device
+from winning_tickets.models.device import choose_device
 from winning_tickets.runs.errors import UsageError
 
 
@@ -37,7 +37,7 @@ def test_any_kind_of_device_is_taken_with_its_number(machine, kind):
 
 def test_a_number_is_refused_for_one_of_several_processes(machine, monkeypatch):
     machine("cuda")
-    monkeypatch.setattr(loading, "world_size", lambda: 2)
+    monkeypatch.setattr(device, "world_size", lambda: 2)
     with pytest.raises(UsageError, match="each of several processes takes its own; give cuda"):
         choose_device("cuda:1")
 

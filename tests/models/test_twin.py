@@ -8,7 +8,8 @@ import torch
 from samples.batches import batch_of
 from samples.tiny_models import CONFIGS, make_model
 from winning_tickets.models.architectures import prunable_views
-from winning_tickets.models.loading import head_without_decoder, load_plm, prunable_names, set_dropout, untie_decoder
+from winning_tickets.models.lm_head import head_without_decoder, untie_decoder
+from winning_tickets.models.loading import load_plm, prunable_names, set_dropout
 from winning_tickets.models.twin import make_twin
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, run_encoder

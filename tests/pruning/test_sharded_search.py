@@ -18,7 +18,8 @@ from samples.tiny_models import make_model
 from winning_tickets import SearchConfig, Ticket, TransferConfig, transfer
 from winning_tickets.cli import main
 from winning_tickets.config import Runtime
-from winning_tickets.models.loading import load_plm, outline, prunable_names, untie_decoder
+from winning_tickets.models.lm_head import untie_decoder
+from winning_tickets.models.loading import load_plm, outline, prunable_names
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer
 from winning_tickets.pruning.memory import memory_plan
 from winning_tickets.pruning.search import search, search_all

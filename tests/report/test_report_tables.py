@@ -31,7 +31,7 @@ def test_text_scales_fractions_and_marks_what_is_missing() -> None:
         "| Method | Accuracy |  Loss | Time |\n"
         "| ------ | -------: | ----: | ---: |\n"
         "| a\\|b   |     61.2 | 0.070 | 13 s |\n"
-        "| [bold] |        – |     – |  3 s |\n"  # noqa: RUF001 - the dash of a missing value
+        "| [bold] |        – |     – |  3 s |\n"
         "\n"
         "A note."
     )
@@ -42,7 +42,7 @@ def test_markdown_has_title_notes_and_bold_cells() -> None:
     assert lines[0] == r"**T\_1**"
     assert lines[4:6] == [
         r"| a\|b     | **61.2** | 0.070 | 13 s |",
-        r"| \[bold\] |        – |     – |  3 s |",  # noqa: RUF001
+        r"| \[bold\] |        – |     – |  3 s |",
     ]
     assert lines[-1] == r"A \*note\*."
 

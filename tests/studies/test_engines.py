@@ -94,8 +94,8 @@ def signals():
 
 def test_a_worker_stops_with_its_driver_where_a_signal_would_end_it_at_once(monkeypatch, signals):
     """As on Windows, where os.kill leaves no time for a checkpoint."""
-    kill = lambda *_: pytest.fail("no checkpoint was written")  # noqa: E731
-    monkeypatch.setattr(worker, "os", SimpleNamespace(name="nt", kill=kill))
+    system = SimpleNamespace(name="nt", kill=lambda *_: pytest.fail("no checkpoint was written"))
+    monkeypatch.setattr(worker, "os", system)
     monkeypatch.setattr(sys, "stdin", io.StringIO("a job\n"))
     signal.signal(signal.SIGTERM, worker.stop_worker)
     jobs = queue.Queue()

@@ -271,7 +271,7 @@ def test_runs_come_after_those_they_need():
 
 
 def test_impossible_settings_name_the_stage_and_the_axes():
-    with pytest.raises(UsageError, match=r"Stage search \(seed=a\): seed: Input should be a valid integer"):
+    with pytest.raises(UsageError, match=r"Stage search \(seed=a\): --seed: Input should be a valid integer"):
         planned(study({"search": SEARCH | {"over": {"seed": ["a"]}}}))
 
 

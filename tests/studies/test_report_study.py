@@ -148,7 +148,7 @@ def test_tasks_are_averaged_inside_each_seed_and_only_seeds_with_all_tasks_count
 def test_a_row_that_lacks_a_task_of_the_others_has_no_mean():
     own = numbered("a", 0.2, task="rte", seed=0)
     everything = [*own, *numbered("b", 0.4, task="mrpc", seed=0)]
-    assert make_cell(own, ["task"], required_places(everything, ["task"])).text(str) == "– (0 of 1)"  # noqa: RUF001
+    assert make_cell(own, ["task"], required_places(everything, ["task"])).text(str) == "– (0 of 1)"
 
 
 def test_one_run_at_several_places_is_one_number():
@@ -168,7 +168,7 @@ def test_markdown_of_a_complete_table(full):
         "**Scores**\n\n"
         "| method | sparsity |            rte | rte (paper) |           mrpc |           mean |\n"
         "| ------ | -------- | -------------: | ----------: | -------------: | -------------: |\n"
-        "| dense  | –        | **70.5 ± 0.5** |             | **80.5 ± 0.5** | **75.5 ± 0.5** |\n"  # noqa: RUF001
+        "| dense  | –        | **70.5 ± 0.5** |             | **80.5 ± 0.5** | **75.5 ± 0.5** |\n"
         "| OMP    | 0.5      |     64.5 ± 0.5 |             |     74.5 ± 0.5 |     69.5 ± 0.5 |\n"
         "| OMP    | 0.7      |     62.5 ± 0.5 |             |     72.5 ± 0.5 |     67.5 ± 0.5 |\n"
         "| TAMT   | 0.5      |     66.6 ± 0.6 |  66.8 ± 1.1 |     76.6 ± 0.6 |     71.6 ± 0.6 |\n"
@@ -235,7 +235,7 @@ def test_every_metric_has_its_own_column_also_before_any_run_is_done(tmp_path):
     heads = ["mnli accuracy_matched", "mnli accuracy_mismatched", "mrpc accuracy", "mrpc f1"]
     empty = table_grid(plan.study, "metrics", gather_runs(plan, Store(tmp_path / "none")))
     assert titles(empty)[1:] == heads
-    assert {cell.text(str) for cell in empty.cells.values()} == {"– (0 of 3)"}  # noqa: RUF001
+    assert {cell.text(str) for cell in empty.cells.values()} == {"– (0 of 3)"}
     done = table_grid(plan.study, "metrics", gather_runs(plan, fill_store(tmp_path / "all", plan)))
     assert titles(done)[1:] == heads
     means = [done.cells[done.labels.index(("OMP",)), column].mean for column in range(1, 5)]
@@ -336,7 +336,7 @@ def test_other_statistics_than_the_mean(statistic, expected):
     assert cell.values == (pytest.approx(expected),)
     assert (cell.partial, cell.run_ids) == (False, ("r0", "r1", "r2"))
     missing = condense_cell(make_cell(observe([*runs, StudyRun("r3", "s", "v", {"i": 3})], "x")), statistic)
-    assert (missing.values, missing.text(str)) == ((), "– (0 of 1)")  # noqa: RUF001
+    assert (missing.values, missing.text(str)) == ((), "– (0 of 1)")
     single = condense_cell(make_cell(observe(runs[:1], "x")), statistic)
     assert single.values == (() if statistic == "std" else (2.0,))
 

@@ -21,7 +21,8 @@ from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evaluate, search
 from winning_tickets.config import OBJECTIVE_NAMES, TERM_NAMES, parse_objective, profile_values
 from winning_tickets.config.objective import canonical_objective, paper_objective
-from winning_tickets.models.loading import head_without_decoder, load_plm, prunable_names, untie_decoder
+from winning_tickets.models.lm_head import head_without_decoder, untie_decoder
+from winning_tickets.models.loading import load_plm, prunable_names
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning import mask_training as mask_training_module
 from winning_tickets.runs.errors import UsageError

@@ -136,4 +136,4 @@ result = {
     "machine": platform.machine(),
 }
 json.dump(result, sys.stdout, indent=1)
-print()  # noqa: T201
+print()

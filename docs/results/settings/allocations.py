@@ -38,7 +38,7 @@ def main(encoder: str, out: Path) -> None:
         ticket = Ticket.from_masks(masks, encoder, method=f"denser-{name}", settings={"denser": part})
         ticket.save_pretrained(out / name)
         made = f"{name}: {sparsity:.0%} of {len(inside)} matrices"
-        print(f"{made}, {other:.1%} of the others, {ticket.sparsity:.2%} in all")  # noqa: T201
+        print(f"{made}, {other:.1%} of the others, {ticket.sparsity:.2%} in all")
 
 
 if __name__ == "__main__":

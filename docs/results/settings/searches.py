@@ -47,4 +47,4 @@ def described(run: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     store, *runs = sys.argv[1:]
-    print(json.dumps({run: described(Path(store, "runs", run)) for run in runs}, indent=1))  # noqa: T201
+    print(json.dumps({run: described(Path(store, "runs", run)) for run in runs}, indent=1))

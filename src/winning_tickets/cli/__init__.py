@@ -64,11 +64,12 @@ def main() -> NoReturn:
 def _run() -> Any:
     """Run a command and return its exit code, if it has one."""
     # Imported here, so that Ctrl-C is heard while the commands are imported too.
+    from pydantic import ValidationError
     from typer.exceptions import Abort, TyperException
 
     from winning_tickets import cli
+    from winning_tickets.runs import errors
     from winning_tickets.runs.distributed import is_main
-    from winning_tickets.runs.errors import TicketsError
     from winning_tickets.runs.messages import shown
 
     if not is_main():
@@ -76,13 +77,16 @@ def _run() -> Any:
     try:
         with shown():
             return cli.app(standalone_mode=False)
-    except TicketsError as error:
+    except errors.TicketsError as error:
         _tell(f"Error: {error}", by_any=error.told_by_any)
         return error.exit_code
     except Abort:
         return 130
     except TyperException as error:
         text = error.format_message()
+        problem = error.__cause__.errors()[0] if isinstance(error.__cause__, ValidationError) else {"type": ""}
+        if problem["type"] not in ("", "value_error"):  # whose messages do not have the value
+            text += f" (found {errors.shown(problem['input'])})."
         _tell(text if text.startswith("Usage: ") else f"Error: {text}")  # without a command, the text is the help
         return error.exit_code
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from winning_tickets.cli import plans, show
 from winning_tickets.cli.help import HELP_ALL, RUNNING, Verb, show_help
 from winning_tickets.cli.options import FieldPath, annotated, is_everyday, leaves, methods_of, parsed, split_words
+from winning_tickets.cli.plan import Plan
 from winning_tickets.config import (
     EvaluateConfig,
     FitHeadConfig,
@@ -152,7 +153,7 @@ def verb(
     defaults: Mapping[str, Any] | None = None,  # of fields that neither options nor a file give
     runtime: Iterable[str] = NOT_SHARDED,  # fields of `Runtime` that are options
     writes: bool = True,  # whether there is a folder `--out`, and `--force`
-    plan: Callable[[Any, Runtime], plans.Plan],  # what `--dry-run` prints
+    plan: Callable[[Any, Runtime], Plan],  # what `--dry-run` prints
 ) -> Callable[[Callable[..., Printed]], Callable[..., None]]:
     """Register a function as a command whose options are the fields of its settings."""
     paths: dict[str, list[tuple[FieldPath, type[Settings]]]] = {}

@@ -1,14 +1,12 @@
-"""What `--dry-run` prints: what will run, in words and numbers, and what could not be checked before the run."""
+"""The plan of each verb for `--dry-run`: what will run, and what could not be checked before the run."""
 
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from winning_tickets.cli.plan import Plan, PlannedModel, check_given, model_of
 from winning_tickets.config import (
     EvaluateConfig,
     ExportConfig,
@@ -37,114 +35,19 @@ from winning_tickets.config.settings import count_of
 from winning_tickets.config.structured import ImportanceSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.records import Task
-from winning_tickets.report.costs import DEVICES, TASK_SIZES, UNKNOWN_TASK, Cost, ModelSize, Speed, cost_of, size_of
-from winning_tickets.runs.escapes import escaped
+from winning_tickets.report.costs import TASK_SIZES, UNKNOWN_TASK, Cost, ModelSize, cost_of, size_of
 
 if TYPE_CHECKING:
     from winning_tickets.config.transfer import ResolvedTransfer
     from winning_tickets.data.outlook import Outlook
-    from winning_tickets.models.loading import PLM, Head
-
-_WIDTH = 118
-
-
-@dataclass
-class Plan:
-    """What a command would do: settings, rows of a table, numbers by name, and what was not checked."""
-
-    settings: Settings
-    filled: Settings | None = None  # with the values of the profile, which are shown
-    rows: dict[str, str] = field(default_factory=dict)  # what runs, by its name in the table
-    numbers: dict[str, Any] = field(default_factory=dict)  # `will_run` of the JSON object
-    facts: dict[str, Any] = field(default_factory=dict)  # further fields of `plan` of the JSON object
-    unchecked: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    reads: Callable[[str], bool] = lambda name: True  # whether the command reads a setting
-    about: bool = False  # whether the numbers of steps and examples are estimates
-
-    def add(self, name: str, value: str, **numbers: Any) -> None:
-        """Add a row, and the numbers in it."""
-        self.rows[name] = value
-        self.numbers |= numbers
-
-    def estimate(self, cost: Cost, model: ModelSize, bf16: bool) -> None:
-        """Add a row with the estimated time on each kind of device."""
-        minutes = {name: round(Speed(name, bf16).seconds(cost, model) / 60, 1) for name in DEVICES}
-        words = [
-            f"{f'about {count:,.0f}' if count >= 1 else 'about 1 or less'} on {Speed(name, bf16).words}"
-            for name, count in minutes.items()
-        ]
-        self.add("minutes", f"{', '.join(words)} (estimates)", minutes=minutes["cpu"], minutes_on=minutes)
-
-    def as_json(self, out: object) -> dict[str, Any]:
-        """Return the plan for machines."""
-        return {
-            "plan": self.settings.model_dump(mode="json") | self.facts,
-            "out": None if out is None else str(out),
-            "will_run": self.numbers,
-            "unchecked": self.unchecked,
-            "remarks": self.remarks,
-        }
-
-    def text(self, verb: str) -> str:
-        """Return the plan for people: a table, the other settings that are read, and what was not checked."""
-        rows = {name.replace("_", " "): value for name, value in self.rows.items()}
-        facts = {name: _written(value) if isinstance(value, dict) else str(value) for name, value in self.facts.items()}
-        rows = escaped(rows | {name: value for name, value in facts.items() if name not in rows})
-        width = max(map(len, rows), default=0)
-        lines = [f"Would run tickets {verb}:"]
-        for name, value in rows.items():
-            lines += textwrap.wrap(
-                f"{name:>{width}}: {value}",
-                _WIDTH,
-                initial_indent="  ",
-                subsequent_indent=" " * (width + 4),
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        if others := escaped(self._others()):
-            lines += textwrap.wrap(
-                f"Other settings: {', '.join(others)}.", _WIDTH, break_long_words=False, break_on_hyphens=False
-            )
-        for notice in (
-            *(f"Warning: {one}" for one in escaped(self.remarks)),
-            *(f"Not checked: {one}." for one in escaped(self.unchecked)),
-        ):
-            lines += textwrap.wrap(notice, _WIDTH, break_long_words=False, break_on_hyphens=False)
-        return "\n".join(lines)
-
-    def _others(self) -> list[str]:
-        """Return the settings in effect that no row names."""
-        named = {*self.rows, *self.numbers}
-        found: list[str] = []
-        for name, value in (self.filled or self.settings).model_dump(mode="json").items():
-            if name in named or not self.reads(name):
-                continue
-            inner = value.items() if isinstance(value, dict) else ()
-            found += [f"{name}.{key} {_written(one)}" for key, one in inner if one not in _NOTHING]
-            if not isinstance(value, dict) and value not in _NOTHING:
-                found.append(f"{name.replace('_', ' ')} {_written(value)}")
-        return found
-
-
-_NOTHING: tuple[Any, ...] = (None, [], {}, False, "")
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_written(one)}" for name, one in value.items())
-    if isinstance(value, list | tuple):
-        return ",".join(map(_written, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
+    from winning_tickets.models.loading import Head
 
 
 def plan_measure(config: MeasureConfig) -> dict[str, Any]:
     """Check the model and the numbers of a measurement; return what would be measured."""
     from winning_tickets.deploy.measure import check_lengths
 
-    model = _model_of(Plan(Settings()), config.target, config.base, config.revision, config.layers, onnx=True)
+    model = model_of(Plan(Settings()), config.target, config.base, config.revision, config.layers, onnx=True)
     if model.plm is not None:
         check_lengths(model.plm, config.lengths)
     return config.model_dump(include={"target", "batches", "lengths", "threads", "repeats"})
@@ -166,97 +69,28 @@ def plan_export(config: ExportConfig) -> dict[str, Any]:
     return config.model_dump(include={"target", "format"})
 
 
-@dataclass(frozen=True)
-class _Model:
-    """The model of a plan, as far as its configuration is on this machine."""
-
-    words: str
-    size: ModelSize
-    plm: PLM | None  # without weights; None if it could not be looked at
-    sparsity: float = 0.0  # of a ticket of single weights
-
-    @property
-    def known(self) -> bool:
-        return self.plm is not None
-
-    def cut(self, asked: int | None, task: Task) -> int:
-        """Return the most tokens of a text; refuse a number that the model does not take."""
-        from winning_tickets.models.heads import choose_max_length
-
-        if self.plm is None or self.plm.tokenizer is None:
-            return asked or task.max_length
-        return choose_max_length(asked, task, self.plm)
-
-    def check_segments(self, segments: str, batch_tokens: int) -> None:
-        """Refuse segments that the model does not take."""
-        from winning_tickets.data.batches import check_segments
-
-        if self.plm is not None and self.plm.tokenizer is not None:
-            check_segments(segments, batch_tokens, self.plm.tokenizer)
-
-
-def _model_of(
-    plan: Plan,
-    name: str,
-    base: str | None = None,
-    revision: str | None = None,
-    layers: int | None = None,
-    head: Head = "none",  # one that the model cannot have is refused
-    onnx: bool = False,  # whether the command takes an ONNX export
-) -> _Model:
-    """Find a model, ticket or fine-tuned model, and check all of its files but the values of its weights."""
-    from winning_tickets.models.loading import examine
-    from winning_tickets.runs.hub import local
-    from winning_tickets.tickets.files import is_ticket
-    from winning_tickets.tickets.target import Target
-    from winning_tickets.training.fine_tuned import is_fine_tuned, open_fine_tuned
-
-    where, words, sparsity = name, name, 0.0
-    if is_ticket(local(name)):
-        target = Target.find(name, base, revision, layers)
-        assert target.ticket is not None
-        sparsity = 0.0 if target.ticket.gates else target.ticket.sparsity
-        where, plm = target.model, target.examine(head)
-        words = f"{name}, a ticket of {where} with {target.ticket.sparsity:.1%} of its scope pruned"
-    else:
-        if is_fine_tuned(name):
-            where, words = str(open_fine_tuned(name).folder), f"{name}, a fine-tuned model"
-        plm = examine(where, head, revision, layers, onnx)
-    if plm is None:
-        reason = "which may run code of its own" if Path(where).is_dir() else "which is not on this machine"
-        plan.unchecked.append(f"the model {where}, {reason}")
-        return _Model(words, size_of(where), None, sparsity)
-    config = plm.model.config
-    depth, width, vocabulary = config.num_hidden_layers, config.hidden_size, config.vocab_size
-    size = ModelSize(depth, width, config.num_attention_heads, vocabulary, vocabulary * width + 12 * depth * width**2)
-    return _Model(f"{words} ({depth} layers of width {width})", size, plm, sparsity)
-
-
-def _check_given(plan: Plan, option: str, name: str | None, find: Callable[[str], object]) -> None:
-    """Check that a run or ticket that an option names is there; the hub is not asked."""
-    from winning_tickets.runs.hub import may_be_id
-
-    if name is not None and "/" in name and may_be_id(name):
-        plan.unchecked.append(f"{option} {name}, which the run gets from the hub")
-    elif name is not None:
-        find(name)
-
-
 def plan_search(config: SearchConfig, runtime: Runtime) -> Plan:
     """Plan a search: check its text and tasks, and count its steps and rounds."""
     from winning_tickets.pruning.memory import planned_memory
     from winning_tickets.pruning.search import check_execution
     from winning_tickets.tickets.ticket import Ticket
-    from winning_tickets.training.objectives.terms import lm_head_of
+    from winning_tickets.training.objectives.terms import lm_head_of, needs_lm_head
 
     settings = config.resolved()
     check_execution(config, runtime)
     off = _switched_off(settings)
     plan = Plan(settings, facts=planned_memory(settings, runtime), reads=lambda name: name not in off)
-    head = lm_head_of([name for name in settings.terms if name != "task"])
-    model = _model_of(plan, settings.model, revision=settings.revision, layers=settings.layers, head=head)
+    terms = [name for name in settings.terms if name != "task"]
+    model = model_of(
+        plan,
+        settings.model,
+        revision=settings.revision,
+        layers=settings.layers,
+        head=lm_head_of(terms),
+        require_mlm_head=needs_lm_head(terms),
+    )
     if isinstance(settings, CountedSearch):
-        _check_given(plan, "--like", settings.like, Ticket.from_pretrained)
+        check_given(plan, "--like", settings.like, Ticket.from_pretrained)
     plan.add("model", model.words)
     objective = f", objective {settings.objective}" if isinstance(settings, ObjectiveSearch) and settings.terms else ""
     plan.add("method", settings.method + objective)
@@ -334,7 +168,7 @@ def _add_score_training(plan: Plan, settings: ScoreTraining) -> None:
     plan.add("steps", f"{steps:,}{more}", total_steps=steps)
 
 
-def _add_training(plan: Plan, settings: SourceSearch, estimated: int, model: _Model) -> None:
+def _add_training(plan: Plan, settings: SourceSearch, estimated: int, model: PlannedModel) -> None:
     """Add the tasks, the steps and the learning rate of a method that learns from text and tasks."""
     from winning_tickets.pruning.sources import TEXT_LEARNING_RATE
 
@@ -384,7 +218,7 @@ def _add_rounds(plan: Plan, settings: ImpSearch, estimated: int) -> None:
         plan.remarks.append(advice)
 
 
-def _rate(rate: float, model: _Model) -> str:
+def _rate(rate: float, model: PlannedModel) -> str:
     return f"{rate:.3g} at its peak" + ("" if model.known else " (if the width of the model was guessed right)")
 
 
@@ -394,8 +228,8 @@ def plan_transfer(config: TransferConfig, runtime: Runtime) -> Plan:
 
     plan = Plan(config, config.resolved(), reads=lambda name: _is_read(config, name))
     head: Head = cast("Head", config.task) if config.task in TEXT_NAMES else "none"
-    model = _model_of(plan, config.target, config.base, config.revision, config.layers, head)
-    _check_given(plan, "--teacher", config.teacher, find_model)
+    model = model_of(plan, config.target, config.base, config.revision, config.layers, head)
+    check_given(plan, "--teacher", config.teacher, find_model)
     plan.add("target", model.words)
     plan.estimate(_add_fine_tuning(plan, config, model), model.size, runtime.bf16)
     return plan
@@ -410,7 +244,7 @@ def _is_read(config: TransferConfig, name: str) -> bool:
     return needed.get(name, True)
 
 
-def _add_fine_tuning(plan: Plan, config: TransferConfig, model: _Model) -> Cost:
+def _add_fine_tuning(plan: Plan, config: TransferConfig, model: PlannedModel) -> Cost:
     """Add the rows of fine-tuning on one task, and return what it costs."""
     from winning_tickets.data.outlook import Outlook
     from winning_tickets.data.tasks import TEXT_TASKS
@@ -491,10 +325,19 @@ def _steps(
 def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
     """Plan an evaluation: check its text and pairs."""
     from winning_tickets.data.outlook import outlook_of_files, outlook_of_task
-    from winning_tickets.evaluation.evaluate import head_for
+    from winning_tickets.evaluation.evaluate import head_for, reads_head_of_base
 
     plan = Plan(config)
-    model = _model_of(plan, config.target, config.base, config.revision, config.layers, head_for(config), onnx=True)
+    model = model_of(
+        plan,
+        config.target,
+        config.base,
+        config.revision,
+        config.layers,
+        head=head_for(config),
+        onnx=True,
+        require_mlm_head=reads_head_of_base(config),
+    )
     plan.add("target", model.words)
     plan.add("objectives", ", ".join(config.objectives))
     if config.corpus is not None:
@@ -515,10 +358,14 @@ def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
 
 def plan_fit_head(config: FitHeadConfig, runtime: Runtime) -> Plan:
     """Plan the training of an MLM head: check its text."""
+    from winning_tickets.finetuning.fit_head import check_headless
+
     plan = Plan(config)
-    model = _model_of(plan, config.model, revision=config.revision, layers=config.layers, head="mlm")
+    model = model_of(plan, config.model, revision=config.revision, layers=config.layers, head="mlm")
     plan.add("model", model.words)
     _check_corpus(plan, config.corpus, "train", config.data_dir)
+    if model.plm is not None:
+        check_headless(model.plm)
     model.check_segments(config.segments, config.batch_tokens)
     words = f"{config.corpus}, segments {config.segments}, {config.batch_tokens:,} tokens a batch"
     plan.add("corpus", words, batch_tokens=config.batch_tokens)
@@ -536,7 +383,7 @@ def plan_share(config: ShareConfig, runtime: Runtime) -> Plan:
     plan = Plan(config, settings)
     size = size_of(str(config.model))
     if config.model is not None:
-        model = _model_of(plan, config.model, revision=config.revision, layers=config.layers)
+        model = model_of(plan, config.model, revision=config.revision, layers=config.layers)
         plan.add("model", model.words)
         size = model.size
     per_epoch, counted = 0, True
@@ -568,7 +415,7 @@ def plan_super(config: SuperConfig, runtime: Runtime) -> Plan:
     settings = config.resolved()
     plan = Plan(settings, reads=lambda name: name != "fine_tuning")
     fine_tuning = config.fine_tuning
-    model = _model_of(plan, fine_tuning.target, revision=fine_tuning.revision, layers=fine_tuning.layers)
+    model = model_of(plan, fine_tuning.target, revision=fine_tuning.revision, layers=fine_tuning.layers)
     plan.add("model", model.words)
     _add_fine_tuning(plan, fine_tuning, model)
     trainings = count_trainings(settings)
@@ -588,7 +435,7 @@ def plan_shrink(config: ShrinkConfig, runtime: Runtime) -> Plan:
 
     settings, facts = arithmetic(config)
     plan = Plan(settings, facts=facts)
-    model = _model_of(plan, config.model, revision=config.revision)
+    model = model_of(plan, config.model, revision=config.revision)
     plan.add("model", model.words)
     if config.corpus is not None:
         _check_corpus(plan, config.corpus, "train", config.data_dir)

@@ -5,7 +5,7 @@ A field that is None takes its value from a profile: `paper`, `code` (the releas
 """
 
 # mypy: implicit-reexport
-# ruff: noqa: F401
+# ruff: noqa: F401 - names for users
 
 from winning_tickets.config.deploy import CompareConfig, ExportConfig, ImportConfig, MeasureConfig
 from winning_tickets.config.levels import COUNT_FIELDS, UNIT_NAMES, Level

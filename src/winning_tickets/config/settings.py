@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
@@ -240,7 +240,18 @@ def _problem(cls: type[Settings], item: Any, fields: Mapping[str, Any]) -> str:
         hint = f" For {number:g} % write {number / 100:g} or {number:g}%." if limit == "1" and 1 < number < 100 else ""
         given = found if _NUMBER.fullmatch(str(found)) else shown(found)
         return f"{option} {given} is impossible; {words.format(limit)}.{hint}"
-    return f"{field.replace('_', '-')}: {item['msg']} (found {shown(item['input'])})."
+    return f"{_written(cls, item['loc'])}: {item['msg']} (found {shown(item['input'])})."
+
+
+def _written(cls: type[Settings], place: Sequence[str | int]) -> str:
+    """Return a place in settings as messages name it: by its option, or by its path where there is no option."""
+    names = [str(part) for part in place]
+    field = cls.model_fields.get(names[0]) if names else None
+    if field is None or not field.json_schema_extra:
+        return ".".join(names).replace("_", "-")
+    inner = names[1] if names[1:] and cls.part_of(names[0]) else ""
+    keys = [part for part in place[2 if inner else 1 :] if isinstance(part, str)]
+    return " ".join([cls.option_of(names[0], inner), *keys])
 
 
 CORPORA = (

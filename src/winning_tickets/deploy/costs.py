@@ -19,7 +19,8 @@ from winning_tickets.config import Runtime
 from winning_tickets.data.token_cache import cache_root
 from winning_tickets.deploy import measure
 from winning_tickets.models.compact import compact_
-from winning_tickets.models.loading import PLM, choose_device
+from winning_tickets.models.device import choose_device
+from winning_tickets.models.loading import PLM
 from winning_tickets.models.removal import keep_layers_, remove_
 from winning_tickets.models.structure import Structure, structure_of
 from winning_tickets.runs.errors import TicketsError, TrainingError

@@ -17,7 +17,7 @@ from torch import Tensor
 from winning_tickets.config import ExportConfig
 from winning_tickets.deploy.source import Export, copy_files, files_in
 from winning_tickets.deploy.stored_weights import StoredWeights
-from winning_tickets.models import loading
+from winning_tickets.models import lm_head, loading
 from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.compact import compact_
 from winning_tickets.models.loading import PLM, ModelNotFound, base_hash, resolve_model
@@ -188,8 +188,8 @@ def _mask(plm: PLM, ticket: Ticket, has_head: bool) -> None:
     """Zero the pruned weights; an MLM decoder tied to masked embeddings gets its own dense matrix."""
     if has_head:
         if ticket.mlm_head is not None:
-            loading.load_mlm_head(plm, ticket.mlm_head)
-        loading.separate_decoder(plm, plm.architecture.word_embeddings in ticket.masks)
+            lm_head.load_mlm_head(plm, ticket.mlm_head)
+        lm_head.separate_decoder(plm, plm.architecture.word_embeddings in ticket.masks)
     ticket.apply_(plm.model, allow_other_weights=True)  # checked when it was opened
 
 

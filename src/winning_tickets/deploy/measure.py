@@ -20,13 +20,8 @@ from transformers import PreTrainedModel
 
 from winning_tickets.config import MeasureConfig, Runtime
 from winning_tickets.deploy.stored_weights import folder_of, size_of, weight_files
-from winning_tickets.models.loading import (
-    FEW_ZEROS,
-    PLM,
-    choose_device,
-    is_onnx,
-    share_of_zeros,
-)
+from winning_tickets.models.device import choose_device
+from winning_tickets.models.loading import FEW_ZEROS, PLM, is_onnx, refuse_with_onnx, share_of_zeros
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import OnnxModel, load_onnx
 from winning_tickets.models.tokenizers import count_positions
@@ -125,9 +120,7 @@ def load_target(config: MeasureConfig) -> tuple[str, PLM, Path | None]:
     target, seed, place = config.target, config.seed, (config.base, config.revision, config.layers)
     path = Path(local(target))
     if is_onnx(path):
-        for option in ("base", "revision", "layers", "seed"):
-            if (value := getattr(config, option)) is not None:
-                raise UsageError(f"--{option} {value} cannot be used with {target}, an ONNX export; leave it out.")
+        refuse_with_onnx(target, path, **config.model_dump(include={"base", "revision", "layers", "seed"}))
         return "onnx", load_onnx(path), path
     # Both a run and a model have a `config.json`; only that of a run has the key `verb`.
     is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
@@ -150,7 +143,7 @@ def _stored(folder: Path | None) -> tuple[int | None, int | None]:
         if file.suffix != ".safetensors":
             return None, size_of(folder) or None
         with safe_open(file, framework="numpy") as handle:
-            numbers += sum(int(np.prod(handle.get_slice(name).get_shape())) for name in handle.keys())  # noqa: SIM118
+            numbers += sum(int(np.prod(handle.get_slice(name).get_shape())) for name in handle.keys())  # noqa: SIM118 - no dict
     return numbers or None, size_of(folder) or None
 
 

@@ -128,7 +128,7 @@ def _types_in(file: Path) -> list[str]:
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="numpy") as handle:
-                found = [handle.get_slice(name).get_dtype() for name in handle.keys()]  # noqa: SIM118
+                found = [handle.get_slice(name).get_dtype() for name in handle.keys()]  # noqa: SIM118 - no dict
             return [_NAMES[name] for name in found if name in _NAMES]
         state = torch.load(file, map_location="meta", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:

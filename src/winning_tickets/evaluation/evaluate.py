@@ -22,18 +22,17 @@ from winning_tickets.data.encode import encoded_whole
 from winning_tickets.data.tokenizing import encoded_columns
 from winning_tickets.data.unknown_words import FIRST, check_words
 from winning_tickets.evaluation.harness import check_tasks, run_tasks
+from winning_tickets.models.device import choose_device
 from winning_tickets.models.heads import ensure_padding
+from winning_tickets.models.lm_head import head_without_decoder, load_mlm_head, untie_decoder
 from winning_tickets.models.loading import (
     FEW_ZEROS,
     PLM,
     Head,
     base_hash,
-    choose_device,
-    head_without_decoder,
     is_onnx,
-    load_mlm_head,
+    refuse_with_onnx,
     share_of_zeros,
-    untie_decoder,
     weight_hashes,
 )
 from winning_tickets.models.modeling_compact import COMPACT
@@ -167,6 +166,7 @@ def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
             f"{','.join(config.objectives)} does not read; leave it out."
         )
     if is_onnx(here):
+        refuse_with_onnx(name, here, **config.model_dump(include={"base", "revision", "layers"}))
         if config.objectives != ("similarity",):
             raise UsageError(
                 f"{name} is an ONNX export, of which --objective similarity can be measured; the losses need hidden "
@@ -194,13 +194,17 @@ def _load(target: Target, config: EvaluateConfig) -> PLM:
     needs_maps = "attentions" in needs_of(terms)
     plm = target.load(
         head_for(config),
-        # The dense model's logits always come from the base's own head.
-        require_mlm_head=_predicts(config) and (config.mlm_head != "ticket" or "logits" in terms),
+        require_mlm_head=reads_head_of_base(config),
         attention="eager" if needs_maps else None,
     )
     if needs_maps:
         check_attention_maps(plm.model)
     return plm
+
+
+def reads_head_of_base(config: EvaluateConfig) -> bool:
+    """Return whether the head of the dense model has to be trained; its logits never come from the ticket's head."""
+    return _predicts(config) and (config.mlm_head != "ticket" or "logits" in _terms(config))
 
 
 def _predicts(config: EvaluateConfig) -> bool:

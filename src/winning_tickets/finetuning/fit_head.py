@@ -20,15 +20,8 @@ from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.token_cache import TokenStream
 from winning_tickets.evaluation.evaluate import average_terms, evaluate, exponential
 from winning_tickets.finetuning.setup import problems_of, refuse
-from winning_tickets.models.loading import (
-    PLM,
-    base_hash,
-    choose_device,
-    load_plm,
-    outside_encoder,
-    set_dropout,
-    weight_hashes,
-)
+from winning_tickets.models.device import choose_device
+from winning_tickets.models.loading import PLM, base_hash, load_plm, outside_encoder, set_dropout, weight_hashes
 from winning_tickets.pruning.mask_training import freeze_all_but
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import HEAD_MARKER, RunDirectory
@@ -113,11 +106,16 @@ def _with_fresh_head(config: FitHeadConfig) -> PLM:
     with torch.random.fork_rng(devices=[]):  # the model is created on the CPU
         torch.default_generator.manual_seed(config.seed)
         plm = load_plm(config.model, head="mlm", revision=config.revision, layers=config.layers)
-    if plm.has_mlm_head:
-        word = shlex.quote(config.model)
-        raise UsageError(f"{config.model} has a trained MLM head; see tickets evaluate {word} --objective mlm.")
+    check_headless(plm)
     check_mlm_tokenizer(plm.tokenizer, plm.name)
     return plm
+
+
+def check_headless(plm: PLM) -> None:
+    """Refuse a model that has a trained MLM head."""
+    if plm.has_mlm_head:
+        word = shlex.quote(plm.name)
+        raise UsageError(f"{plm.name} has a trained MLM head; see tickets evaluate {word} --objective mlm.")
 
 
 def start_from_unigrams(plm: PLM, stream: TokenStream) -> None:
@@ -243,7 +241,7 @@ def _evaluation(config: FitHeadConfig, target: str) -> EvaluateConfig:
         corpus=config.corpus,
         data_dir=config.data_dir,
         segments=segments,
-        max_tokens=config.max_tokens,
+        max_tokens=config.measured_tokens,
     )
 
 

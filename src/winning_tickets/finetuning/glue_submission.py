@@ -16,8 +16,8 @@ from winning_tickets.data.glue import DIAGNOSTIC, SERVER_FILES, TestSet, read_te
 from winning_tickets.data.readers import fingerprint
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.models.device import choose_device
 from winning_tickets.models.heads import KINDS
-from winning_tickets.models.loading import choose_device
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import write_text

@@ -20,8 +20,9 @@ from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task, task_digest
 from winning_tickets.finetuning.teacher import Teacher, teacher_problems
 from winning_tickets.finetuning.text_target import TextTarget, keep_decoder_dense, text_problems
+from winning_tickets.models.device import choose_device
 from winning_tickets.models.heads import load_for_task
-from winning_tickets.models.loading import PLM, base_hash, choose_device, set_dropout, weight_hashes
+from winning_tickets.models.loading import PLM, base_hash, set_dropout, weight_hashes
 from winning_tickets.models.weights import content_hash, load_start_weights, write_state_
 from winning_tickets.runs.directory import RESULT, missing
 from winning_tickets.runs.errors import ContentError, UsageError, unknown

@@ -17,8 +17,9 @@ from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
 from winning_tickets.finetuning.sharing_optimizer import SharedUpdate, SharingOptimizer
 from winning_tickets.finetuning.sharing_setup import PreparedSharing, train_examples
+from winning_tickets.models.device import choose_device
 from winning_tickets.models.heads import load_for_task, seeded_loader
-from winning_tickets.models.loading import PLM, choose_device, set_dropout
+from winning_tickets.models.loading import PLM, set_dropout
 from winning_tickets.models.structure import Structure, gated
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.tickets.holding import Mask, mask_gradient

@@ -31,7 +31,8 @@ from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.finetuning.shrink_results import MODEL, add_formats, finish, measured
 from winning_tickets.finetuning.shrink_source import ShrinkSource, dense_shape
 from winning_tickets.models.architectures import ARCHITECTURES
-from winning_tickets.models.loading import PLM, choose_device
+from winning_tickets.models.device import choose_device
+from winning_tickets.models.loading import PLM
 from winning_tickets.models.removal import first_layer_differs, remove_
 from winning_tickets.models.structure import Structure, structure_of
 from winning_tickets.models.vocabulary import trim_

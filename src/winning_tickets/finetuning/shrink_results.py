@@ -19,8 +19,9 @@ from winning_tickets.evaluation.evaluate import similarity
 from winning_tickets.finetuning.evaluation import evaluate_dev_splits
 from winning_tickets.finetuning.recovery import held_out_losses
 from winning_tickets.finetuning.shrink_source import ShrinkSource
+from winning_tickets.models.device import choose_device
 from winning_tickets.models.heads import KINDS
-from winning_tickets.models.loading import ONNX_FILE, PLM, choose_device, load_plm
+from winning_tickets.models.loading import ONNX_FILE, PLM, load_plm
 from winning_tickets.models.modeling_compact import COMPACT, WAYS_OUT
 from winning_tickets.models.onnx_runtime import OnnxModel
 from winning_tickets.models.vocabulary import new_places

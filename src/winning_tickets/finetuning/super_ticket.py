@@ -25,7 +25,8 @@ from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer,
 from winning_tickets.finetuning.setup import check_transfer as check_transfer
 from winning_tickets.finetuning.shrink_source import example_batches
 from winning_tickets.finetuning.transfer import transfer
-from winning_tickets.models.loading import choose_device, load_plm, resolve_model
+from winning_tickets.models.device import choose_device
+from winning_tickets.models.loading import load_plm, resolve_model
 from winning_tickets.models.removal import remove_closed_
 from winning_tickets.models.structure import structure_of
 from winning_tickets.models.weights import StateInfo, save_state

@@ -23,7 +23,8 @@ from winning_tickets.data.tasks import TEXT_TASKS
 from winning_tickets.evaluation.evaluate import average_terms
 from winning_tickets.finetuning.prepared_task import PreparedTask
 from winning_tickets.models.heads import choose_max_length
-from winning_tickets.models.loading import PLM, separate_decoder
+from winning_tickets.models.lm_head import separate_decoder
+from winning_tickets.models.loading import PLM
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.ticket import Ticket

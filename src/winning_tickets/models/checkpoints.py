@@ -208,18 +208,23 @@ def check_layers(content: Mapping[str, Any], shapes: Shapes | None, name: str) -
         )
 
 
-def check_shapes(kind: Any, config: Any, shapes: Shapes, name: str) -> None:
-    """Refuse a checkpoint whose weights have other shapes than its configuration gives a model of this class."""
+def check_shapes(kind: Any, config: Any, shapes: Shapes, name: str) -> list[str]:
+    """Refuse a checkpoint whose weights have other shapes than its configuration gives a model of this class.
+
+    Returns the parameters of the head if certainly none of them is stored, be it under an earlier name.
+    """
     prefix = f"{kind.base_model_prefix}."
     with reading(f"The config.json of {name} describes no model that can be built"):
         built = _built(_Description(kind, config.to_json_string(use_diff=False), config))
-    missing = 0
+    missing, free, head = 0, dict(shapes), {own: shape for own, shape, in_encoder in built if not in_encoder}
     for own, shape, in_encoder in built:
         found = next((one for one in (own, own.removeprefix(prefix), prefix + own) if one in shapes), None)
         stored = shape if found is None else shapes[found]
         if found is None:
             missing += math.prod(shape)
-        elif stored not in (None, shape):
+            continue
+        free.pop(found, None)
+        if stored not in (None, shape):
             wanted = f"its config.json describes {_sizes(shape)}; take both from the same model"
             if not in_encoder:
                 wanted = f"{_sizes(shape)} is needed here: its head was trained for another task; give a model without"
@@ -230,6 +235,8 @@ def check_shapes(kind: Any, config: Any, shapes: Shapes, name: str) -> None:
             f"The config.json of {name} describes a model with {missing:,} parameters that its weights do not have; "
             "take both from the same model."
         )
+    renamed = None in free.values() or all(shape in free.values() for shape in head.values())
+    return [] if renamed or head.keys() & shapes.keys() else list(head)
 
 
 def without_data(kind: Any, config: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from winning_tickets.models.reparametrized import explain_missing, refuse_pruned
 from winning_tickets.models.tokenizers import fit_tokenizer_, open_tokenizer
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import is_trusted, missing, refuse_run, trusting
-from winning_tickets.runs.distributed import world_size
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.files import read_object
 from winning_tickets.runs.hub import GATED, hub_is_away, is_cached
@@ -108,6 +106,13 @@ def is_onnx(folder: Path | str) -> bool:
     return (Path(folder) / ONNX_FILE).is_file()
 
 
+def refuse_with_onnx(name: str, folder: Path | str, **options: object) -> None:
+    """Refuse options that choose among weights where a folder is an ONNX export, which has its own alone."""
+    for option, value in options.items():
+        if value is not None and is_onnx(folder):
+            raise UsageError(f"--{option} {value} cannot be used with {name}, an ONNX export; leave it out.")
+
+
 def _builtin_folder(name: str) -> Path:
     model = builtin(name)
     spec = importlib.util.find_spec(model.package)
@@ -173,8 +178,8 @@ def load_plm(
     # class runs a model's own code, and it does not accept tensors in memory.
     own_code = is_trusted() and given is None and not hasattr(config, COMPACT)
     kind = getattr(transformers, CLASSES[head]) if own_code else _class_of(head, config)
-    if given is None and not own_code and opened.shapes is not None:
-        checkpoints.check_shapes(kind, config, opened.shapes, name)
+    if given is None and not own_code:
+        _check_shapes(kind, config, opened.shapes, name, head if require_mlm_head else "none", architecture)
     tokenizer: Any = None
     if with_tokenizer:
         tokenizer = opened.load_tokenizer() if given is None else given.load_tokenizer()
@@ -209,6 +214,21 @@ def load_plm(
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
 
 
+def _check_shapes(
+    kind: Any,
+    config: Any,
+    shapes: checkpoints.Shapes | None,
+    name: str,
+    required: Head,  # a head that has to be trained, `none` if any may be fresh
+    architecture: Architecture | None,
+) -> bool:
+    """Compare the headers of the weights with the model that is made of them; return whether they have its head."""
+    missing = [] if shapes is None else checkpoints.check_shapes(kind, config, shapes, name)
+    if missing and required in ("mlm", "clm") and architecture is not None and architecture.other_mlm_head is None:
+        raise _untrained(name, required, architecture, missing)
+    return shapes is not None and not missing
+
+
 def _untrained(name: str, head: Head, architecture: Architecture, missing: list[str]) -> UsageError:
     """Return the error for a checkpoint without a trained language-model head."""
     kind, advice = "MLM", ", or give the checkpoint a head first: tickets fit-head"
@@ -221,7 +241,12 @@ def _untrained(name: str, head: Head, architecture: Architecture, missing: list[
 
 
 def outline(
-    name: str, head: Head = "none", revision: str | None = None, layers: int | None = None, onnx: bool = False
+    name: str,
+    head: Head = "none",
+    revision: str | None = None,
+    layers: int | None = None,
+    onnx: bool = False,
+    require_mlm_head: bool = False,
 ) -> PLM:
     """Return a model without data, on the device `meta`, from its configuration alone.
 
@@ -235,7 +260,7 @@ def outline(
     else:
         config = given.configuration()
         architecture = _cut(config, layers, name)
-    return _outline_of(name, revision, layers, config, architecture, shapes, head)
+    return _outline_of(name, revision, layers, config, architecture, shapes, head, require_mlm_head)
 
 
 def _outline_of(
@@ -246,19 +271,25 @@ def _outline_of(
     architecture: Architecture | None,
     shapes: checkpoints.Shapes | None,
     head: Head,
+    require_mlm_head: bool,
 ) -> PLM:
     if architecture is None:
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
-    kind = _class_of(_lm_head_of(architecture, head, name), config)
-    if shapes is not None:
-        checkpoints.check_shapes(kind, config, shapes, name)
+    head = _lm_head_of(architecture, head, name)
+    kind = _class_of(head, config)
+    stored = _check_shapes(kind, config, shapes, name, head if require_mlm_head else "none", architecture)
     with reading(f"The config.json of {name} describes no model that can be built"):
         model = checkpoints.without_data(kind, config)
-    return PLM(model, None, architecture, name, revision, layers, has_mlm_head=False)
+    return PLM(model, None, architecture, name, revision, layers, has_mlm_head=stored and head in ("mlm", "clm"))
 
 
 def examine(
-    name: str, head: Head = "none", revision: str | None = None, layers: int | None = None, onnx: bool = False
+    name: str,
+    head: Head = "none",
+    revision: str | None = None,
+    layers: int | None = None,
+    onnx: bool = False,
+    require_mlm_head: bool = False,
 ) -> PLM | None:
     """Open a model with the checks of `load_plm`, but without its weights: they are on the device `meta`.
 
@@ -279,7 +310,9 @@ def examine(
             raise
         if not (onnx and is_onnx(where)):
             checkpoints.check_weights(opened.shapes, where)
-        plm = _outline_of(name, revision, layers, opened.config, opened.architecture, opened.shapes, head)
+        plm = _outline_of(
+            name, revision, layers, opened.config, opened.architecture, opened.shapes, head, require_mlm_head
+        )
         return plm if trusted else replace(plm, tokenizer=fit_tokenizer_(opened.load_tokenizer(), plm.model, name))
 
 
@@ -522,13 +555,6 @@ def round_weights_(plm: PLM, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
-    """Give tied output embeddings a frozen dense matrix; with None (embeddings not masked) the tie stays."""
-    decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
-    if dense is not None and decoder.weight is plm.encoder.get_parameter(plm.architecture.word_embeddings):
-        decoder.weight = nn.Parameter(dense, requires_grad=False)
-
-
 def set_dropout(model: nn.Module, probability: float) -> None:
     """Set the probability of every dropout module, and of modules that store it as a number."""
     module: Any
@@ -538,62 +564,3 @@ def set_dropout(model: nn.Module, probability: float) -> None:
         for name in ("attention_dropout", "dropout"):
             if isinstance(getattr(module, name, None), int | float):
                 setattr(module, name, probability)
-
-
-def separate_decoder(plm: PLM, masked: bool) -> None:
-    """Untie the output embeddings if the embeddings are masked: their dense matrix and bias are saved separately."""
-    decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
-    embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
-    if masked and decoder.weight is embeddings:
-        untie_decoder(plm, embeddings.detach().clone())
-        if decoder.bias is not None:
-            # Without the tie, transformers saves a shared bias under its other name only and then loads zeros.
-            shared, decoder.bias = decoder.bias, nn.Parameter(decoder.bias.detach().clone())
-            shared.requires_grad_(False)  # nothing reads it any more
-        plm.model.config.tie_word_embeddings = False
-
-
-def head_without_decoder(plm: PLM) -> dict[str, nn.Parameter]:
-    """Return the parameters of a language-model head by the model's names, without the matrix of its decoder."""
-    decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
-    return {name: value for name, value in outside_encoder(plm.model).items() if value is not decoder.weight}
-
-
-def load_mlm_head(plm: PLM, head: Mapping[str, Tensor]) -> None:
-    """Copy a trained MLM head into a ForMaskedLM model."""
-    parameters = dict(plm.model.named_parameters())
-    with torch.no_grad():
-        for name, value in head.items():
-            if name not in parameters or parameters[name].shape != value.shape:
-                raise ContentError(f"The ticket's MLM head has {name} {tuple(value.shape)}, which {plm.name} does not.")
-            parameters[name].copy_(value)
-
-
-def choose_device(requested: str) -> torch.device:
-    """Return the device of a run: `auto` takes a CUDA GPU if there is one; a numbered device is made current."""
-    if requested == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(requested)
-    except RuntimeError as error:
-        raise UsageError(f"--device {requested} is not a device; use auto, cpu, cuda, mps, cuda:1 ...") from error
-    if device.type == "cpu":
-        return torch.device("cpu")
-    module: Any = getattr(torch, device.type, None)
-    usable = module is not None and getattr(module, "is_available", lambda: True)()
-    count = module.device_count() if usable else 0
-    if (device.index or 0) >= count:
-        raise UsageError(
-            f"--device {requested} was asked for, and this machine has {count} usable {_kind_of(device)}; use --device "
-            "cpu, or a build of torch for that device on a machine that has one."
-        )
-    if device.index is not None:
-        if world_size() > 1:
-            raise UsageError(f"--device {requested}: each of several processes takes its own; give {device.type}.")
-        if hasattr(module, "set_device"):
-            module.set_device(device)
-    return device
-
-
-def _kind_of(device: torch.device) -> str:
-    return "GPUs" if device.type == "cuda" else f"devices of the kind {device.type}"

@@ -80,7 +80,7 @@ def load_state(path: Path | str) -> State:
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = (handle.metadata() or {}).get(_METADATA)
-            tensors = {} if metadata is None else {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            tensors = {} if metadata is None else {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - no dict
     except (SafetensorError, OSError) as error:
         raise ContentError(f"The state {path} cannot be read ({error}); it is truncated or not a state.") from error
     if metadata is None:

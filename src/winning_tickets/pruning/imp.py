@@ -84,7 +84,7 @@ def find_imp_ticket(prepared: PreparedSearch[ImpSearch], run: RunDirectory, runt
         )
     model = sources.model.to(prepared.device)
     train_in_order(
-        f"iterative pruning, {config.sparsities[0]:.0%} to {config.sparsities[-1]:.0%}",
+        f"iterative pruning, {100 * config.sparsities[0]:.0f} to {100 * config.sparsities[-1]:.0f} % sparsity",
         run,
         runtime,
         sources.dataset(config, rounds.total),

@@ -18,7 +18,8 @@ from winning_tickets.config import MODEL_DROPOUT, Runtime
 from winning_tickets.config.mask_training import MaskTraining, ScoreTraining
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.architectures import present_in, split_name
-from winning_tickets.models.loading import PLM, head_without_decoder, set_dropout, untie_decoder
+from winning_tickets.models.lm_head import head_without_decoder, untie_decoder
+from winning_tickets.models.loading import PLM, set_dropout
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.block_wise import BlockOptimizer, LayerDistance, Turn, turns_of
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores
@@ -95,8 +96,8 @@ def find_trained_mask(prepared: PreparedMasks, run: RunDirectory, runtime: Runti
     # A profile may train without dropout; the papers keep the model's own.
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(prepared.plm.model, config.student_dropout)
-    sparsities = ", ".join(f"{sparsity:.0%}" for sparsity in config.sparsities)
-    title = f"searching a {sparsities} ticket"
+    sparsities = ", ".join(f"{100 * sparsity:.0f}" for sparsity in config.sparsities)
+    title = f"searching at {sparsities} % sparsity"
     if config.block_wise:
         prepared.plm.model.to(prepared.device)
         blocks = BlockSearch(prepared, dataset)

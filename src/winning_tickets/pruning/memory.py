@@ -12,7 +12,9 @@ from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.config.mask_training import MaskTraining
 from winning_tickets.config.search import RoundedWeights
 from winning_tickets.models.architectures import prunable_views
-from winning_tickets.models.loading import PLM, ModelNotFound, choose_device, outline, prunable_names, untie_decoder
+from winning_tickets.models.device import choose_device
+from winning_tickets.models.lm_head import untie_decoder
+from winning_tickets.models.loading import PLM, ModelNotFound, outline, prunable_names
 from winning_tickets.pruning.mask_optimizer import DTYPES
 from winning_tickets.pruning.mask_training import trained_names
 from winning_tickets.pruning.sharded import sharded_modules
@@ -34,7 +36,8 @@ def memory_plan(config: SearchConfig, processes: int = 1) -> dict[str, int]:
         59645952
     """
     terms = [name for name in config.terms if name != "task"]
-    plm = outline(config.model, lm_head_of(terms) if terms else "none", config.revision, config.layers)
+    head, predicts = lm_head_of(terms) if terms else "none", needs_lm_head(terms)
+    plm = outline(config.model, head, config.revision, config.layers, require_mlm_head=predicts)
     long = DTYPES[config.weights_dtype if isinstance(config, RoundedWeights) else "float32"].itemsize
     found = {"model": sum(parameter.numel() for parameter in plm.model.parameters()) * long}
     if not isinstance(config, MaskTraining):

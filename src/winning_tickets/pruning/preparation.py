@@ -30,7 +30,8 @@ from winning_tickets.data.loading import load_task
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.user_files import load_files
 from winning_tickets.models.architectures import matrices_of, prunable_views
-from winning_tickets.models.loading import PLM, choose_device, load_plm, prunable_names, round_weights_
+from winning_tickets.models.device import choose_device
+from winning_tickets.models.loading import PLM, load_plm, prunable_names, round_weights_
 from winning_tickets.models.structure import Structure, structure_of
 from winning_tickets.models.weights import content_hash, load_start_weights
 from winning_tickets.pruning.importance import ImportanceSource, fit_units

@@ -110,7 +110,7 @@ def _warn_of_empty_matrices(ticket: Ticket) -> None:
     empty = [name for name, sparsity in by_matrix.items() if 1 - sparsity < least]
     if empty:
         warnings.warn(
-            f"the {ticket.sparsity:.0%} ticket keeps less than {least:.2%} of {len(empty)} of "
+            f"the ticket at {100 * ticket.sparsity:.0f} % sparsity keeps less than {least:.2%} of {len(empty)} of "
             f"{len(by_matrix)} matrices: {listed(empty)}. Rank in each matrix (--ranking matrix), or take the numbers "
             "of kept weights from another ticket (--like).",
             TicketsWarning,

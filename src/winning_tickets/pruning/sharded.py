@@ -18,7 +18,8 @@ from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.config.mask_training import MaskTraining
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.models.architectures import module_of, split_name
-from winning_tickets.models.loading import PLM, choose_device
+from winning_tickets.models.device import choose_device
+from winning_tickets.models.loading import PLM
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order
 from winning_tickets.runs import distributed
 from winning_tickets.runs.ambient import neutral

@@ -17,7 +17,8 @@ from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.models.heads import choose_doc_stride, choose_max_length, load_for_task, seeded_loader
-from winning_tickets.models.loading import PLM, load_plm, set_dropout, untie_decoder
+from winning_tickets.models.lm_head import untie_decoder
+from winning_tickets.models.loading import PLM, load_plm, set_dropout
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.preparation import PreparedSearch, loading_of
 from winning_tickets.runs.errors import UsageError

@@ -251,6 +251,6 @@ def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, r
     prepared, encoder = state.prepared, state.prepared.plm.encoder
     objective = mask_training.make_objective(prepared, {})  # made before the gates, so that its teacher has none
     with gated(encoder, state.structure, state.gates):
-        title = f"searching a {state.level.folder} ticket"
+        title = f"searching {state.level.folder}"
         levels = [mask_training.SparsityLevel(0.0, 0, prepared.config.first_steps)]
         mask_training.train_scores(state, title, run, runtime, dataset, objective, levels)

@@ -9,7 +9,7 @@ from typing import Any
 from winning_tickets.report.page import fill_template
 from winning_tickets.runs.escapes import csv_cell, latex_escape, markdown_escape, printable
 
-MISSING = "–"  # noqa: RUF001 - an en dash is what printed tables show for "not measured"
+MISSING = "–"
 
 Row = Mapping[str, Any]
 Result = Mapping[str, Any]

@@ -96,7 +96,7 @@ _LATEX = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     "±": r"$\pm$",
-    "–": "--",  # noqa: RUF001 - the en dash of a missing value
+    "–": "--",
 }
 
 

@@ -86,7 +86,11 @@ def _source(directory: Path) -> dict[str, Any] | None:
 def _git(*words: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "--no-optional-locks", *words], capture_output=True, text=True, timeout=20, check=False
+            ["git", "--no-optional-locks", *words],  # noqa: S607 - the git of the user's PATH
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -132,7 +132,7 @@ def _vocabulary(english: bool = False) -> dict[str, int]:
 
 
 def _tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
-    backend = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
+    backend = Tokenizer(WordPiece(ids, unk_token="[UNK]"))  # noqa: S106 - a token of a vocabulary
     backend.normalizer = BertNormalizer(lowercase=True)
     backend.pre_tokenizer = BertPreTokenizer()
     backend.post_processor = TemplateProcessing(

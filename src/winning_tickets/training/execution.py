@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from winning_tickets.config import Runtime
-from winning_tickets.models.loading import choose_device
+from winning_tickets.models.device import choose_device
 from winning_tickets.runs.errors import TicketsWarning, TrainingError, UsageError
 
 BACKEND = "inductor"  # of torch.compile

@@ -24,9 +24,10 @@ from winning_tickets.data.records import Kind, Split, Task
 from winning_tickets.data.rows import rows_of
 from winning_tickets.data.unknown_words import check_words
 from winning_tickets.models import modeling_compact
+from winning_tickets.models.device import choose_device
 from winning_tickets.models.given import GivenModel
 from winning_tickets.models.heads import KINDS, head_of, num_outputs
-from winning_tickets.models.loading import PLM, choose_device, is_onnx, load_plm, reads_segments
+from winning_tickets.models.loading import PLM, is_onnx, load_plm, reads_segments
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.runs import memory

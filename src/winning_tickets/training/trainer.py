@@ -25,7 +25,7 @@ from transformers import get_linear_schedule_with_warmup, set_seed
 from transformers.utils import logging as transformers_logging
 
 from winning_tickets.config import Runtime
-from winning_tickets.models.loading import choose_device
+from winning_tickets.models.device import choose_device
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory
 from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError

@@ -28,7 +28,7 @@ def inside(path):
     return text[len(HERE) :] if text.startswith(HERE) else None
 
 
-def import_(name, globals=None, *more, **options):  # noqa: A002
+def import_(name, globals=None, *more, **options):  # noqa: A002 - names of __import__
     # Other packages ask for the name of the system before they import these.
     if name in MISSING and (globals or {}).get("__name__", "").startswith("winning_tickets"):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)

@@ -68,9 +68,9 @@ def test_similarity_agrees_with_compare_and_with_sets(tmp_path):
     assert result["jaccard"] == known["kept_jaccard"]
     assert result["chance"] == known["chance_kept"]
     kept = [
-        {(name, i) for name, mask in Ticket.from_pretrained(path).masks.items() for i in mask.flatten().nonzero().flatten().tolist()}  # noqa: E501
-        for path in paths
-    ]  # fmt: skip
+        {(name, i) for name, mask in ticket.masks.items() for i in mask.flatten().nonzero().flatten().tolist()}
+        for ticket in map(Ticket.from_pretrained, paths)
+    ]
     for i, first in enumerate(kept):
         for j, second in enumerate(kept):
             assert result["jaccard"][i][j] == len(first & second) / len(first | second)

@@ -192,14 +192,14 @@ def test_what_the_tables_say():
     assert "| kd & co | chance  |   0.250 | 0.200 |" in text
     assert "The tickets were made for different weights." in text
     text = analysis_table(SAMPLES["distance"]).text()
-    assert "| kd     |     60.0 |    1 |    0.100 |      0.000 |             – |  0.750 |      0.000 | 0.200 |" in text  # noqa: RUF001
+    assert "| kd     |     60.0 |    1 |    0.100 |      0.000 |             – |  0.750 |      0.000 | 0.200 |" in text
     assert "from the OMP ticket of the same weights, sparsity, ranking and rounding" in text
     text = analysis_table(SAMPLES["predictors"]).text()
     assert "| a      | magnitude |     60.0 | 0.200 | 60.0 | 60.0 |" in text
     assert "|       5 |       5 |   -0.91 | [-0.99, -0.50] |    -1.00 |" in text
     assert "Evaluated, not fine-tuned: /x/lonely." in text
     text = analysis_table(SAMPLES["gain"]).text()
-    row = "| rte             | accuracy |     55.0 |   60.0 | +5.0 |       7.1 | –"  # noqa: RUF001
+    row = "| rte             | accuracy |     55.0 |   60.0 | +5.0 |       7.1 | –"
     assert f"{row}             |     2 |      1 |     1 |     0 |  70.0 |       50.0 |" in text
     assert (
         "Mean gain +5.0, 95 % interval [+0.0, +10.0], p = 0.04 (1 task, 3 seeds); better in 1 of 2 cells and on the "
@@ -215,7 +215,7 @@ def test_what_the_tables_say():
     )
     assert "No 95 % interval of the difference from the dense model: 1 repetition, and an interval needs 3." in text
     assert "| rte  | imp & $mlm$ | yes  | ?    |" in text
-    assert "| wnli | imp & $mlm$ | no*  | –    |" in text  # noqa: RUF001
+    assert "| wnli | imp & $mlm$ | no*  | –    |" in text
     assert "A ticket wins where its mean is at least the full model's minus one standard deviation of either" in text
     assert "No verdict (?) for 1 of 3 tickets, which counts as not won: one score." in text
     assert ",0.7234," in analysis_table(SAMPLES["winning"]).unshown["cells"].csv()

@@ -102,7 +102,7 @@ def test_what_the_cards_say():
     text = analysis_table(CARDS).text()
     assert "| mrpc   | 3,000 | 400   | 1,725 |      2 | accuracy, f1 | 0 / 7.5 / 42               |" in text
     assert "| accuracy 75.0, f1 85.7 |            4 |                 3 |" in text
-    assert "| $stsb$ |    50 | 1,500 | –     |      1 | pearson      |" in text  # noqa: RUF001
+    assert "| $stsb$ |    50 | 1,500 | –     |      1 | pearson      |" in text
     assert "| mrpc   | validation | yes                       |   300 |  75.0 |" in text
     assert "| $stsb$ | train      | scores 0.00 / 2.50 / 5.00 |    50 |" in text
     assert "with another label only: mrpc 1." in text

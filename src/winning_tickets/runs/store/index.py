@@ -136,7 +136,7 @@ class Index:
     def _fresh_rows(self, database: sqlite3.Connection, conditions: Sequence[Condition], content: bool) -> list[Row]:
         ids = self.ids()
         stamps = {run_id: self._stamps(run_id) for run_id in ids}
-        known = {row[0] for row in database.execute(f"SELECT {_COLUMNS} FROM runs") if _is_fresh(row, stamps)}
+        known = {row[0] for row in database.execute(f"SELECT {_COLUMNS} FROM runs") if _is_fresh(row, stamps)}  # noqa: S608 - a constant
         # Files are read before the transaction, which is short therefore.
         changed = [self._read(run_id, stamps[run_id]) for run_id in ids if run_id not in known]
         gone = [row[0] for row in database.execute("SELECT id FROM runs") if row[0] not in stamps]
@@ -147,7 +147,7 @@ class Index:
             database.execute("COMMIT")
         where, values = _where(conditions)
         wanted = "id, state, verb, headline" + (", content, content_check" if content or conditions else "")
-        rows = database.execute(f"SELECT {wanted} FROM runs {where} ORDER BY id", values)
+        rows = database.execute(f"SELECT {wanted} FROM runs {where} ORDER BY id", values)  # noqa: S608 - values are bound
         return [self._checked(*row) for row in rows]
 
     def _checked(

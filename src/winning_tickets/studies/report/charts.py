@@ -291,7 +291,7 @@ def _draw_matrix(axes: Any, plot: Plot, panel: Panel) -> None:
     if plot.figure.count:
         columns.append(plot.figure.count)
         for row, cell in panel.counts.items():
-            text = "–" if cell.mean is None else f"{cell.mean:.0f}"  # noqa: RUF001
+            text = "–" if cell.mean is None else f"{cell.mean:.0f}"
             tiles.append(figures.Tile(len(columns) - 1, rows.index(row), 0.0, text))
     figures.draw_heat_map(axes, tiles)
     across, down = ([figures.cut_label(name) for name in names] for names in (columns, rows))
