@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal, get_args, get_origin
 
 from winning_tickets import config
@@ -40,7 +41,10 @@ READ_BY = re.compile(r" \[read by [^;\]]+\]|(?<=\[)read by [^;\]]+; ")
 
 
 RARE = " †"  # marks an option that only --help-all shows
-SAME = "A field without a meaning is [the option of that name](command_line.md), which is described there."
+SAME = (
+    "The first list of a class has the fields that are [options of that name](command_line.md), described there,\n"
+    "with their types and the defaults that are not None; a table has the others."
+)
 MANY = 5  # commands whose names are not worth listing
 
 
@@ -131,8 +135,9 @@ def command_line() -> str:
         arguments = [one for one in command.params if one.param_type_name == "argument"]
         words = " ".join([name, *(one.metavar or one.name.upper() for one in arguments)])
         lines += [f"## {words}", "", " ".join(command.help.partition("\n\n")[0].split()), ""]
-        rows = [(f"`{one.metavar or one.name.upper()}`", one.help or "") for one in arguments]
-        lines += (table(("argument", "meaning"), rows) if rows else []) + options(command, common)
+        for one in arguments:
+            lines += [f"`{one.metavar or one.name.upper()}`: {one.help or ''}", ""]
+        lines += options(command, common)
     return "\n".join(lines)
 
 
@@ -152,21 +157,23 @@ def typed(annotation: Any) -> str:
 
 
 def settings(options: str) -> str:
-    """A table for each class of settings; what a field means is left out where it is an option described there."""
+    """The fields of each class of settings: those that are options by type and default, a table of the others."""
     lines = []
     for cls in SETTINGS:
         lines += [f"### {cls.__name__}", "", " ".join((cls.__doc__ or "").split()), ""]
-        rows = []
+        rows, listed = [], []
         for name, (_, field) in cls.all_fields().items():
-            default = (
-                "required" if field.is_required() else f"`{written(field.default)}`" if field.default != () else ""
-            )
+            default = "" if field.is_required() or field.default in (None, ()) else f" = {written(field.default)}"
+            if field.description and field.description.replace("|", "\\|") in options:
+                kind = typed(field.annotation)
+                listed.append(f"{name}: {'str' if '`' in kind else kind}{default}")
+                continue
             methods = readers_of(name) if cls is config.SearchConfig else METHOD_NAMES
             read = f" Read by {', '.join(methods)}." if methods != METHOD_NAMES else ""
-            known = field.description and field.description.replace("|", "\\|") in options
-            text = "" if known else f"{field.description}{read}"
-            rows.append((f"`{name}`", typed(field.annotation), default, text))
-        lines += table(("field", "type", "default", "meaning"), rows)
+            rows.append((f"`{name}`", typed(field.annotation) + default, f"{field.description}{read}"))
+        if listed:
+            lines += ["```text", fill(", ".join(listed), 116, break_on_hyphens=False), "```", ""]
+        lines += table(("field", "type and default", "meaning"), rows) if rows else []
     return "\n".join(lines)
 
 
