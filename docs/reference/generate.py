@@ -129,8 +129,8 @@ def command_line() -> str:
         whose = ", ".join(users) if len(users) < MANY else groups.pop() if len(groups) == 1 else "many commands"
         by_commands.setdefault(whose, []).append((names, text))
     lines = ["## Shared options", "", f"{RARE.strip()} marks an option that only `--help-all` shows.", ""]
-    for users, rows in by_commands.items():
-        lines += table((f"Of {users}", "meaning"), rows)
+    for whose, rows in by_commands.items():
+        lines += table((f"Of {whose}", "meaning"), rows)
     for name, command in every:
         arguments = [one for one in command.params if one.param_type_name == "argument"]
         words = " ".join([name, *(one.metavar or one.name.upper() for one in arguments)])
@@ -161,7 +161,8 @@ def settings(options: str) -> str:
     lines = []
     for cls in SETTINGS:
         lines += [f"### {cls.__name__}", "", " ".join((cls.__doc__ or "").split()), ""]
-        rows, listed = [], []
+        rows: list[tuple[str, ...]] = []
+        listed: list[str] = []
         for name, (_, field) in cls.all_fields().items():
             default = "" if field.is_required() or field.default in (None, ()) else f" = {written(field.default)}"
             if field.description and field.description.replace("|", "\\|") in options:
