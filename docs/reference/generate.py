@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal, get_args, get_origin
 
 from winning_tickets import config
@@ -39,7 +40,12 @@ SETTINGS = (
 READ_BY = re.compile(r" \[read by [^;\]]+\]|(?<=\[)read by [^;\]]+; ")
 
 
-RARE = "Options that only `--help-all` shows:"
+RARE = " †"  # marks an option that only --help-all shows
+SAME = (
+    "The first list of a class has the fields that are [options of that name](command_line.md), described there,\n"
+    "with their types and the defaults that are not None; a table has the others."
+)
+MANY = 5  # commands whose names are not worth listing
 
 
 def row(*cells: str) -> str:
@@ -68,39 +74,70 @@ def meaning(parameter: Any) -> str:
     return f"{text} [default: {parameter.default}]" if plain else text
 
 
-def options(command: Any) -> list[str]:
-    """The options of a command, a table for each panel."""
-    panels: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+def shared(every: list[tuple[str, Any]]) -> dict[tuple[str, str], list[str]]:
+    """The commands of each option that at least two commands have with the same meaning, by its names and meaning."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, command in every:
+        for one in command.params:
+            if not one.hidden and one.param_type_name != "argument" and not read_by(command, one):
+                found.setdefault((names_of(one), meaning(one)), []).append(name.removeprefix("tickets "))
+    return {option: commands for option, commands in found.items() if len(commands) > 1}
+
+
+def read_by(command: Any, parameter: Any) -> str:
+    """The methods of `search` that read an option; empty if all do, or for other commands."""
     readers = command.readers if isinstance(command, Verb) else {}
+    methods = dict.fromkeys(readers.get(parameter.name, METHOD_NAMES)) if "method" in readers else METHOD_NAMES
+    others = [method for method in METHOD_NAMES if method not in methods]
+    return f"all but {', '.join(others)}" if 0 < len(others) < 3 else ", ".join(methods) if others else ""
+
+
+def names_of(parameter: Any) -> str:
+    """The names of an option, as code."""
+    return ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+
+
+def options(command: Any, common: Collection[tuple[str, str]]) -> list[str]:
+    """The options that a command alone has, a table for each panel, and the names of those in `common`."""
+    panels: dict[str, list[tuple[str, ...]]] = {}
+    elsewhere: list[str] = []
+    readers = command.readers if isinstance(command, Verb) else {}
+    wide = "method" in readers
     for one in command.params:
         if one.hidden or one.param_type_name == "argument":
             continue
-        names = ", ".join(f"`{name}`" for name in (*one.opts, *one.secondary_opts))
-        methods = ", ".join(dict.fromkeys(readers.get(one.name, ()))) or "all"
-        cells = (names, meaning(one), methods) if "method" in readers else (names, meaning(one))
-        place = RARE if isinstance(command, Verb) and one.name in command.rare else ""
+        if (names_of(one), meaning(one)) in common and not read_by(command, one):
+            elsewhere.append(f"`{one.opts[0]}`")
+            continue
+        rare = RARE if isinstance(command, Verb) and one.name in command.rare else ""
+        cells = (names_of(one), f"{meaning(one)}{rare}", read_by(command, one) or "all")
         panel = one.rich_help_panel or ("Running" if readers else "Options")
-        panels.setdefault((place, panel), []).append(cells)
+        panels.setdefault(panel, []).append(cells if wide else cells[:2])
     lines = []
-    for (place, panel), rows in sorted(panels.items(), key=lambda item: item[0][0]):
-        if place and RARE not in lines:
-            lines += [RARE, ""]
-        wide = "method" in readers and panel != "Running"
-        lines += table((panel, "meaning", "methods") if wide else (panel, "meaning"), [
-            cells if wide else cells[:2] for cells in rows
-        ])  # fmt: skip
-    return lines
+    for panel, rows in panels.items():
+        lines += table((panel, "meaning", "methods") if wide else (panel, "meaning"), rows)
+    return lines + ([f"[Shared options](#shared-options): {', '.join(elsewhere)}.", ""] if elsewhere else [])
 
 
 def command_line() -> str:
-    """All commands with their options."""
-    lines = []
-    for name, command in commands(whole_application()):
+    """The options that several commands share, then all commands with their own."""
+    every = list(commands(whole_application()))
+    common = shared(every)
+    by_commands: dict[str, list[tuple[str, ...]]] = {}
+    for (names, text), users in sorted(common.items(), key=lambda item: -len(item[1])):
+        groups = {user.partition(" ")[0] for user in users}
+        whose = ", ".join(users) if len(users) < MANY else groups.pop() if len(groups) == 1 else "many commands"
+        by_commands.setdefault(whose, []).append((names, text))
+    lines = ["## Shared options", "", f"{RARE.strip()} marks an option that only `--help-all` shows.", ""]
+    for whose, rows in by_commands.items():
+        lines += table((f"Of {whose}", "meaning"), rows)
+    for name, command in every:
         arguments = [one for one in command.params if one.param_type_name == "argument"]
         words = " ".join([name, *(one.metavar or one.name.upper() for one in arguments)])
         lines += [f"## {words}", "", " ".join(command.help.partition("\n\n")[0].split()), ""]
-        rows = [(f"`{one.metavar or one.name.upper()}`", one.help or "") for one in arguments]
-        lines += (table(("argument", "meaning"), rows) if rows else []) + options(command)
+        for one in arguments:
+            lines += [f"`{one.metavar or one.name.upper()}`: {one.help or ''}", ""]
+        lines += options(command, common)
     return "\n".join(lines)
 
 
@@ -119,26 +156,32 @@ def typed(annotation: Any) -> str:
     return " or ".join(sorted(map(typed, inner))) if inner else annotation.__name__
 
 
-def settings() -> str:
-    """A table for each class of settings."""
+def settings(options: str) -> str:
+    """The fields of each class of settings: those that are options by type and default, a table of the others."""
     lines = []
     for cls in SETTINGS:
         lines += [f"### {cls.__name__}", "", " ".join((cls.__doc__ or "").split()), ""]
-        rows = []
+        rows: list[tuple[str, ...]] = []
+        listed: list[str] = []
         for name, (_, field) in cls.all_fields().items():
-            default = (
-                "required" if field.is_required() else f"`{written(field.default)}`" if field.default != () else ""
-            )
+            default = "" if field.is_required() or field.default in (None, ()) else f" = {written(field.default)}"
+            if field.description and field.description.replace("|", "\\|") in options:
+                kind = typed(field.annotation)
+                listed.append(f"{name}: {'str' if '`' in kind else kind}{default}")
+                continue
             methods = readers_of(name) if cls is config.SearchConfig else METHOD_NAMES
             read = f" Read by {', '.join(methods)}." if methods != METHOD_NAMES else ""
-            rows.append((f"`{name}`", typed(field.annotation), default, f"{field.description}{read}"))
-        lines += table(("field", "type", "default", "meaning"), rows)
+            rows.append((f"`{name}`", typed(field.annotation) + default, f"{field.description}{read}"))
+        if listed:
+            lines += ["```text", fill(", ".join(listed), 116, break_on_hyphens=False), "```", ""]
+        lines += table(("field", "type and default", "meaning"), rows) if rows else []
     return "\n".join(lines)
 
 
 def pages() -> dict[Path, str]:
     """The pages as they should be."""
-    made = {HERE / "command_line.md": command_line(), HERE / "python.md": "## Settings\n\n" + settings()}
+    options = command_line()
+    made = {HERE / "command_line.md": options, HERE / "python.md": f"## Settings\n\n{SAME}\n\n{settings(options)}"}
     return {
         path: path.read_text(encoding="utf-8").partition(MARKER)[0] + MARKER + "\n" + text
         for path, text in made.items()

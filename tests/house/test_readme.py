@@ -22,6 +22,7 @@ from winning_tickets.studies.tiny import tiny_folder
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^<!-- test: (run|dry-run|elsewhere) -->\n```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PRINTED = re.compile(r"```python\n(.*?)^```\n\nprints\n\n```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
 WITH_DRY_RUN = {"search", "evaluate", "fit-head", "transfer", "share", "super", "shrink", "export", "measure"}
 SHELL_ONLY = ("python3 -m venv ", ".venv/bin/python -m pip install ")
 
@@ -105,9 +106,43 @@ def test_offline_commands(block: str, workplace: Path, builtin: None) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("run", "python"))
-def test_offline_python(block: str, workplace: Path, builtin: None) -> None:
+def test_offline_python(
+    block: str, workplace: Path, builtin: None, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert len(block.splitlines()) <= 10
     exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    documented = PRINTED.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert documented is not None
+    if documented[1] == block:
+        same_output(documented[2], capsys.readouterr().out, "real" in request.node.name)
+
+
+def same_output(documented: str, printed: str, same_model: bool) -> None:
+    """Compare two outputs but for hashes: all words, and with the same model all numbers, which machines round."""
+    one, other = ([re.sub("[0-9a-f]{8}", "HASH", word) for word in re.findall(r"[^\s|:-]+", text)]
+                  for text in (documented, printed))  # fmt: skip
+    words = [[re.sub(r"[\d.,]*\d[\d.,]*", "N", word) for word in text] for text in (one, other)]
+    assert words[0] == words[1]
+    for left, right in zip(one, other, strict=True) if same_model else ():
+        if re.fullmatch(r"[\d.,]+", left):
+            old, new = (float(number.replace(",", "")) for number in (left, right))
+            assert new == pytest.approx(old, abs=10 if old > 1 else 0.01)  # scores, losses
+
+
+def test_another_output_would_be_noticed() -> None:
+    same_output("| loss | 0.10 |", "| loss  |  0.7 |", False)
+    same_output("| score | 45.1 |", "| score | 43.8 |", True)
+    with pytest.raises(AssertionError):
+        same_output("| loss | 0.10 |", "| cost | 0.10 |", False)
+    with pytest.raises(AssertionError):
+        same_output("| loss | 0.10 |", "| loss | 0.20 |", True)
+
+
+def test_the_readme_is_short_and_begins_with_code() -> None:
+    text = re.sub("<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"))
+    words = [len([word for word in part.split() if word.strip("|-:`#")]) for part in (text, text.partition("```")[0])]
+    assert words[0] <= 500
+    assert words[1] <= 120
 
 
 @pytest.fixture(scope="module")

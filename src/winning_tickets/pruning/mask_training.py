@@ -1,7 +1,7 @@
 """Task-agnostic mask training (TAMT, section 3.4): masks trained on the pre-training objectives, weights frozen.
 
 Several sparsities share one training: scores trained for 50 % already order the weights that matter at 60 %, so that
-every further level needs fewer steps than a search of its own (docs/explanation/ladder.md has measurements).
+every further level needs fewer steps than a search of its own (docs/explanation/mask_engine.md has measurements).
 """
 
 from __future__ import annotations

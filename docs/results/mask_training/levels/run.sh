@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One search with several sparsity levels (docs/explanation/ladder.md), compared with the separate searches of ../run.sh.
+# One search with several sparsity levels (docs/explanation/mask_engine.md), compared with the separate searches of ../run.sh.
 # Usage: DATA=<folder with wikitext-2/> OUT=<folder for the runs> bash docs/results/mask_training/levels/run.sh
 set -u
 export DATA=${DATA:?} OUT=${OUT:?} OMP_NUM_THREADS=1
