@@ -21,6 +21,9 @@ WIDE = ("README.md", "gallery.md")  # without menus at the sides
 SECTIONS = {"tutorials": "Tutorials", "how_to": "How-to", "explanation": "Explanation", "reference": "Reference"}
 SECTIONS |= {"results": "Results", "notebooks": "Tutorials"}
 MOVED = {
+    "explanation/built_in_data": "../reference/libraries.html#built-in-model-text-and-task",
+    "explanation/hostile_input": "faults.html",
+    "explanation/ladder": "mask_engine.html",
     "how_to/choose_a_torch_build": "run_on_several_processes.html",
     "how_to/hold_a_ticket_in_your_own_loop": "with_other_libraries.html#your-own-loop",
     "how_to/make_a_sentence_encoder_faster": "make_a_model_faster.html#a-sentence-encoder-step-by-step",
