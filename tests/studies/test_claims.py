@@ -129,6 +129,12 @@ def test_one_run_of_each_cell_is_inconclusive_and_the_missing_runs_are_counted()
     assert verdict.reason.endswith("with at most 1 repetition; a verdict needs 3 of each: 12 runs are missing.")
 
 
+def test_no_runs_are_missing_where_the_pairs_have_no_repetitions():
+    verdict = judged_on(lambda method, **_: 0.9 if method == "A" else 0.1, BETTER | {"pair_by": ["task"]})
+    assert (verdict.word, verdict.finding.missing_runs) == ("inconclusive", 0)
+    assert verdict.reason == "3 of 3 planned pairs are there, and none has repetitions for an interval."
+
+
 def test_a_claim_about_all_tasks_needs_repetitions_of_each():
     def number(method, task, seed, **_):
         unfinished: dict[str, float] = {}

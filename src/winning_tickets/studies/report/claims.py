@@ -387,10 +387,11 @@ def _judge(claim: StudyClaim, planned: Sequence[_Pair], confidence: float = CONF
         effect, n, repetitions = _differences(claim, counted, confidence)
     # All tasks count alike, so each needs repetitions; a task may lack a condition, such as a sparsity.
     missing = 0
+    can_repeat = claim.steadier is not None or any(pair.part(is_repetition) for pair in planned)
     by_task: _Counts = {}
     for key, own in counted.items():
         have, task = repetitions.get(key, 0), own[0].part(lambda axis: axis == "task")
-        missing += max(0, FEWEST - have) * len(own[0].cells)
+        missing += max(0, FEWEST - have) * len(own[0].cells) if can_repeat or not have else 0
         by_task[task] = max(by_task.get(task, 0), have)
     if effect is None or min(by_task.values(), default=0) < FEWEST:
         reason = _too_few(len(planned), n, by_task, missing, degenerate)
@@ -537,6 +538,9 @@ def _name_degenerate(degenerate: Sequence[str]) -> str:
 def _too_few(planned: int, n: int, by_task: _Counts, missing: int, degenerate: Sequence[str]) -> str:
     if not planned:
         return NO_PAIRS
+    if not missing and n:
+        reason = f"{n} of {planned} planned pairs are there, and none has repetitions for an interval."
+        return reason + _name_degenerate(degenerate)
     if not missing:
         reason = "No pair has a number to compare." if not degenerate else "Nothing is left to compare."
         return reason + _name_degenerate(degenerate)
