@@ -8,7 +8,6 @@ Its proof.md then has a row for each recipe, with the version, the commit and th
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -18,24 +17,18 @@ from pathlib import Path
 import pytest
 
 from samples.behavior import check
+from samples.miniature import miniature_parameters, miniature_settings, plan_miniature
+from samples.recipes import RECIPES, planned
 from samples.study_samples import InlineEngine
 from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, SuperConfig, TransferConfig
-from winning_tickets.data.glue import LAYOUTS
-from winning_tickets.data.loading import load_task
-from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.provenance import source, version
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.estimates import Estimator
-from winning_tickets.studies.load import load_study, recipe_names
-from winning_tickets.studies.miniature import miniature_parameters, miniature_settings
-from winning_tickets.studies.needs import list_problems
-from winning_tickets.studies.plan import plan_study
-from winning_tickets.studies.report import report_files, report_study
-from winning_tickets.studies.run import absolute_paths, run_study
-from winning_tickets.studies.tiny import MORE_SIZES, tiny_folder
+from winning_tickets.studies.load import load_study
+from winning_tickets.studies.report import report_study
+from winning_tickets.studies.run import run_study
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = [name for name in recipe_names() if name != "demo"]
 ONE = {"seeds": [0], "search_seeds": [0]}
 HANDFULS = [
     {
@@ -104,7 +97,7 @@ def write_row(plan, store, report, problems):
 
 @pytest.mark.parametrize("name", handful())
 def test_a_handful_of_recipes_behaves(name, miniature_store, tmp_path):
-    plan = plan_study(load_study(name), "miniature", handful()[name])
+    plan = plan_miniature(load_study(name), handful()[name])
     problems = prove(plan, miniature_store, tmp_path / "report")
     del problems["verdicts"]  # with one seed some claims have too few pairs
     assert not any(problems.values()), problems
@@ -114,31 +107,18 @@ def test_a_handful_of_recipes_behaves(name, miniature_store, tmp_path):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_behaves(name, miniature_store, tmp_path):
-    problems = prove(plan_study(load_study(name), "miniature"), miniature_store, tmp_path / "report")
+    problems = prove(planned(name, "miniature"), miniature_store, tmp_path / "report")
     assert not any(problems.values()), problems
 
 
 @pytest.mark.parametrize("handful", HANDFULS)
 def test_every_handful_is_a_part_of_its_recipes(handful):
     for name, given in handful.items():
-        plan = plan_study(load_study(name), "miniature", given)
+        plan = plan_miniature(load_study(name), given)
         assert plan.runs
         assert {run.verb for run in plan.runs.values()} == {
-            run.verb for run in plan_study(load_study(name), "miniature").runs.values()
+            run.verb for run in planned(name, "miniature").runs.values()
         }
-
-
-def test_one_line_of_each_page_says_how_small_it_is():
-    _, report = report_files(plan_study(load_study("tamt-table-2"), "miniature"), Store("no-store"), [])
-    lines = report["differences"]
-    assert lines[0].startswith("searches have 1/200 of the paper's steps")
-    model = "Mask training (TAMT), model: tiny:bert-pretrained (paper: google-bert/bert-base-uncased)"
-    assert model in lines
-
-
-def test_a_study_with_the_scale_of_a_paper_has_a_miniature():
-    assert load_study("tamt-table-3").scale_names == ["smoke", "miniature", "small", "paper"]
-    assert load_study("demo").scale_names == ["smoke", "small"]
 
 
 def test_parameters_are_smaller_and_agree_with_each_other():
@@ -189,61 +169,5 @@ def test_settings_are_smaller_and_rates_higher():
 
 
 def test_a_miniature_is_estimated_in_minutes():
-    plan = plan_study(load_study("super-tickets-table-1"), "miniature")
+    plan = planned("super-tickets-table-1", "miniature")
     assert Estimator(plan, {}).estimate(plan.runs, 2)["seconds"] < 600
-
-
-@pytest.fixture
-def download(tmp_path):
-    """A folder with the data of some tasks, larger than those of a miniature; SQuAD lies in a folder of its own."""
-    folder = tmp_path / "data"
-    for name in ("cola", "mnli"):
-        task, layout = TASKS[name], LAYOUTS[name]
-        inside = folder / "glue" / str(task.folder)
-        inside.mkdir(parents=True)
-        for split in ("train", "validation", "validation_matched"):
-            rows = [dict.fromkeys(layout.texts, f"{split} {row}") | {layout.label: "?"} for row in range(300)]
-            if file := layout.files.get(split):
-                header = [] if layout.header else ["\t".join(rows[0])]
-                labels = ["0", "1"] if name == "cola" else list(task.labels)
-                columns = layout.header or tuple(rows[0])
-                lines = [
-                    "\t".join((row | {layout.label: labels[at % len(labels)]}).get(column, "-") for column in columns)
-                    for at, row in enumerate(rows)
-                ]
-                (inside / file).write_text("\n".join([*header, *lines]) + "\n", encoding="utf-8")
-    asked = [
-        {"id": str(at), "question": f"who {at}", "answers": [{"text": "me", "answer_start": 0}]} for at in range(300)
-    ]
-    articles = {"version": "1.1", "data": [{"title": "t", "paragraphs": [{"context": "me and you", "qas": asked}]}]}
-    (folder / "squad").mkdir()
-    for name in ("train", "dev"):
-        (folder / "squad" / f"{name}-v1.1.json").write_text(json.dumps(articles), encoding="utf-8")
-    return folder
-
-
-def test_data_of_a_folder_are_cut(download, tmp_path):
-    plan = plan_study(load_study("tamt-figure-3"), "miniature", {"data_dir": str(download)})
-    name = plan.parameters["data_dir"]
-    assert name == f"tiny:cut:{download}"
-    assert list_problems(plan, lambda run: False) == []
-    folder = tiny_folder(name.removeprefix("tiny:"), tmp_path / "store")
-    cola, mnli, rte = (load_task(task, folder) for task in ("cola", "mnli", "rte"))
-    assert cola.train.texts[0][:3] == ["train 0", "train 3", "train 7"]  # every example has an equal chance
-    assert [len(cola.train), len(cola.validation["validation"])] == list(MORE_SIZES)
-    assert len(mnli.train) == MORE_SIZES[0]
-    assert "validation_mismatched" not in mnli.validation  # the folder has none
-    assert rte.train.texts[0][0].startswith("the cat")  # made in code: the folder lacks this task
-    assert len(load_task("squad", folder).train) == MORE_SIZES[0]
-
-
-def test_a_folder_that_is_missing_is_told(tmp_path):
-    plan = plan_study(load_study("tamt-figure-3"), "miniature", {"data_dir": str(tmp_path / "nothing")})
-    (problem,) = list_problems(plan, lambda run: False)
-    assert problem.startswith(f"data_dir: there is no {tmp_path / 'nothing'}; it has to be a folder")
-
-
-def test_workers_find_a_relative_folder(tmp_path, monkeypatch):
-    (tmp_path / "my" / "glue").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    assert absolute_paths({"data_dir": "tiny:cut:my/glue"}) == {"data_dir": f"tiny:cut:{tmp_path / 'my/glue'}"}

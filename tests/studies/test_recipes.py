@@ -72,7 +72,7 @@ def _check_estimate(plan, store):
 def test_a_recipe_shows_something_of_what_it_plans_and_is_listed(name):
     """Where the list is not current, run `make reference`; seconds of large plans are not compared, to save time."""
     study, listed = recipe(name), next(one for one in recipe_list() if one["name"] == name)
-    scales = ["smoke", "small"] if name == "demo" else ["smoke", "miniature", "small", "paper"]
+    scales = ["smoke", "small"] if name == "demo" else ["smoke", "small", "paper"]
     assert (study.name, study.scale_names, list(listed["scales"])) == (name, scales, scales)
     assert study.tables or study.figures
     assert (study.paper is None) == (name == "demo")

@@ -201,7 +201,7 @@ def test_scales():
         plan_study(study, "smok")
     with pytest.raises(UsageError, match="Unknown parameter of little 'task'. Did you mean 'tasks'"):
         plan_study(study, "smoke", {"task": "rte"})
-    assert "Input should be 'smoke', 'miniature', 'small' or 'paper'" in refused(little(scales={"huge": {}}))
+    assert "Input should be 'smoke', 'small' or 'paper'" in refused(little(scales={"huge": {}}))
 
 
 def test_what_is_shown_names_stages_and_axes():

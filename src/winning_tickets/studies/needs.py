@@ -15,7 +15,6 @@ from winning_tickets.report.costs import bytes_text
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.hub import unreachable
 from winning_tickets.studies.expressions import is_reference, names_in
-from winning_tickets.studies.miniature import CUT
 from winning_tickets.studies.plan import BY_DEFAULT, Plan, unset_needs
 from winning_tickets.studies.references import Run
 from winning_tickets.studies.worker import TINY
@@ -34,7 +33,7 @@ def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
     if absent:  # data of finished runs may be gone
         absent = _absent(run for run in plan.runs.values() if not is_done(run.id))
     reported = {one for name in plan.study.needs for one in _values(plan, name) if _is_missing(one)}
-    parameters = {_path(value): name for name, value in reversed(plan.parameters.items()) if isinstance(value, str)}
+    parameters = {value: name for name, value in reversed(plan.parameters.items()) if isinstance(value, str)}
     lines = (
         f"{parameters.get(value, field)}={value}: there is no {what} {value}."
         for (field, value), what in absent.items()
@@ -77,12 +76,7 @@ def _reads_test_files(plan: Plan) -> bool:
 
 def _values(plan: Plan, name: str) -> list[Any]:
     value = plan.parameters.get(name)
-    return [_path(one) for one in (value if isinstance(value, list) else [value])]
-
-
-def _path(value: Any) -> Any:
-    """Return the folder that a value names, also if only a part of its data is read."""
-    return value.removeprefix(CUT) if isinstance(value, str) else value
+    return value if isinstance(value, list) else [value]
 
 
 def _is_missing(value: Any) -> bool:
@@ -128,9 +122,8 @@ def _places(config: Mapping[str, Any]) -> Iterator[Place]:
             yield from _places(value)
         else:
             for one in value if isinstance(value, list | tuple) else [value]:
-                path = _path(one)
-                if isinstance(path, str) and not is_reference(path) and not path.startswith(TINY):
-                    yield field, path
+                if isinstance(one, str) and not is_reference(one) and not one.startswith(TINY):
+                    yield field, one
 
 
 def _lacks(field: str, value: str) -> str | None:

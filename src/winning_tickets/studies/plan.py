@@ -18,12 +18,6 @@ from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.store import query
 from winning_tickets.studies.expressions import is_reference, matches, same, strings_in, substitute
 from winning_tickets.studies.grid import MAX_PLACES, order_of, own_grid
-from winning_tickets.studies.miniature import (
-    MINIATURE,
-    cut_folder,
-    miniature_parameters,
-    miniature_settings,
-)
 from winning_tickets.studies.references import Point, Resolver, Run, target_id
 from winning_tickets.studies.schema import SCALES, Stage, Study, map_conditions
 from winning_tickets.studies.verbs import verb_named
@@ -71,7 +65,7 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
     order = order_of(study)
     try:
         for name in order:
-            placed[name] = list(_place_stage(study, name, parameters, placed, runs, scale == MINIATURE))
+            placed[name] = list(_place_stage(study, name, parameters, placed, runs))
     except UsageError as error:
         unset = unset_needs(study, parameters, [name for name in study.needs if name not in BY_DEFAULT])
         raise UsageError(*unset, *error.lines) from error
@@ -102,15 +96,11 @@ def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
 def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of a scale."""
     known: dict[str, dict[str, Any]] = {str(name): values for name, values in study.scales.items()}
-    if scale not in study.scale_names:
+    if scale not in known:
         if scale not in SCALES:
             raise unknown("scale", scale, SCALES)
         raise UsageError(f"The study {study.name} has no scale {scale!r}; it has {', '.join(study.scale_names)}.")
-    if scale == MINIATURE:
-        parameters = miniature_parameters(study.parameters | known["paper"]) | known.get(scale, {})
-        overrides = {name: cut_folder(value) if name == "data_dir" else value for name, value in overrides.items()}
-    else:
-        parameters = study.parameters | known[scale]
+    parameters = study.parameters | known[scale]
     for name in overrides:
         if name not in parameters:
             raise unknown(f"parameter of {study.name}", name, parameters)
@@ -257,7 +247,6 @@ def _place_stage(
     parameters: Mapping[str, Any],
     placed: Mapping[str, list[Point]],
     runs: dict[str, Run],
-    miniature: bool,
 ) -> Iterator[Point]:
     stage = study.stages[name]
     if not substitute(stage.when, parameters):
@@ -286,25 +275,28 @@ def _place_stage(
                 count += 1
                 if count > MAX_PLACES:
                     raise UsageError(f"more than {MAX_PLACES:,} places, which a stage may have; split the study")
-                run = _run(name, stage, substitute(resolved, {**parameters, **axes}), miniature)
+                run = run_of(name, stage.verb, _settings(stage, substitute(resolved, {**parameters, **axes})))
                 yield Point(name, axes, runs.setdefault(run.id, run).id)
         except UsageError as error:
             where = ", ".join(f"{axis}={value}" for axis, value in own.items())
             raise UsageError(f"Stage {name}{f' ({where})' if where else ''}: {error}") from error
 
 
-def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bool) -> Run:
+def _settings(stage: Stage, fields: Mapping[str, Any]) -> Settings:
     settings = verb_named(stage.verb).settings.of(**fields)
     # Whether files and texts exist is checked on the machine that does the run.
     problems = misnamed(settings, with_files=False, with_corpus=False)
     if problems:
         raise UsageError(" ".join(problems))
-    if miniature:
-        settings = miniature_settings(settings)
+    return settings
+
+
+def run_of(stage: str, verb: str, settings: Settings) -> Run:
+    """Return the run of a verb with some settings, whose references are `@ID/path`."""
     config = _fields(settings)
     needs = tuple(dict.fromkeys(target_id(text) for text in strings_in(config) if is_reference(text)))
-    identity = run_id(settings, _slug(stage.verb, settings), verb=stage.verb)
-    return Run(identity, stage.verb, stage_name, config, needs, settings)
+    identity = run_id(settings, _slug(verb, settings), verb=verb)
+    return Run(identity, verb, stage, config, needs, settings)
 
 
 def _fields(settings: Settings) -> dict[str, Any]:

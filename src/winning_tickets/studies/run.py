@@ -18,7 +18,6 @@ from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.engines import Engine
 from winning_tickets.studies.estimates import Estimator
 from winning_tickets.studies.expressions import map_strings
-from winning_tickets.studies.miniature import CUT
 from winning_tickets.studies.needs import is_there
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Run
@@ -197,8 +196,6 @@ def absolute_paths(value: Any) -> Any:
     """Make existing paths absolute, because workers may have other working directories."""
 
     def absolute(text: str) -> str:
-        if text.startswith(CUT):
-            return CUT + absolute(text.removeprefix(CUT))
         may_be_path = text.startswith((".", "~")) or "/" in text
         if may_be_path and not text.startswith(("@", TINY, "builtin:")) and is_there(text):
             return str(Path(text).expanduser().absolute())

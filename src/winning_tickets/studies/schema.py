@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from winning_tickets.config import Settings
 
-SCALES = ("smoke", "miniature", "small", "paper")
-"""`smoke`: a tiny generated model; `small`: hours on two cores; `paper`: the sizes of the paper; `miniature`: the scale
-`paper` made small by the rules of `studies.miniature`."""
+SCALES = ("smoke", "small", "paper")
+"""`smoke`: a tiny generated model; `small`: hours on two cores; `paper`: the sizes of the paper."""
 
 VerbName = Literal[
     "fit-head",
@@ -298,7 +297,7 @@ class Study(Settings):
     deviations: dict[str, Deviation] = Field(default_factory=dict)  # what differs from the paper
     needs: dict[str, str] = Field(default_factory=dict)  # parameter -> what the user provides
     parameters: dict[str, Any] = Field(default_factory=dict)  # values for all scales; the values of a scale win
-    scales: dict[Literal["smoke", "miniature", "small", "paper"], dict[str, Any]]  # `miniature`: only exceptions
+    scales: dict[Literal["smoke", "small", "paper"], dict[str, Any]]
     stages: dict[str, Stage] = Field(min_length=1)
     tables: dict[str, StudyTable] = Field(default_factory=dict)
     figures: dict[str, Figure] = Field(default_factory=dict)
@@ -309,7 +308,7 @@ class Study(Settings):
     @property
     def scale_names(self) -> list[str]:
         """The scales that the study can run at, from the smallest."""
-        return [name for name in SCALES if ("paper" if name == "miniature" else name) in self.scales]
+        return [name for name in SCALES if name in self.scales]
 
 
 def map_conditions(shown: Any, change: Callable[[Any], Any]) -> Any:

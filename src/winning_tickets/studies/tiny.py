@@ -1,18 +1,15 @@
-"""Tiny models and data for the scales `smoke` and `miniature`; data have learnable labels, or are cut from a folder."""
+"""Tiny models and data for the scale `smoke`; the data have labels that can be learned."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
@@ -20,32 +17,25 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForMaskedLM,
-    AutoModelForPreTraining,
     BertConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
 )
 from transformers.utils import logging as transformers_logging
 
-from winning_tickets.data.glue import LAYOUTS, SERVER_FILES, GlueLayout, folders_of
-from winning_tickets.data.readers import read_lines
+from winning_tickets.data.glue import LAYOUTS, SERVER_FILES, GlueLayout
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import unknown
 from winning_tickets.runs.files import build_directory
-from winning_tickets.runs.identity import digest
-from winning_tickets.runs.text import read_text
 
 SUBJECTS = ("the cat", "a dog", "birds", "she", "rain", "he")
 VERBS = ("sat", "slept", "sang", "fell")
 PLACES = ("on the mat", "over the hill", "in the tall tree", "by the window", "on the roof", "in the house")
 SIZES = (48, 24)  # examples for training and for validation
-MORE_SIZES = (80, 40)
-_SECTION = 12  # sentences of a section
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_PRETRAINING_STEPS, _PRETRAINING_BATCH, _PRETRAINING_RATE = 150, 48, 2e-3
+ROBERTA_IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "max_position_embeddings": 514}
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-_MORE_HEADS = _SIZES | {"hidden_size": 48, "num_attention_heads": 12, "intermediate_size": 96}
 
 
 def sentences() -> list[str]:
@@ -54,15 +44,11 @@ def sentences() -> list[str]:
 
 
 def tiny_folder(name: str, parent: Path) -> Path:
-    """Return the folder of a tiny model or data set, which is created on first use; several processes may do so.
-
-    `cut:FOLDER` is the data of a folder, cut to a few examples of each task.
-    """
-    kind, _, source = name.partition(":")
-    make = partial(_cut, Path(source)) if kind == CUT and source else MAKERS.get(name)
+    """Return the folder of a tiny model or data set, which is created on first use; several processes may do so."""
+    make = MAKERS.get(name)
     if make is None:
         raise unknown("tiny model or data set", name, MAKERS)
-    folder = parent / (f"{CUT}-{digest(source)}" if source else name)
+    folder = parent / name
     if not folder.is_dir():
         try:
             build_directory(folder, make)
@@ -74,64 +60,36 @@ def tiny_folder(name: str, parent: Path) -> Path:
     return folder
 
 
-def _bert(folder: Path, layers: int = 2, seed: int = 0, steps: int = 0) -> None:
-    words = _vocabulary(english=steps > 0)
-    sizes = (_MORE_HEADS if steps else _SIZES) | {"num_hidden_layers": layers}
-    config = BertConfig(**sizes, vocab_size=len(words), pad_token_id=0)
-    _model(folder, config, words, seed, steps)
+def _bert(folder: Path, seed: int = 0) -> None:
+    words = vocabulary(sentences())
+    _model(folder, BertConfig(**_SIZES, vocab_size=len(words), pad_token_id=0), words, seed)
 
 
-def _roberta(folder: Path, layers: int = 2, seed: int = 0, steps: int = 0) -> None:
-    words = _vocabulary(english=steps > 0)
-    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "max_position_embeddings": 514}
-    sizes = (_MORE_HEADS if steps else _SIZES) | {"num_hidden_layers": layers}
-    config = RobertaConfig(**sizes, vocab_size=len(words), **ids)
-    _model(folder, config, words, seed, steps)
+def _roberta(folder: Path) -> None:
+    words = vocabulary(sentences())
+    _model(folder, RobertaConfig(**_SIZES, **ROBERTA_IDS, vocab_size=len(words)), words, seed=0)
 
 
-def _model(folder: Path, config: BertConfig | RobertaConfig, words: dict[str, int], seed: int, steps: int) -> None:
-    """Write a model with random weights, or after `steps` of pre-training, then with a pooler if its family has one."""
-    config.initializer_range = 0.1 if steps else 0.3  # larger than usual, so that pruning changes the outputs visibly
-    kind: Any = AutoModelForPreTraining if steps else AutoModelForMaskedLM
-    tokenizer: Any = _tokenizer(words)
+def _model(folder: Path, config: BertConfig | RobertaConfig, words: dict[str, int], seed: int) -> None:
+    """Write a model with random weights, and its tokenizer."""
+    config.initializer_range = 0.3  # larger than usual, so that pruning changes the outputs visibly
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = kind.from_config(config, trust_remote_code=False)
-        _pretrain(model, tokenizer, steps)
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        AutoModelForMaskedLM.from_config(config, trust_remote_code=False).save_pretrained(folder)
+    make_tokenizer(words).save_pretrained(folder)
 
 
-def _pretrain(model: Any, tokenizer: Any, steps: int) -> None:
-    """Train a model on masked words of the sentences."""
-    texts = tokenizer(sentences(), return_tensors="pt", padding=True)["input_ids"]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_PRETRAINING_RATE)
-    special = torch.tensor(tokenizer.all_special_ids)
-    for _ in range(steps):
-        ids = texts[torch.randint(len(texts), (_PRETRAINING_BATCH,))]
-        masked = (torch.rand(ids.shape) < 0.15) & ~torch.isin(ids, special)
-        outputs = model(ids.masked_fill(masked, tokenizer.mask_token_id), attention_mask=ids != tokenizer.pad_token_id)
-        logits = outputs.prediction_logits if "prediction_logits" in outputs else outputs.logits
-        loss: Any = torch.nn.functional.cross_entropy(logits[masked], ids[masked])
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def _vocabulary(english: bool = False) -> dict[str, int]:
-    """Return the word pieces of the sentences; `english` adds pieces to spell any English text, and frequent words."""
-    words = sorted({word for sentence in sentences() for word in sentence.split()})
-    letters = sorted({letter for word in words for letter in word})
-    if english:
-        letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
-        words = sorted({*words, *ENGLISH_STOP_WORDS})
+def vocabulary(texts: Iterable[str], letters: Iterable[str] = ()) -> dict[str, int]:
+    """Return the word pieces of texts: their words, and the given letters or else those of the words."""
+    words = sorted({word for text in texts for word in text.split()})
+    letters = list(letters) or sorted({letter for word in words for letter in word})
     longer = [word for word in words if len(word) > 1]
     tokens = [*_SPECIAL, *letters, *(f"##{letter}" for letter in letters), *longer]
     return {token: number for number, token in enumerate(tokens)}
 
 
-def _tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
+def make_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
     backend = Tokenizer(WordPiece(ids, unk_token="[UNK]"))  # noqa: S106 - a token of a vocabulary
     backend.normalizer = BertNormalizer(lowercase=True)
     backend.pre_tokenizer = BertPreTokenizer()
@@ -157,25 +115,7 @@ def _text(folder: Path) -> None:
         (folder / f"{name}.txt").write_text("\n".join(chosen) + "\n", encoding="utf-8")
 
 
-def _headed_text(folder: Path) -> None:
-    """Write a corpus of sections with headings, of which every fourth is for validation."""
-    simple = sentences()
-    lines = [
-        f"{first} and {simple[(at + 7 * skip) % len(simple)]}"
-        for skip in range(1, 25)
-        for at, first in enumerate(simple)
-    ]
-    for name, valid in (("train", False), ("valid", True)):
-        parts = [lines[start : start + _SECTION] for start in range(0, len(lines), _SECTION)]
-        text = ""
-        for number, part in enumerate(parts):
-            if (number % 4 == 3) == valid:
-                paragraphs = (" . ".join(part[start : start + 4]) for start in range(0, _SECTION, 4))
-                text += "".join(f" {line} \n" for line in (f"= Part {number} =", *paragraphs))
-        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-
-
-def _glue(folder: Path, sizes: tuple[int, int] = SIZES) -> None:
+def write_glue(folder: Path, sizes: tuple[int, int] = SIZES) -> None:
     """Write files in the format of GLUE, SNLI, SciTail and SQuAD downloads; the first words determine the labels."""
     train, validation = sizes
     for name, layout in LAYOUTS.items():
@@ -236,64 +176,11 @@ def _articles(count: int, offset: int) -> dict[str, object]:
     return {"version": "1.1", "data": [{"title": "tiny", "paragraphs": paragraphs}]}
 
 
-def _cut(source: Path, folder: Path) -> None:
-    """Write files like those of a folder with every n-th example; tasks that the folder lacks are generated."""
-    _glue(folder, MORE_SIZES)
-    for name, layout in LAYOUTS.items():
-        task = TASKS[name]
-        files = [layout.files[split] for split in layout.splits(task)]
-        found = _place(task, source, files[0])
-        if found is None:
-            continue
-        for file in (*files, *SERVER_FILES.get(name, {}).values()):
-            target = folder / str(task.folder) / file
-            if not (found / file).is_file():
-                target.unlink()  # the files of a task must not come from two sources
-                continue
-            head, *lines = "\n".join(read_lines(found / file)).rstrip("\n").split("\n")
-            if layout.header is not None or file.endswith(".jsonl"):
-                head, lines = "", [head, *lines]
-            kept = _thinned(lines, MORE_SIZES[file != files[0]])
-            target.write_text("".join(f"{line}\n" for line in ([head] if head else []) + kept), encoding="utf-8")
-    _cut_squad(_place(TASKS["squad"], source, "train-v1.1.json"), folder / "squad")
-
-
-def _place(task: Task, source: Path, file: str) -> Path | None:
-    """Return the folder of a task's files in a folder, or in one of its direct subfolders."""
-    inside = sorted(path for path in source.iterdir() if path.is_dir())
-    return next((found for one in (source, *inside) for found in folders_of(task, one, file)), None)
-
-
-def _thinned(items: Sequence[Any], count: int) -> list[Any]:
-    """Return `count` evenly spaced items, or all if there are fewer."""
-    return [items[place * len(items) // count] for place in range(count)] if len(items) > count else list(items)
-
-
-def _cut_squad(source: Path | None, folder: Path) -> None:
-    for name, count in zip(("train", "dev"), MORE_SIZES, strict=True) if source else ():
-        content = json.loads(read_text(Path(str(source)) / f"{name}-v1.1.json"))
-        asked = [
-            (part["context"], one)
-            for article in content["data"]
-            for part in article["paragraphs"]
-            for one in part["qas"]
-        ]
-        paragraphs = [{"context": context, "qas": [one]} for context, one in _thinned(asked, count)]
-        articles = {"version": "1.1", "data": [{"title": "cut", "paragraphs": paragraphs}]}
-        (folder / f"{name}-v1.1.json").write_text(json.dumps(articles), encoding="utf-8")
-
-
-CUT = "cut"  # used as `tiny:cut:FOLDER`
 MAKERS: dict[str, Callable[[Path], None]] = {
     "bert": _bert,
     "bert-other": partial(_bert, seed=1),
     "roberta": _roberta,
-    "bert-pretrained": partial(_bert, steps=_PRETRAINING_STEPS),
-    "bert-deep": partial(_bert, layers=3, steps=_PRETRAINING_STEPS),
-    "roberta-pretrained": partial(_roberta, steps=_PRETRAINING_STEPS),
     "text": _text,
-    "articles": _headed_text,
-    "glue": _glue,
-    "glue-more": partial(_glue, sizes=MORE_SIZES),
+    "glue": write_glue,
 }
 """Functions that write a model or data set, by the name after `tiny:`."""

@@ -30,7 +30,7 @@ Source = Annotated[
         metavar="NAME_OR_FILE", help="A recipe of `tickets recipes`, a YAML file, or a folder with a study.yaml."
     ),
 ]
-Scale = Annotated[str, typer.Option("--scale", help="Scale: smoke, miniature, small or paper.")]
+Scale = Annotated[str, typer.Option("--scale", help="Scale: smoke, small or paper.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter, such as tasks=rte,mrpc.")
 ]

@@ -16,7 +16,6 @@ from winning_tickets.runs.files import read_json, read_object, write_bytes, writ
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.contract import Held
-from winning_tickets.studies.miniature import MINIATURE, MINIATURE_NOTE
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.report.charts import draw_plot
 from winning_tickets.studies.report.chosen import choice_grids, keep_chosen
@@ -143,7 +142,7 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
         "study": study.name,
         "scale": plan.scale,
         "part": list(plan.part),
-        "differences": [MINIATURE_NOTE] * (plan.scale == MINIATURE) + [row.text for row in held.rows if row.differs],
+        "differences": [row.text for row in held.rows if row.differs],
         "deviations": held.notes,
         "runs": count_states({run.id: run for run in planned}.values()),
         "tables": [grid.name for grid in grids],

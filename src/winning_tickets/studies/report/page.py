@@ -11,7 +11,6 @@ from winning_tickets.report.figures import page_svg
 from winning_tickets.report.page import fill_template
 from winning_tickets.studies.contract import Held
 from winning_tickets.studies.expressions import without_axes
-from winning_tickets.studies.miniature import MINIATURE, MINIATURE_NOTE
 from winning_tickets.studies.needs import used_parameters
 from winning_tickets.studies.plan import Plan, shown_setting
 from winning_tickets.studies.report.claims import Verdict
@@ -50,7 +49,6 @@ def render_page(
         "paper": PAPERS.get(study.paper or ""),
         "part": plan.part,
         "rows": held.rows,
-        "miniature": MINIATURE_NOTE if plan.scale == MINIATURE else "",
         "deviations": list(held.notes.values()),
         "counts": count_states(unique),
         "total": len(unique),
