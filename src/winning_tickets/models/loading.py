@@ -78,7 +78,7 @@ class ModelNotFound(UsageError):  # noqa: N818 - named after the event
     """There is no such model in a folder, nor on the hub as far as it can be reached."""
 
 
-def resolve_model(name: str, onnx: bool = False) -> str:
+def resolve_model(name: str, *, onnx: bool = False) -> str:
     """Return the argument of `from_pretrained` for a name: a folder for `builtin:...` and paths, else the hub id.
 
     A folder with an ONNX export, which has no weights for PyTorch, is accepted with `onnx` alone.
@@ -160,7 +160,7 @@ def load_plm(
     given = memory.find(name)
     if given is None:
         where = resolve_model(name)
-        opened = _open(where, name, revision, layers, _access(name, where))
+        opened = _open(where, name, revision, layers, access=_access(name, where))
         checkpoints.check_weights(opened.shapes, where)
         state, config, architecture = None, opened.config, opened.architecture
     else:
@@ -221,7 +221,7 @@ def _untrained(name: str, head: Head, architecture: Architecture, missing: list[
 
 
 def outline(
-    name: str, head: Head = "none", revision: str | None = None, layers: int | None = None, onnx: bool = False
+    name: str, head: Head = "none", revision: str | None = None, layers: int | None = None, *, onnx: bool = False
 ) -> PLM:
     """Return a model without data, on the device `meta`, from its configuration alone.
 
@@ -229,13 +229,13 @@ def outline(
     """
     given, shapes = memory.find(name), None
     if given is None:
-        where = resolve_model(name, onnx)
-        opened = _open(where, name, revision, layers, _access(name, where), download=False)
+        where = resolve_model(name, onnx=onnx)
+        opened = _open(where, name, revision, layers, access=_access(name, where), download=False)
         config, architecture, shapes = opened.config, opened.architecture, opened.shapes
     else:
         config = given.configuration()
         architecture = _cut(config, layers, name)
-    return _outline_of(name, revision, layers, config, architecture, shapes, head)
+    return _outline_of(name, revision, layers, config, architecture=architecture, shapes=shapes, head=head)
 
 
 def _outline_of(
@@ -243,6 +243,7 @@ def _outline_of(
     revision: str | None,
     layers: int | None,
     config: Any,
+    *,
     architecture: Architecture | None,
     shapes: checkpoints.Shapes | None,
     head: Head,
@@ -258,28 +259,30 @@ def _outline_of(
 
 
 def examine(
-    name: str, head: Head = "none", revision: str | None = None, layers: int | None = None, onnx: bool = False
+    name: str, head: Head = "none", revision: str | None = None, layers: int | None = None, *, onnx: bool = False
 ) -> PLM | None:
     """Open a model with the checks of `load_plm`, but without its weights: they are on the device `meta`.
 
     Nothing is downloaded and no code of a model runs. The result is None for a model that only the hub has, and for one
     that the user lets run code of its own; a model that may run such code, and has none, comes without its tokenizer.
     """
-    where, trusted = resolve_model(name, onnx), is_trusted()
+    where, trusted = resolve_model(name, onnx=onnx), is_trusted()
     here = Path(where).is_dir()
     if not here and not is_cached(where, "model"):
         return None
     access = {} if here else {"local_files_only": True}
-    with trusting(False):
+    with trusting(remote_code=False):
         try:
-            opened = _open(where, name, revision, layers, access, download=False)
+            opened = _open(where, name, revision, layers, access=access, download=False)
         except UsageError as error:
             if trusted or (isinstance(error, ModelNotFound) and not here):  # the cache may have another revision
                 return None
             raise
         if not (onnx and is_onnx(where)):
             checkpoints.check_weights(opened.shapes, where)
-        plm = _outline_of(name, revision, layers, opened.config, opened.architecture, opened.shapes, head)
+        plm = _outline_of(
+            name, revision, layers, opened.config, architecture=opened.architecture, shapes=opened.shapes, head=head
+        )
         return plm if trusted else replace(plm, tokenizer=fit_tokenizer_(opened.load_tokenizer(), plm.model, name))
 
 
@@ -305,6 +308,7 @@ def _open(
     name: str,
     revision: str | None,
     layers: int | None,
+    *,
     access: dict[str, Any],  # more arguments of `from_pretrained`
     download: bool = True,
 ) -> _Checkpoint:
@@ -540,7 +544,7 @@ def set_dropout(model: nn.Module, probability: float) -> None:
                 setattr(module, name, probability)
 
 
-def separate_decoder(plm: PLM, masked: bool) -> None:
+def separate_decoder(plm: PLM, *, masked: bool) -> None:
     """Untie the output embeddings if the embeddings are masked: their dense matrix and bias are saved separately."""
     decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
     embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)

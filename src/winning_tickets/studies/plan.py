@@ -71,7 +71,7 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
     order = order_of(study)
     try:
         for name in order:
-            placed[name] = list(_place_stage(study, name, parameters, placed, runs, scale == MINIATURE))
+            placed[name] = list(_place_stage(study, name, parameters, placed, runs=runs, miniature=scale == MINIATURE))
     except UsageError as error:
         unset = unset_needs(study, parameters, [name for name in study.needs if name not in BY_DEFAULT])
         raise UsageError(*unset, *error.lines) from error
@@ -256,6 +256,7 @@ def _place_stage(
     name: str,
     parameters: Mapping[str, Any],
     placed: Mapping[str, list[Point]],
+    *,
     runs: dict[str, Run],
     miniature: bool,
 ) -> Iterator[Point]:
@@ -286,14 +287,14 @@ def _place_stage(
                 count += 1
                 if count > MAX_PLACES:
                     raise UsageError(f"more than {MAX_PLACES:,} places, which a stage may have; split the study")
-                run = _run(name, stage, substitute(resolved, {**parameters, **axes}), miniature)
+                run = _run(name, stage, substitute(resolved, {**parameters, **axes}), miniature=miniature)
                 yield Point(name, axes, runs.setdefault(run.id, run).id)
         except UsageError as error:
             where = ", ".join(f"{axis}={value}" for axis, value in own.items())
             raise UsageError(f"Stage {name}{f' ({where})' if where else ''}: {error}") from error
 
 
-def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bool) -> Run:
+def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], *, miniature: bool) -> Run:
     settings = verb_named(stage.verb).settings.of(**fields)
     # Whether files and texts exist is checked on the machine that does the run.
     problems = misnamed(settings, with_files=False, with_corpus=False)

@@ -78,7 +78,7 @@ def _bert(folder: Path, layers: int = 2, seed: int = 0, steps: int = 0) -> None:
     words = _vocabulary(english=steps > 0)
     sizes = (_MORE_HEADS if steps else _SIZES) | {"num_hidden_layers": layers}
     config = BertConfig(**sizes, vocab_size=len(words), pad_token_id=0)
-    _model(folder, config, words, seed, steps)
+    _model(folder, config, words, seed, steps=steps)
 
 
 def _roberta(folder: Path, layers: int = 2, seed: int = 0, steps: int = 0) -> None:
@@ -86,10 +86,10 @@ def _roberta(folder: Path, layers: int = 2, seed: int = 0, steps: int = 0) -> No
     ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "max_position_embeddings": 514}
     sizes = (_MORE_HEADS if steps else _SIZES) | {"num_hidden_layers": layers}
     config = RobertaConfig(**sizes, vocab_size=len(words), **ids)
-    _model(folder, config, words, seed, steps)
+    _model(folder, config, words, seed, steps=steps)
 
 
-def _model(folder: Path, config: BertConfig | RobertaConfig, words: dict[str, int], seed: int, steps: int) -> None:
+def _model(folder: Path, config: BertConfig | RobertaConfig, words: dict[str, int], seed: int, *, steps: int) -> None:
     """Write a model with random weights, or after `steps` of pre-training, then with a pooler if its family has one."""
     config.initializer_range = 0.1 if steps else 0.3  # larger than usual, so that pruning changes the outputs visibly
     kind: Any = AutoModelForPreTraining if steps else AutoModelForMaskedLM
@@ -119,7 +119,7 @@ def _pretrain(model: Any, tokenizer: Any, steps: int) -> None:
         optimizer.zero_grad()
 
 
-def _vocabulary(english: bool = False) -> dict[str, int]:
+def _vocabulary(*, english: bool = False) -> dict[str, int]:
     """Return the word pieces of the sentences; `english` adds pieces to spell any English text, and frequent words."""
     words = sorted({word for sentence in sentences() for word in sentence.split()})
     letters = sorted({letter for word in words for letter in word})
