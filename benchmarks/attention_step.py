@@ -33,7 +33,7 @@ class AttentionBench(Bench):
         step = self.fine_tuning(model, [self.inputs | {"labels": labels}])
 
         def with_chosen_attention() -> None:
-            with attention_for_training(model, self.device, self.options.bf16):
+            with attention_for_training(model, self.device, bf16=self.options.bf16):
                 step()
 
         return with_chosen_attention if variant == "chosen" else step

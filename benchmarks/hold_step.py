@@ -73,11 +73,11 @@ class HoldBench(Bench):
             weights = prunable_views(model.base_model, prunable_names(plm))
             masks = keep_top({name: weight.abs() for name, weight in weights.items()}, SPARSITY)
         config = SearchConfig(model="benchmark", method="magnitude").model_dump(mode="json")
-        base = BaseModelInfo.of(model.base_model, "benchmark", "bert", None, None)
+        base = BaseModelInfo.of(model.base_model, "benchmark", "bert", None, layers=None)
         info = TicketInfo(
             method="magnitude", scope="encoder+embeddings", config=config, applies_to=base, seed=0, step=None
         )
-        return Ticket({name: mask.cpu() for name, mask in masks.items()}, info, None, gates, structure)
+        return Ticket({name: mask.cpu() for name, mask in masks.items()}, info, None, gates, structure=structure)
 
     def _fine_tuning(self, variant: str) -> Step:
         model = self._model(BertForSequenceClassification)

@@ -45,7 +45,7 @@ class ImportanceBench(Bench):
         units = ["heads", "ffns", *(["neurons"] if variant == "neurons" else [])]
 
         def importances() -> None:
-            add_up(model, structure, objective, [batch] * self.batches, units, bf16=self.options.bf16)
+            add_up(model, structure, objective, [batch] * self.batches, units=units, bf16=self.options.bf16)
 
         def passes() -> None:
             lowest = model.base_model.get_submodule(structure.context_module(0))

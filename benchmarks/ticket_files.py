@@ -59,7 +59,7 @@ class TicketBench:
             method="magnitude",
             scope="encoder+embeddings",
             config=config,
-            applies_to=BaseModelInfo.of(model, "benchmark", "bert", None, None),
+            applies_to=BaseModelInfo.of(model, "benchmark", "bert", None, layers=None),
             seed=0,
         )
         self.ticket = Ticket({name: mask.cpu() for name, mask in self.masks.items()}, info)

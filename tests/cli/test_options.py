@@ -99,8 +99,8 @@ LINES = [
 def test_options_become_fields(line, expected, monkeypatch):
     seen = []
 
-    def stop(kind: Any, *rest: Any) -> None:
-        seen.append(settings_of(kind, *rest))
+    def stop(kind: Any, *rest: Any, inline: str) -> None:
+        seen.append(settings_of(kind, *rest, inline=inline))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("winning_tickets.cli.commands.settings_of", stop)
@@ -120,7 +120,7 @@ def test_parts_of_settings_come_from_the_file_and_from_options(tmp_path):
     assert (smart.alpha, smart.steps, smart.norm) == (2.0, 4, "l2")
     file.write_text("fine_tuning: rte\n")
     with pytest.raises(UsageError, match="fine_tuning in .*c.yaml must be a mapping of fields .* found 'rte'"):
-        settings_of(SuperConfig, file, {}, {}, "fine_tuning")
+        settings_of(SuperConfig, file, {}, {}, inline="fine_tuning")
     file.write_text("? ''\n: ''\n")
     with pytest.raises(UsageError, match=r"Unknown field ''(.|\n)*come from .*c.yaml"):
         settings_of(TransferConfig, file, {})

@@ -29,7 +29,7 @@ def named(sizes):
 
 def mixed(sizes, mixing, steps, seed=0, main="task0", ratio=1.5):
     options = {"main": main, "ratio": ratio} if mixing == "ratio" else {}
-    return MixedBatches({name: Numbers(name) for name in sizes}, sizes, mixing, steps, seed, **options)
+    return MixedBatches({name: Numbers(name) for name in sizes}, sizes, mixing, steps, seed=seed, **options)
 
 
 def sources(batches):
@@ -129,7 +129,7 @@ def test_the_sum_hears_everybody_at_every_step():
 @pytest.mark.parametrize("options", [{}, {"main": "c", "ratio": 1.0}, {"main": "a"}, {"main": "a", "ratio": -1.0}])
 def test_ratio_needs_a_source_and_a_number(options):
     with pytest.raises(ValueError, match="needs main, one of a, b, and ratio, 0 or more; found"):
-        MixedBatches({"a": Numbers("a"), "b": Numbers("b")}, {"a": 1, "b": 1}, "ratio", 1, 0, **options)
+        MixedBatches({"a": Numbers("a"), "b": Numbers("b")}, {"a": 1, "b": 1}, "ratio", 1, seed=0, **options)
 
 
 def tasks(counts, batch_size, seed=0):
@@ -151,7 +151,7 @@ def test_every_example_comes_once_in_each_pass_over_its_task(mixing):
     sizes = {name: batches.per_epoch for name, batches in made.items()}
     options = {"main": "task1", "ratio": 2.0} if mixing == "ratio" else {}
     steps = 4 * epoch_steps(sizes, mixing, **options)
-    batches = MixedBatches(made, sizes, mixing, steps, 0, **options)
+    batches = MixedBatches(made, sizes, mixing, steps, seed=0, **options)
     seen = {name: [] for name in sizes}
     for step in range(steps):
         for name, labels in batches[step].items():

@@ -231,7 +231,16 @@ def test_sections_of_wikitext(shared_data: Path) -> None:
     corpus = load_corpus(str(shared_data / "wikitext-2"), "validation")
     words = sorted({word for line in corpus.lines for word in line.split()})
     stream = tokenize(corpus, tiny_tokenizer([" ".join(words)]))
-    cut = Sections(stream, 509, 3, 16, 0, False, [tiny_tokenizer([" ".join(words)]).convert_tokens_to_ids("=")], 0.1)
+    cut = Sections(
+        stream,
+        509,
+        3,
+        16,
+        seed=0,
+        shuffle=False,
+        heading_ids=[tiny_tokenizer([" ".join(words)]).convert_tokens_to_ids("=")],
+        short_probability=0.1,
+    )
     rows = np.concatenate([cut.spans(index) for index in range(cut.epoch_batches)])
     lengths = rows[:, 1] - rows[:, 0] + rows[:, 3] - rows[:, 2]
     assert (lengths.max(), lengths.min() >= 1) == (509, True)

@@ -183,10 +183,10 @@ def test_a_faster_process_wins(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) 
     """Another process finishes the same entry while this one is still writing."""
     write = token_cache._write
 
-    def interrupted(*given: Any) -> None:
+    def interrupted(*given: Any, end: Any) -> None:
         monkeypatch.setattr(token_cache, "_write", write)
         tokenize(corpus_of(LINES), tokenizer)
-        write(*given)
+        write(*given, end=end)
 
     monkeypatch.setattr(token_cache, "_write", interrupted)
     stream = tokenize(corpus_of(LINES), tokenizer)
@@ -197,10 +197,10 @@ def test_a_faster_process_wins(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) 
 def test_a_second_launch_waits_for_the_first(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write, begun, found = token_cache._write, threading.Barrier(2), []
 
-    def slow(*arguments: Any) -> None:
+    def slow(*arguments: Any, end: Any) -> None:
         begun.wait()
         time.sleep(0.2)
-        write(*arguments)
+        write(*arguments, end=end)
 
     def second() -> None:
         begun.wait()
@@ -273,8 +273,8 @@ def test_reading_counts_as_use(tokenizer: Any) -> None:
 def test_entries_that_another_process_removes_meanwhile(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original = token_cache._folders
 
-    def removed(hidden: bool) -> list[Path]:
-        found = original(hidden)
+    def removed(*, hidden: bool) -> list[Path]:
+        found = original(hidden=hidden)
         for path in found:
             shutil.rmtree(path)
         return found

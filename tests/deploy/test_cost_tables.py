@@ -23,7 +23,7 @@ def bert(tmp_path):
 
 @pytest.mark.parametrize("counted", ["flops", "size"])
 def test_counted_costs_add_up_to_those_of_the_model(bert, counted):
-    table = cost_table(bert, counted, 2, 8, QUIET)
+    table = cost_table(bert, counted, 2, 8, runtime=QUIET)
     assert table.of(DENSE) == pytest.approx(1)
     assert table.sizes[0] == 0
     assert table.sizes[-1] == 64
@@ -50,28 +50,28 @@ def test_times_never_fall_with_more_units_and_are_measured_once(bert, monkeypatc
         return np.array(numbers) * (1 + noise * generator.random((repeats, len(passes))))
 
     monkeypatch.setattr(measure, "take_turns", noisy)
-    table = cost_table(bert, "latency", 2, 8, QUIET)
+    table = cost_table(bert, "latency", 2, 8, runtime=QUIET)
     assert calls
     for row in (table.heads, table.neurons):
         assert row[0] == 0
         assert np.all(np.diff(row) >= 0)
     assert table.of(DENSE) == pytest.approx(1)
     calls.clear()
-    assert cost_table(bert, "latency", 2, 8, QUIET) == table
+    assert cost_table(bert, "latency", 2, 8, runtime=QUIET) == table
     assert not calls
-    assert cost_table(bert, "latency", 2, 16, QUIET).about["length"] == 16
+    assert cost_table(bert, "latency", 2, 16, runtime=QUIET).about["length"] == 16
     assert calls
     # A table that was cut off is measured again.
     calls.clear()
     for file in (tmp_path / "cache" / "costs").iterdir():
         file.write_text(json.dumps({"counted": "latency"}))
-    cost_table(bert, "latency", 2, 8, QUIET)
+    cost_table(bert, "latency", 2, 8, runtime=QUIET)
     assert calls
     # Times that contradict each other are used once, with a warning, and not kept.
     noise, once = 3, len(calls)
     calls.clear()
     monkeypatch.setenv("WINNING_TICKETS_CACHE", str(tmp_path / "busy"))
-    assert cost_table(bert, "latency", 2, 8, Runtime(device="cpu")).about["scatter"] > 0.05
+    assert cost_table(bert, "latency", 2, 8, runtime=Runtime(device="cpu")).about["scatter"] > 0.05
     assert "of a layer's time faster than fewer" in caplog.text
     assert len(calls) == 3 * once
     assert not (tmp_path / "busy" / "costs").exists()
@@ -79,9 +79,9 @@ def test_times_never_fall_with_more_units_and_are_measured_once(bert, monkeypatc
 
 def test_times_that_say_nothing_are_no_table(bert, monkeypatch, tmp_path):
     monkeypatch.setenv("WINNING_TICKETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(measure, "take_turns", lambda passes, repeats, *_: np.ones((repeats, len(passes))))
+    monkeypatch.setattr(measure, "take_turns", lambda passes, repeats, *_, **__: np.ones((repeats, len(passes))))
     with pytest.raises(TrainingError, match="The measured times say nothing.* give --by flops"):
-        cost_table(bert, "latency", 2, 8, QUIET)
+        cost_table(bert, "latency", 2, 8, runtime=QUIET)
     assert not (tmp_path / "cache" / "costs").exists()
 
 
@@ -91,10 +91,10 @@ def test_a_whole_structure_is_timed_next_to_the_dense_model(bert, monkeypatch):
         return np.array([sizes] * repeats, dtype=float)
 
     monkeypatch.setattr(measure, "take_turns", by_size)
-    assert costs.time_share(bert, DENSE, 2, 8, QUIET) == 1
+    assert costs.time_share(bert, DENSE, 2, 8, runtime=QUIET) == 1
     thin, fewer = (
-        costs.time_share(bert, [(2, 64), (1, 5)], 2, 8, QUIET),
-        costs.time_share(bert, [(2, 64), (0, 0)], 2, 8, QUIET),
+        costs.time_share(bert, [(2, 64), (1, 5)], 2, 8, runtime=QUIET),
+        costs.time_share(bert, [(2, 64), (0, 0)], 2, 8, runtime=QUIET),
     )
     assert fewer < thin < 1
 

@@ -77,7 +77,7 @@ def sources(tmp_path_factory):
         torch.manual_seed(0)
         plm = load_for_task(functools.partial(load_plm, str(base(on))), task)
         ticket(on).apply_(plm.model)
-        save_model(plm, TaskInfo.of(task, 32, None, ticket(on).id, ticket(on).sparsity), ticket(on), folder)
+        save_model(plm, TaskInfo.of(task, 32, None, ticket(on).id, sparsity=ticket(on).sparsity), ticket(on), folder)
 
     @functools.cache
     def made(kind):

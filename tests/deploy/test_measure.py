@@ -271,7 +271,7 @@ def test_turns_that_disagree_are_told():
 
 def test_several_threads_that_wait_for_each_other_are_told(monkeypatch):
     plm = as_plm("bert", tiny("bert"))
-    monkeypatch.setattr(measuring, "take_turns", lambda *_: np.full((3, 1), 0.02))
+    monkeypatch.setattr(measuring, "take_turns", lambda *_, **__: np.full((3, 1), 0.02))
     shape = {"batch": 1, "length": 8, "latency_seconds": latency(0.5)}
     before = torch.get_num_threads()
     (warning,) = measuring._compare_with_one_thread(plm, shape, 2)

@@ -130,7 +130,7 @@ def test_a_fine_tuned_model_is_float32_as_it_was_trained(tmp_path):
     plm = load_for_task(lambda **options: load_plm(str(base), **options), TASKS["rte"])
     ticket = structured_ticket(base, tmp_path / "t")
     ticket.apply_(plm.model)
-    save_model(plm, TaskInfo.of(TASKS["rte"], 32, None, ticket.id, ticket.sparsity), ticket, tmp_path / "run")
+    save_model(plm, TaskInfo.of(TASKS["rte"], 32, None, ticket.id, sparsity=ticket.sparsity), ticket, tmp_path / "run")
     for form in ("masked", "compact", "encoder"):
         result = export(tmp_path / "run", form, tmp_path / form)
         halved = export(tmp_path / "run", form, tmp_path / f"{form}-16", dtype="bfloat16")

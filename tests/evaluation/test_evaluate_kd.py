@@ -148,7 +148,7 @@ def test_cosines_that_differ_by_rounding_only_are_constant(tmp_path, monkeypatch
     # So many pairs that some cosines round differently on every CPU.
     first = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
     sides = iter((first, first * 0.3))  # every cosine is 1, but for its last bits
-    monkeypatch.setattr(module, "embed", lambda *_: next(sides))
+    monkeypatch.setattr(module, "embed", lambda *_, **__: next(sides))
     rows = [f"a {i},b {i},{i}" for i in range(64)]
     (tmp_path / "pairs.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]))
     config = EvaluateConfig(target="m", objectives=("similarity",), pairs_file=str(tmp_path / "pairs.csv"))

@@ -194,7 +194,7 @@ def test_one_entry_is_enough(value):
 def sharing(weights, strict):
     named = {str(index): weight for index, weight in enumerate(weights)}
     update = SharedUpdate("adamw", 0.1, 0.5)
-    return SharingOptimizer(named, ["a"], {}, {}, update, strict=strict)
+    return SharingOptimizer(named, ["a"], {}, {}, update=update, strict=strict)
 
 
 OPTIMIZERS = {

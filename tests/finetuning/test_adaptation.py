@@ -142,7 +142,7 @@ def test_a_task_of_a_shared_model_goes_on_from_what_it_computed(shared, structur
 
 
 def info_of(task):
-    return TaskInfo.of(TASKS[task], 64, None, None, 0.0)
+    return TaskInfo.of(TASKS[task], 64, None, None, sparsity=0.0)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_windows_over_texts_go_with_their_examples(config):
     assert len(whole) > 40
     plm = load_base(prepared.target, prepared.task)
     for part in prepared.selection["validation"]:
-        alone = encode_split(plm, part.split, 16, "span", 4)
+        alone = encode_split(plm, part.split, 16, "span", doc_stride=4)
         assert part.encoded.owners == alone.owners
         assert part.encoded.labels == alone.labels
         assert [ids.tolist() for ids in part.encoded.columns["input_ids"]] == [
@@ -130,11 +130,11 @@ def worse_and_worse(monkeypatch):
     module = importlib.import_module("winning_tickets.finetuning.transfer")
     real, seen = module.evaluate_dev_splits, {}
 
-    def falling(prepared, plm, bf16=False):
+    def falling(prepared, plm, **how):
         step = seen.setdefault("step", 0) + 1
         seen["step"] = step
         part = {"accuracy": 0.9 - 0.1 * abs(step - 2)}
-        return real(prepared, plm, bf16) | {"selection": part}
+        return real(prepared, plm, **how) | {"selection": part}
 
     monkeypatch.setattr(module, "evaluate_dev_splits", falling)
     return seen

@@ -268,8 +268,8 @@ def worse_and_worse(monkeypatch):
     module, scores = importlib.import_module("winning_tickets.finetuning.transfer"), itertools.count()
     real = module.evaluate_dev_splits
 
-    def falling(prepared, plm, bf16=False):
-        return real(prepared, plm, bf16) | {"evaluation": {"accuracy": 0.9 - next(scores) / 100}}
+    def falling(prepared, plm, **how):
+        return real(prepared, plm, **how) | {"evaluation": {"accuracy": 0.9 - next(scores) / 100}}
 
     monkeypatch.setattr(module, "evaluate_dev_splits", falling)
 

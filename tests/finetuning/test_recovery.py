@@ -34,7 +34,9 @@ def train(tmp_path_factory):
                 weight.mul_(0.5)
         runtime = Runtime(quiet=True, device="cpu", checkpoint_steps=checkpoint_steps)
         objective = objective_of(source, [0, 1])
-        facts = recovery.recover(config, small, objective, source.batches, source.held_out, run, runtime)
+        facts = recovery.recover(
+            config, small, objective, source.batches, held_out=source.held_out, run=run, runtime=runtime
+        )
         weights = {name: value.clone() for name, value in small.model.state_dict().items()}
         files = sorted(path.name for path in run.scratch.iterdir())
         return weights, [*map(timeless, read_log(folder))], timeless(facts), files
@@ -49,7 +51,11 @@ def timeless(record):
 @pytest.mark.parametrize(("every", "checkpoint_steps"), [(2, 3), (3, 2)])
 def test_a_kill_at_any_write_changes_nothing(train, tmp_path, monkeypatch, every, checkpoint_steps):
     measure = recovery.held_out_losses
-    monkeypatch.setattr(recovery, "held_out_losses", lambda *inputs: {"sum": abs(measure(*inputs)["sum"] - 0.5)})
+
+    def shifted(*inputs, **how):
+        return {"sum": abs(measure(*inputs, **how)["sum"] - 0.5)}
+
+    monkeypatch.setattr(recovery, "held_out_losses", shifted)
     with every_state(tmp_path / "run", tmp_path / "copies") as states:
         weights, log, facts, files = train(tmp_path / "run", every, checkpoint_steps)
     assert facts["best_step"] == (4 if every == 2 else 3)  # between two checkpoints, and not at the end

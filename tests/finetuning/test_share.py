@@ -237,8 +237,8 @@ def watched(monkeypatch, config, out):
     made = []
     original = sharing_module.make_sharing_trainer
 
-    def trainer(prepared, sharing, seed, *rest):
-        found = original(prepared, sharing, seed, *rest)
+    def trainer(prepared, sharing, seed, *rest, **how):
+        found = original(prepared, sharing, seed, *rest, **how)
         sources = [next(iter(found.batches[step])) for step in range(len(found.batches))]
         made.append(EveryStep(sharing, prepared.tickets, sources))
         found.callbacks.append(made[-1])
@@ -285,7 +285,7 @@ def naive_multi_task(bert, seed, steps, optimizer_of, by_length=False):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    order = MixedBatches(batches, {name: b.per_epoch for name, b in batches.items()}, "proportional", steps, seed)
+    order = MixedBatches(batches, {name: b.per_epoch for name, b in batches.items()}, "proportional", steps, seed=seed)
     optimizer = optimizer_of(model)
     schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * steps), steps)
     for step in range(steps):
@@ -504,7 +504,9 @@ def test_the_weight_of_a_task_multiplies_its_gradient(tmp_path, bert):
         bias.register_post_accumulate_grad_hook(lambda one: gradients.append(one.grad.clone()))
         run = RunDirectory.claim(tmp_path / str(place), "share", "id", {})
         torch.manual_seed(0)  # the same dropout
-        make_sharing_trainer(prepared, sharing, 0, run, QUIET, Callback(), lambda *_: None).train()
+        make_sharing_trainer(
+            prepared, sharing, 0, run, runtime=QUIET, evaluations=Callback(), advance=lambda *_: None
+        ).train()
     assert gradients[0].abs().max() > 0
     assert torch.equal(gradients[1], 0.25 * gradients[0])
 
@@ -663,8 +665,8 @@ def test_one_model_is_reported_at_one_step_and_may_stop_early(config, tmp_path, 
     module, scores = importlib.import_module("winning_tickets.finetuning.sharing_trainer"), itertools.count()
     real = module.evaluate_dev_splits
 
-    def falling(prepared, plm, bf16=False):
-        found, place = real(prepared, plm, bf16), next(scores)
+    def falling(prepared, plm, **how):
+        found, place = real(prepared, plm, **how), next(scores)
         return found | {"evaluation": dict.fromkeys(found["evaluation"], 0.9 - place / 100), "degenerate": False}
 
     monkeypatch.setattr(module, "evaluate_dev_splits", falling)

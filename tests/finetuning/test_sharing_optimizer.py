@@ -43,7 +43,7 @@ def draw_model(generator, heads=True):
 
 def make(parameters, masks, kind="adamw", strict=True, decay=0.1, rate=0.05):
     owners = {name: name.split(".")[1] for name in parameters if name.startswith("head.")}
-    return SharingOptimizer(parameters, TASKS, masks, owners, SharedUpdate(kind, rate, decay), strict)
+    return SharingOptimizer(parameters, TASKS, masks, owners, update=SharedUpdate(kind, rate, decay), strict=strict)
 
 
 def give_gradients(parameters, task, generator, masks=None):
@@ -271,7 +271,7 @@ def test_a_state_of_other_tickets_is_refused():
 def test_the_rate_follows_the_steps_of_all_tasks_together():
     parameters = {"w": nn.Parameter(torch.zeros(4))}
     masks = {task: {"w": torch.arange(4) == place} for place, task in enumerate(TASKS)}
-    optimizer = SharingOptimizer(parameters, TASKS, masks, {}, SharedUpdate("adamw", 1.0, 0.0))
+    optimizer = SharingOptimizer(parameters, TASKS, masks, {}, update=SharedUpdate("adamw", 1.0, 0.0))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (step + 1) / 4)
     for task in TASKS:
         parameters["w"].grad = torch.ones(4)
@@ -300,7 +300,7 @@ def test_heads_of_other_tasks_stay_also_where_zero_grad_leaves_buffers():
 
 def test_frozen_parameters_and_those_without_a_gradient_stay():
     parameters = {"w": nn.Parameter(torch.ones(2, 2)), "frozen": nn.Parameter(torch.ones(2), requires_grad=False)}
-    optimizer = SharingOptimizer(parameters, TASKS, {}, {}, SharedUpdate("adamw", 0.1, 0.1))
+    optimizer = SharingOptimizer(parameters, TASKS, {}, {}, update=SharedUpdate("adamw", 0.1, 0.1))
     optimizer.select("rte")
     optimizer.step()
     assert all(torch.equal(parameter, torch.ones_like(parameter)) for parameter in parameters.values())
@@ -309,7 +309,7 @@ def test_frozen_parameters_and_those_without_a_gradient_stay():
 
 def test_a_step_needs_to_know_whose_batch_it_is():
     parameters = {"w": nn.Parameter(torch.ones(2))}
-    optimizer = SharingOptimizer(parameters, TASKS, {}, {}, SharedUpdate("adamw", 0.1, 0.1))
+    optimizer = SharingOptimizer(parameters, TASKS, {}, {}, update=SharedUpdate("adamw", 0.1, 0.1))
     with pytest.raises(ValueError, match="No task was selected"):
         optimizer.step()
     optimizer.select("rte")

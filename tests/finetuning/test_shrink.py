@@ -143,8 +143,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(world, tmp_path, monkeypatch):
     monkeypatch.undo()
     computed = []
     monkeypatch.setattr(MODULE.importance, "add_up", lambda *_, **__: computed.append(1))
-    monkeypatch.setattr(MODULE, "measure_losses", lambda *_: computed.append(1))
-    monkeypatch.setattr(MODULE, "cost_table", lambda *_: computed.append(1))  # another time would choose others
+    monkeypatch.setattr(MODULE, "measure_losses", lambda *_, **__: computed.append(1))
+    monkeypatch.setattr(MODULE, "cost_table", lambda *_, **__: computed.append(1))  # another time would choose others
     again = shrink(config, tmp_path / "again", often)
     assert not computed
     first, second = (weights(tmp_path / name / "model") for name in ("whole", "again"))
@@ -155,7 +155,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(world, tmp_path, monkeypatch):
 
 
 def test_a_loss_on_held_out_text_that_is_not_finite_is_an_error(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(RECOVERY, "held_out_losses", lambda *_: {"sum": float("nan")})
+    monkeypatch.setattr(RECOVERY, "held_out_losses", lambda *_, **__: {"sum": float("nan")})
     with pytest.raises(TrainingError, match="loss on held-out text is nan after step 0; use another model"):
         shrink(settings(world), tmp_path / "out", QUIET)
 
@@ -172,7 +172,7 @@ def test_a_stop_by_a_signal_is_an_interruption(world, tmp_path, monkeypatch):
 
 def test_patience_and_minutes_end_a_recovery_with_its_best_weights(world, tmp_path, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 2.0, 2.0])
-    monkeypatch.setattr(RECOVERY, "held_out_losses", lambda *_: {"sum": next(losses)})
+    monkeypatch.setattr(RECOVERY, "held_out_losses", lambda *_, **__: {"sum": next(losses)})
     result = shrink(settings(world, steps=50, eval_steps=1, patience=2), tmp_path / "patient", QUIET)
     recovery = result["models"][0]["recovery"]
     assert (recovery["steps"], recovery["best_step"], recovery["after"]) == (3, 1, {"sum": 1.0})
@@ -205,9 +205,9 @@ def test_whole_layers_keep_the_budget_too(world, tmp_path):
 
 
 def test_a_structure_that_is_slower_than_its_parts_gets_a_smaller_budget(world, tmp_path, monkeypatch):
-    table = cost_table(load_plm(str(world / "bert")), "flops", 2, 8, QUIET)
-    monkeypatch.setattr(MODULE, "cost_table", lambda *_: table)
-    monkeypatch.setattr(MODULE, "time_share", lambda plm, sizes, *_: 1.1 * table.of(sizes))
+    table = cost_table(load_plm(str(world / "bert")), "flops", 2, 8, runtime=QUIET)
+    monkeypatch.setattr(MODULE, "cost_table", lambda *_, **__: table)
+    monkeypatch.setattr(MODULE, "time_share", lambda plm, sizes, *_, **__: 1.1 * table.of(sizes))
     result = shrink(settings(world, by="latency", steps=0, speedup=(1.5,)), tmp_path / "out", QUIET)
     assert 0.85 / 1.5 / 1.1 <= result["models"][0]["predicted_cost"] <= 1.011 / 1.5 / 1.1
 
@@ -295,7 +295,7 @@ def test_a_format_that_fails_takes_nothing_else_with_it(world, capsys, monkeypat
     trained, broken = [], ["int8"]
 
     def write(form):
-        def write_form(first, *rest):
+        def write_form(first, *rest, **how):
             if form in broken:
                 raise RuntimeError(f"{form} is broken\nand more")
             ((first if form == "int8" else rest[0]) / "model.onnx").write_text(form)
@@ -313,7 +313,7 @@ def test_a_format_that_fails_takes_nothing_else_with_it(world, capsys, monkeypat
     monkeypatch.setattr(RESULTS, "write_onnx", write("onnx"))
     monkeypatch.setattr(RESULTS, "write_int8", write("int8"))
     monkeypatch.setattr(RESULTS, "OnnxModel", FromFile)
-    monkeypatch.setattr(MODULE, "recover", lambda *args: trained.append(1) or recover(*args))
+    monkeypatch.setattr(MODULE, "recover", lambda *args, **how: trained.append(1) or recover(*args, **how))
     recover = RECOVERY.recover
     words = [f"--{name.replace('_', '-')}={value}" for name, value in LITTLE.items()]
     out, command = tmp_path / "out", command_line(capsys, monkeypatch)
@@ -391,7 +391,9 @@ def test_a_small_model_is_pushed_with_its_card(ladder, world, tmp_path, monkeypa
     out, _ = ladder
     pushed = {}
     monkeypatch.setattr("winning_tickets.runs.hub.check_access", lambda repo, token: repo)
-    monkeypatch.setattr("winning_tickets.runs.hub.push", lambda repo, content, *_: pushed.setdefault(repo, content))
+    monkeypatch.setattr(
+        "winning_tickets.runs.hub.push", lambda repo, content, *_, **__: pushed.setdefault(repo, content)
+    )
     small = out / "speedup-1.5" / "model"
     with pytest.raises(UsageError, match=r"has 2 models; push one of .*speedup-1.5/model, .*speedup-2.5/model\."):
         push(out, "me/fast")

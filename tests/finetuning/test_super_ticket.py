@@ -144,11 +144,11 @@ def test_a_stopped_search_goes_on_and_ends_the_same(whole, config, tmp_path, mon
     result, _ = whole
     real, calls = module.transfer, []
 
-    def stops(*args):
+    def stops(*args, **how):
         calls.append(args)
         if len(calls) == 9:
             raise Interrupted(15, "stopped by the test")
-        return real(*args)
+        return real(*args, **how)
 
     monkeypatch.setattr(module, "transfer", stops)
     with pytest.raises(Interrupted):

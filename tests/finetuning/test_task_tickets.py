@@ -309,7 +309,7 @@ def training(scratch, steps, **more):
             max_grad_norm=1.0,
             seed=0,
         ),
-        batches=MixedBatches(batches, {n: b.per_epoch for n, b in batches.items()}, "annealed", 12, 0),
+        batches=MixedBatches(batches, {n: b.per_epoch for n, b in batches.items()}, "annealed", 12, seed=0),
         callbacks=[StopAt(steps)],
     )
     trainer.train(**more)

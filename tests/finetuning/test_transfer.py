@@ -321,8 +321,8 @@ def test_a_failed_seed_keeps_its_error_and_gives_no_number(tmp_path, config, who
         def __call__(self, model, batch):
             return {"loss": super().__call__(model, batch)["loss"] * float("nan")}
 
-    def trainer(prepared, plm, seed, *rest):
-        made = original(prepared, plm, seed, *rest)
+    def trainer(prepared, plm, seed, *rest, **how):
+        made = original(prepared, plm, seed, *rest, **how)
         if seed == 0:
             made.objective = Broken("classification")
         return made
@@ -444,9 +444,9 @@ def test_files_of_ones_own(tmp_path, bert):
 def test_the_subset_follows_its_seed(tmp_path, bert, monkeypatch):
     seen = {}
 
-    def encode(plm, split, *rest):
+    def encode(plm, split, *rest, **more):
         seen.setdefault(len(split), []).append(tuple(split.texts[0]))
-        return encode_split(plm, split, *rest)
+        return encode_split(plm, split, *rest, **more)
 
     monkeypatch.setattr("winning_tickets.finetuning.prepared_task.encode_split", encode)
     config = TransferConfig(target=bert, task="sst2", steps=1, seeds=(0, 1), train_size="10")
@@ -548,7 +548,7 @@ def test_a_rank_without_memory_stops_the_run_of_several_ranks(tmp_path, monkeypa
     run = RunDirectory.claim(tmp_path / "run", "transfer", "id", {})
 
     def without_memory(seed):
-        claim_seed(run.path, "transfer-seed", seed, "id", config)
+        claim_seed(run.path, "transfer-seed", seed, "id", config=config)
         raise torch.OutOfMemoryError("no memory on this rank")
 
     with pytest.raises(TrainingError, match=r"1 of 1 seeds failed \(0\). Seed 0: no memory on this rank"):

@@ -92,7 +92,7 @@ def batch_of(kind: str, plm: Any) -> dict[str, torch.Tensor]:
         "tokens": Split((words,), [[index % 3 for index in range(len(row))] for row in words]),
         "span": Split((["who", "what", "the mat"], texts), answers),
     }
-    encoded = encode_split(plm, splits[kind], 32, kind, 8)  # type: ignore[arg-type]
+    encoded = encode_split(plm, splits[kind], 32, kind, doc_stride=8)  # type: ignore[arg-type]
     return make_collator(plm.tokenizer)([encoded[index] for index in range(3)])
 
 

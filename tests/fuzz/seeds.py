@@ -68,14 +68,14 @@ def pickled_model(folder: Path) -> None:
 
 def ticket_of(plm: PLM, gates: bool = False, head: bool = False) -> Ticket:
     """A ticket with one mask, and perhaps gates and an MLM head."""
-    base = BaseModelInfo.of(plm.encoder, "bert", "bert", None, None)
+    base = BaseModelInfo.of(plm.encoder, "bert", "bert", None, layers=None)
     info = TicketInfo(
         method="magnitude", scope="encoder", config={"sparsity": 0.5, "ranking": "matrix"}, applies_to=base, seed=0
     )
     mask = torch.arange(32 * 32).reshape(32, 32) % 2 == 0
     closed = {name: torch.tensor(gate) for name, gate in GATES.items()} if gates else None
     heads = {"transform.dense.weight": torch.ones(4, 4)} if head else None
-    return Ticket({QUERY: mask}, info, heads, closed, structure_of(plm) if gates else None)
+    return Ticket({QUERY: mask}, info, heads, closed, structure=structure_of(plm) if gates else None)
 
 
 def ticket(folder: Path) -> None:

@@ -61,7 +61,7 @@ def random_ticket(plm, names=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
     views = prunable_views(plm.encoder, names or prunable_names(plm))
     masks = {name: torch.rand(view.shape, generator=generator) > 0.3 for name, view in views.items()}
-    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, plm.revision, plm.layers)
+    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, plm.revision, layers=plm.layers)
     return Ticket(masks, TicketInfo(method="test", scope="encoder+embeddings", config={}, applies_to=base))
 
 

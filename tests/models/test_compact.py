@@ -195,14 +195,14 @@ def test_what_cannot_be_made_compact():
 def test_gates_of_a_ticket_are_exported(tmp_path, kind):
     model = make_model(tmp_path / "m", kind, head="none")
     plm = load_plm(str(model))
-    base = BaseModelInfo.of(plm.encoder, str(model), plm.model.config.model_type, None, None)
+    base = BaseModelInfo.of(plm.encoder, str(model), plm.model.config.model_type, None, layers=None)
     info = TicketInfo(method="test", scope="encoder", config={}, applies_to=base)
     gates = {
         "layers.0.heads": torch.tensor([False, True]),
         "layers.0.ffn": torch.tensor([False]),
         "layers.1.layer": torch.tensor([False]),
     }
-    ticket = Ticket({}, info, None, gates, structure_of(plm))
+    ticket = Ticket({}, info, None, gates, structure=structure_of(plm))
     ticket.save_pretrained(tmp_path / "t")
     result = export(tmp_path / "t", "compact", tmp_path / "e")
     assert result["layers"] == [

@@ -43,8 +43,10 @@ def ticket_of(plm, closed, where):
     for name, places in closed.items():
         gates[name] = torch.ones(lengths[name.rpartition(".")[2]], dtype=torch.bool)
         gates[name][places] = False
-    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, None, None)
-    ticket = Ticket({}, TicketInfo(method="test", scope="encoder", config={}, applies_to=base), None, gates, structure)
+    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, None, layers=None)
+    ticket = Ticket(
+        {}, TicketInfo(method="test", scope="encoder", config={}, applies_to=base), None, gates, structure=structure
+    )
     ticket.save_pretrained(where)
     return Ticket.from_pretrained(where)
 

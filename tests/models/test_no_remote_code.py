@@ -95,7 +95,7 @@ def test_trusted_code_runs_and_the_record_says_so(own_kind, tmp_path, monkeypatc
 
 def test_trust_ends_with_its_run(own_kind, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    with trusting(True):
+    with trusting(remote_code=True):
         assert type(load_plm(own_kind).model).__name__ == "Model"
     with pytest.raises(UsageError, match="--trust-remote-code"):
         load_plm(own_kind)

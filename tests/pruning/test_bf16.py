@@ -64,7 +64,7 @@ def test_fused_attention_is_replaced_in_training_and_comes_back(bert):
     model = load_plm(bert, head="mlm").model
     kinds = []
     for bf16 in (True, False):
-        with attention_for_training(model, torch.device("cpu"), bf16):
+        with attention_for_training(model, torch.device("cpu"), bf16=bf16):
             kinds.append(model.bert.encoder.layer[0].attention.self.config._attn_implementation)
         kinds.append(model.config._attn_implementation)
     assert kinds == ["eager", "sdpa", "sdpa", "sdpa"]

@@ -55,7 +55,7 @@ def test_no_structure_that_fits_loses_less(budget, keep_first):
 
     for seed in range(4):
         found = values(seed)
-        sizes = choose_sizes(Losses.of(found, costs.sizes), costs, budget, keep_first, bins=100_000)
+        sizes = choose_sizes(Losses.of(found, costs.sizes), costs, budget, keep_first=keep_first, bins=100_000)
         assert cost(sizes) <= budget + 1e-9
         best = min(loss_of(found, one) for one in EVERY if cost(one) <= budget - 1e-4)
         assert loss_of(found, sizes) <= best + 1e-6

@@ -138,7 +138,7 @@ def test_the_gradient_of_scores_is_that_of_real_gates_closed_ones_included(kind,
     scores = {name: torch.rand(gate.shape, generator=generator) for name, gate in named.items()}
     update = SearchConfig(model="m", level=(50,)).resolved().as_masks()
     choose = partial(close_by_level, structure=structure, counts=counts, min_heads_per_layer=0)
-    optimizer = MaskOptimizer(masked, scores, {}, update, choose)
+    optimizer = MaskOptimizer(masked, scores, {}, update, choose=choose)
     batch = {"input_ids": IDS, "attention_mask": PADDED}
     objective = PretrainingObjective({"kd": 1.0}, plm.architecture, make_twin(plm.model, {}))
     with gated(plm.encoder, structure, named):
@@ -167,9 +167,11 @@ def test_a_search_is_a_plain_loop_over_scores(bert, corpus, tmp_path, min_heads,
     prepared = prepare_search(config, QUIET)
     plm, structure = prepared.plm, structure_of(prepared.plm)
     plm.model.eval().requires_grad_(False)
-    batches = prepared.batches(prepared.config.total_steps, False, prepared.config.kd_masked_tokens)
+    batches = prepared.batches(
+        prepared.config.total_steps, predicts=False, masked_tokens=prepared.config.kd_masked_tokens
+    )
     importances = structured._start_importances(prepared, structure, batches, QUIET)
-    scores = gate_scores(importances, "rank", COUNTS, structure, min_heads, 0.02, 0)
+    scores = gate_scores(importances, "rank", COUNTS, structure, min_heads_per_layer=min_heads, top=0.02, seed=0)
     scores = {name: torch.nn.Parameter(value.clone()) for name, value in scores.items()}
     optimizer = torch.optim.AdamW(scores.values(), lr=2e-3, weight_decay=config.weight_decay or 0.0)
     warmup = config.warmup_steps or 0
@@ -251,16 +253,19 @@ def test_scores_start_at_the_ticket_of_importance(bert, corpus, tmp_path, object
 def test_start_scores():
     structure = structure_of(tiny_plm("bert"))
     heads = torch.tensor([[5.0, 1.0, 3.0, 3.0], [2.0, 9.0, 8.0, 0.0], [7.0, 6.0, 4.0, 10.0]], dtype=torch.float64)
-    ranks = gate_scores({"heads": heads}, "rank", {"heads": 3}, structure, 0, 11.0, 0)
+    ranks = gate_scores({"heads": heads}, "rank", {"heads": 3}, structure, min_heads_per_layer=0, top=11.0, seed=0)
     assert {name: values.tolist() for name, values in ranks.items()} == {
         "layers.0.heads": [6, 1, 4, 3],  # of equal ones the lower index is higher
         "layers.1.heads": [2, 10, 9, 0],
         "layers.2.heads": [8, 7, 5, 11],
     }
-    plateau = gate_scores({"heads": heads}, "plateau", {"heads": 3}, structure, 2, 0.02, 0)
+    plateau = gate_scores({"heads": heads}, "plateau", {"heads": 3}, structure, min_heads_per_layer=2, top=0.02, seed=0)
     assert plateau["layers.1.heads"].tolist() == pytest.approx([0, 0.02, 0.02, 0])
     assert plateau["layers.0.heads"].tolist() == pytest.approx([0.02, 0, 0.02, 0.02])
-    one, other = (gate_scores({}, "random", {"heads": 5}, structure, 0, 0.02, seed) for seed in (0, 1))
+    one, other = (
+        gate_scores({}, "random", {"heads": 5}, structure, min_heads_per_layer=0, top=0.02, seed=seed)
+        for seed in (0, 1)
+    )
     assert sum(int((values == 0).sum()) for values in one.values()) == 5
     assert any(not torch.equal(values, other[name]) for name, values in one.items())
 

@@ -168,11 +168,11 @@ def test_importances_are_read_at_the_end(model: Path) -> None:
     structure, objective = structure_of(plm), TaskObjective("classification")
     units = ("heads", "ffns", "layers")
     batches = [batch_of(seed) | {"labels": torch.tensor([0, 1, 1])} for seed in range(3)]
-    expected = add_up(plm.model, structure, objective, batches, units).finish({})
+    expected = add_up(plm.model, structure, objective, batches, units=units).finish({})
     with PretendGPU() as gpu:
         plm.model.to("cuda")
         with gpu.counting() as counts:
-            sums = add_up(plm.model, structure, objective, batches, units)
+            sums = add_up(plm.model, structure, objective, batches, units=units)
         with gpu.counting() as last:
             found = sums.finish({})
     ours = [number for place, number in (counts.syncs + counts.uploads).items() if place.startswith("pruning/")]

@@ -40,7 +40,7 @@ def test_rounds_prune_after_every_training_and_train_after_no_last_pruning(count
     assert rounds.total == (count - first) * steps
     ends = [step for step in range(1, rounds.total + 1) if rounds.ends(step)]
     assert [rounds.pruned(step) for step in ends] == list(range(1 + first, count + 1))
-    rate = rounds.rate(min(warmup, steps - 1), whole)
+    rate = rounds.rate(min(warmup, steps - 1), whole=whole)
     length = rounds.total if whole else steps
     assert all(rate(step) == rate(step % length) for step in range(rounds.total))
     assert rate(length - 1) > 0
@@ -358,7 +358,7 @@ def test_iterative_pruning_decays_weights_as_configured(imp, tmp_path, monkeypat
     ],
 )
 def test_a_decay_may_be_longer_than_the_search(whole, horizon, step, factor):
-    rate = Rounds([0.1, 0.2, 0.3], 10, prune_first=True).rate(0, whole, horizon)
+    rate = Rounds([0.1, 0.2, 0.3], 10, prune_first=True).rate(0, whole=whole, horizon=horizon)
     assert rate(step) == pytest.approx(factor)
 
 

@@ -94,7 +94,7 @@ def naive(plm, structure, chosen, size, unit):
 def test_every_definition_agrees_with_one_backward_pass_a_sample(kind):
     plm = classifier(kind)
     structure = structure_of(plm)
-    sums = add_up(plm.model, structure, TaskObjective("classification"), batches_of(samples(), 3), ALL_UNITS)
+    sums = add_up(plm.model, structure, TaskObjective("classification"), batches_of(samples(), 3), units=ALL_UNITS)
     found = sums.finish({})
     for unit in ALL_UNITS:
         expected = naive(plm, structure, samples(), 3, unit)
@@ -124,7 +124,7 @@ def test_the_order_of_samples_does_not_matter_where_it_must_not():
 
     def values(chosen, size):
         objective = TaskObjective("classification")
-        return add_up(plm.model, structure, objective, batches_of(chosen, size), ALL_UNITS).finish({}).values
+        return add_up(plm.model, structure, objective, batches_of(chosen, size), units=ALL_UNITS).finish({}).values
 
     first, second = values(samples(), 3), values([samples()[i] for i in (5, 2, 7, 0, 3, 1, 6, 4)], 2)
     for definition in ("token", "sample"):
@@ -202,7 +202,7 @@ def test_the_kd_probe_measures_how_far_states_move():
         step[head] = 1e-5
         lengths.append(float((states(1 + step) - states(1 - step)).norm()) / 2e-5 / 3**0.5)
     probe = StateProbe(plm.architecture, 0)
-    sums = add_up(plm.model, structure, probe, [batch], ("heads",))
+    sums = add_up(plm.model, structure, probe, [batch], units=("heads",))
     found = sums.finish({}).values["sample"]["heads"][1] * LENGTHS[0] * (torch.pi / 2) ** 0.5
     assert found.tolist() == pytest.approx(lengths, rel=0.15)
 

@@ -90,7 +90,7 @@ def test_the_importance_is_that_of_the_examples_the_model_was_trained_on(bert, r
 
 def test_another_level_takes_the_saved_importance(bert, run, tmp_path, monkeypatch):
     first = search(levels(bert, run, level=(50,)), tmp_path / "first", QUIET)
-    monkeypatch.setattr(importance_module, "add_up", lambda *_: pytest.fail("computed twice"))
+    monkeypatch.setattr(importance_module, "add_up", lambda *_, **__: pytest.fail("computed twice"))
     again = search(levels(bert, tmp_path / "first", level=(50,)), tmp_path / "second", QUIET)
     assert again.id == first.id
     assert again.info.scores_from == first.info.scores_from
@@ -110,7 +110,7 @@ def test_a_search_that_was_stopped_takes_up_its_importance(bert, run, tmp_path, 
         patch.setattr(importance_module, "close_gates", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             search(config, tmp_path / "out", QUIET)
-    monkeypatch.setattr(importance_module, "add_up", lambda *_: pytest.fail("computed twice"))
+    monkeypatch.setattr(importance_module, "add_up", lambda *_, **__: pytest.fail("computed twice"))
     assert search(config, tmp_path / "out", QUIET).gates
 
 

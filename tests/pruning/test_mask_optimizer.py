@@ -29,7 +29,7 @@ def absolute(weights):
 
 def scores_at_first(weights, init, update, seed):
     keep = partial(keep_top, sparsity=0.6, ranking=update.ranking)
-    return initial_scores(absolute(weights), init, keep, update.ranking, 0.02, seed)
+    return initial_scores(absolute(weights), init, keep, update.ranking, top=0.02, seed=seed)
 
 
 def make(update, init="plateau", seed=0):
@@ -211,14 +211,14 @@ def test_rank_scores_put_the_threshold_in_the_middle_of_a_dense_scale():
 
 def test_plateau_scores_are_those_of_equation_5():
     weights = {"w": torch.tensor([0.1, -0.4, 0.2, -0.3])}
-    scores = initial_scores(absolute(weights), "plateau", partial(keep_top, sparsity=0.5), "matrix", 0.02, 0)
+    scores = initial_scores(absolute(weights), "plateau", partial(keep_top, sparsity=0.5), "matrix", top=0.02, seed=0)
     assert scores["w"].tolist() == pytest.approx([0.0, 0.02, 0.0, 0.02])
 
 
 @pytest.mark.parametrize("corrected", [True, False])
 def test_decay_makes_weights_smaller(corrected):
     weight = nn.Parameter(torch.full((3,), 2.0))
-    optimizer = BertAdam([{"params": [weight], "lr": 0.5}], 1e-8, 0.1, corrected)
+    optimizer = BertAdam([{"params": [weight], "lr": 0.5}], 1e-8, 0.1, correct_bias=corrected)
     weight.grad = torch.zeros(3)
     optimizer.step()
     assert torch.equal(weight.detach(), torch.full((3,), 2.0 * (1 - 0.5 * 0.1)))

@@ -177,7 +177,7 @@ def fine_tune(bert, way, folder):
     """Losses and weights of a fine-tuning with a ticket held, whose pruned weights are exactly +0.0 at the end."""
     plm = classifier(bert)
     _, _, masks = dense_and_masks(plm)
-    base = BaseModelInfo.of(plm.encoder, bert, "bert", None, None)
+    base = BaseModelInfo.of(plm.encoder, bert, "bert", None, layers=None)
     ticket = Ticket(masks, TicketInfo(method="test", scope="encoder+embeddings", config={}, applies_to=base))
     losses = train(plm, way, folder, TaskObjective("classification"), Losses(ticket), 2e-3)
     parameters = dict(plm.encoder.named_parameters())

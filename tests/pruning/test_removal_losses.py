@@ -29,7 +29,7 @@ def test_losses_are_those_of_whole_passes(tmp_path, kind):
     batches[1]["attention_mask"][0, 5:] = 0
     objective = Distillation({"states": 1.0, "pooled": 2.0}, plm.architecture, plm.model, [layers - 1])
     sizes = (0, neurons // 2, neurons)
-    found = measure_losses(plm, structure, objective, values, sizes, batches, QUIET)
+    found = measure_losses(plm, structure, objective, values, sizes=sizes, batches=batches, runtime=QUIET)
     assert plm.model.training
     assert found.heads.shape == (layers, structure.num_heads + 1)
     assert found.neurons.shape == (layers, 3)

@@ -111,7 +111,7 @@ def start(config):
     weights = {name: view.clone() for name, view in prunable_views(plm.encoder, names).items()}
     keep = partial(keep_top, sparsity=0.5, ranking=config.ranking, pattern=config.n_of_m)
     importance = {name: value.abs() for name, value in weights.items()}
-    scores = initial_scores(importance, config.score_init or "rank", keep, config.ranking, 0.02, 0)
+    scores = initial_scores(importance, config.score_init or "rank", keep, config.ranking, top=0.02, seed=0)
     masks = keep_top(scores, 0.5, config.ranking, weights, pattern=config.n_of_m)
     scores.pop(plm.architecture.word_embeddings)
     for name, parameter in plm.encoder.named_parameters():

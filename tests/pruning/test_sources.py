@@ -34,7 +34,7 @@ class Numbers:
 def test_proportional_mixing_gives_every_batch_once_a_round(sizes, steps, seed):
     names = [f"task{i}" for i in range(len(sizes))]
     mixed = MixedBatches(
-        {name: Numbers(name) for name in names}, dict(zip(names, sizes, strict=True)), "proportional", steps, seed
+        {name: Numbers(name) for name in names}, dict(zip(names, sizes, strict=True)), "proportional", steps, seed=seed
     )
     seen = [next(iter(mixed[step].values())) for step in range(len(mixed))]
     assert len(seen) == steps
@@ -46,7 +46,7 @@ def test_proportional_mixing_gives_every_batch_once_a_round(sizes, steps, seed):
 
 
 def test_the_sum_has_a_batch_of_every_source_at_every_step():
-    mixed = MixedBatches({"a": Numbers("a"), "b": Numbers("b")}, {"a": 3, "b": 9}, "sum", 5, 0)
+    mixed = MixedBatches({"a": Numbers("a"), "b": Numbers("b")}, {"a": 3, "b": 9}, "sum", 5, seed=0)
     assert [mixed[step] for step in range(5)] == [{"a": ("a", i), "b": ("b", i)} for i in range(5)]
     with pytest.raises(IndexError, match="Step 5 of 5"):
         mixed[5]

@@ -73,9 +73,9 @@ def test_names_of_ones_own_have_looks_of_their_own(axes_of):
 
 
 def test_files_are_complete_and_the_same_each_time(tmp_path):
-    files = phase_figure(CURVES, FULL, "accuracy", tmp_path / "a" / "phases", "RTE")
+    files = phase_figure(CURVES, FULL, "accuracy", tmp_path / "a" / "phases", title="RTE")
     assert [file.name for file in files] == [f"phases.{suffix}" for suffix in FORMATS]
-    again = phase_figure(CURVES, FULL, "accuracy", tmp_path / "b" / "phases", "RTE")
+    again = phase_figure(CURVES, FULL, "accuracy", tmp_path / "b" / "phases", title="RTE")
     assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]
     svg = files[1].read_text()
     dashes = set(re.findall(r"stroke-dasharray: ([^;\"]+)", svg))

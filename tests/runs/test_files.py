@@ -98,7 +98,7 @@ def test_reading_says_what_is_wrong(tmp_path):
 
 
 def claim(path, run_id="id-1", force=False):
-    return RunDirectory.claim(path, "search", run_id, {"x": 1}, force)
+    return RunDirectory.claim(path, "search", run_id, {"x": 1}, force=force)
 
 
 def test_a_run_starts_resumes_and_is_done(tmp_path):

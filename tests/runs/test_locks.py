@@ -35,7 +35,7 @@ HERE = socket.gethostname()
 
 
 def claim(path, run_id="id-1", force=False):
-    return RunDirectory.claim(path, "search", run_id, {"x": 1}, force)
+    return RunDirectory.claim(path, "search", run_id, {"x": 1}, force=force)
 
 
 def names(folder):

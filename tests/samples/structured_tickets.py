@@ -56,7 +56,7 @@ def structured_ticket(model, out, even=False):
             else:
                 mask[:, :: index + 1] = False  # all neurons, then every second one
             masks[name] = mask
-    base = BaseModelInfo.of(encoder, str(model), plm.model.config.model_type, None, None)
+    base = BaseModelInfo.of(encoder, str(model), plm.model.config.model_type, None, layers=None)
     ticket = Ticket(masks, TicketInfo(method="test", scope="encoder", config={}, applies_to=base))
     ticket.save_pretrained(out)
     return ticket

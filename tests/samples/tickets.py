@@ -13,5 +13,5 @@ def make_ticket(model, names=(QUERY, "embeddings.word_embeddings.weight"), seed=
     generator = torch.Generator().manual_seed(seed)
     parameters = dict(model.base_model.named_parameters())
     masks = {name: torch.rand(parameters[name].shape, generator=generator) > 0.6 for name in names}
-    base = BaseModelInfo.of(model.base_model, "tiny", "bert", None, None)
+    base = BaseModelInfo.of(model.base_model, "tiny", "bert", None, layers=None)
     return Ticket(masks, TicketInfo(method="test", scope="encoder+embeddings", config={}, applies_to=base), head)

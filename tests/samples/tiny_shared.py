@@ -36,7 +36,7 @@ def make_shared(folder: Path, base: str, names: Sequence[str], tickets: Mapping[
     infos = {}
     for name in names:
         ticket = tickets.get(name)
-        said = (None, 0.0) if ticket is None else (ticket.id, ticket.sparsity)
-        infos[name] = TaskInfo.of(TASKS[name], 64, None, *said)
-    save_shared(folder, model, plm.tokenizer, infos, tickets, hashed)
+        sparsity = 0.0 if ticket is None else ticket.sparsity
+        infos[name] = TaskInfo.of(TASKS[name], 64, None, ticket and ticket.id, sparsity=sparsity)
+    save_shared(folder, model, plm.tokenizer, infos, tickets=tickets, base_hash=hashed)
     return folder

@@ -181,9 +181,9 @@ def test_colors_of_figures_follow_the_page():
         f'<rect fill="{DARK["#ffffff"]}"/></svg>'
     )
     assert 'style="fill: var(--figure-0072b2, #0072B2); stroke: var(--figure-333333, #333333)"' in page_svg(svg)
-    assert set(page_variables(True)) == set(page_variables(False))
+    assert set(page_variables(dark=True)) == set(page_variables(dark=False))
     used = set(re.findall(r"var\((--[\w-]+)", page_svg(svg)))
-    assert used <= set(page_variables(True))
+    assert used <= set(page_variables(dark=True))
 
 
 def contrast(first, second):

@@ -138,7 +138,7 @@ def test_masks_follow_the_model_to_another_device(monkeypatch):
     model = classifier()
     held = hold(model, make_ticket(model))
     monkeypatch.setattr(module, "write_masked_", checked)
-    monkeypatch.setattr("winning_tickets.tickets.ticket.check_parameter", lambda *_: None)  # refuses `meta`
+    monkeypatch.setattr("winning_tickets.tickets.ticket.check_parameter", lambda *_, **__: None)  # refuses `meta`
     model.to("meta")
     held.zero_()
     (2 * query_of(model)).sum().backward()

@@ -37,7 +37,7 @@ def test_pruned_count_is_exact_for_every_method_and_scope(method, ranking, spars
         masks = keep_top(random_scores(weights, 3), sparsity, ranking)
     else:
         keep = partial(keep_top, sparsity=sparsity, ranking=ranking)
-        scores = initial_scores({n: w.abs() for n, w in weights.items()}, method, keep, ranking, 0.02, 0)
+        scores = initial_scores({n: w.abs() for n, w in weights.items()}, method, keep, ranking, top=0.02, seed=0)
         masks = keep_top(scores, sparsity, ranking, weights=weights)
         magnitude = keep_top({n: w.abs() for n, w in weights.items()}, sparsity, ranking)
         assert all(torch.equal(masks[n], magnitude[n]) for n in masks)

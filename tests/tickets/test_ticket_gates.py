@@ -40,7 +40,7 @@ HEADS = {"layers.0.heads": torch.tensor([True, False]), "layers.1.ffn": torch.te
 
 
 def ticket_of(plm, gates, masks=None, **fields):
-    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, None, None)
+    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, None, layers=None)
     info = TicketInfo(method="test", scope="encoder", config={}, applies_to=base)
     return Ticket(masks or {}, info, gates=gates, structure=structure_of(plm), **fields)
 
@@ -127,7 +127,7 @@ def test_a_ticket_in_weights_computes_what_gates_compute(kind):
 
 
 def test_what_is_wrong_is_named(plm):
-    base = BaseModelInfo.of(plm.encoder, plm.name, "bert", None, None)
+    base = BaseModelInfo.of(plm.encoder, plm.name, "bert", None, layers=None)
     info = TicketInfo(method="test", scope="encoder", config={}, applies_to=base)
     with pytest.raises(ContentError, match="needs the structure of its encoder"):
         Ticket({}, info, gates=HEADS)

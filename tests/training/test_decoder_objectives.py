@@ -97,10 +97,10 @@ def test_the_most_probable_tokens_are_told_apart_and_the_rest_counts_as_one():
         for one in (ours, theirs)
     ]
     expected = ((grouped[1] * (grouped[1] / grouped[0]).log()).sum(-1) * counted).sum()
-    torch.testing.assert_close(terms.logits_sum(student, teacher, 2.0, counted, 3), expected)
+    torch.testing.assert_close(terms.logits_sum(student, teacher, 2.0, counted, top_k=3), expected)
     whole = terms.logits_sum(student, teacher, 2.0, counted)
     assert 0 < expected < whole
-    torch.testing.assert_close(terms.logits_sum(student, teacher, 2.0, counted, 20), whole)
+    torch.testing.assert_close(terms.logits_sum(student, teacher, 2.0, counted, top_k=20), whole)
     certain = torch.tensor([[100.0, 0.0, 0.0, 0.0]], requires_grad=True)
     loss = terms.logits_sum(certain, certain.detach().roll(1, -1), 1.0, top_k=1)
     loss.backward()

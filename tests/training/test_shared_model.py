@@ -51,9 +51,11 @@ def made(base, ticket, tmp_path_factory):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
-    infos = {name: TaskInfo.of(TASKS[name], 64, None, ticket.id if name == "mnli" else None, 0.0) for name in NAMES}
+    infos = {
+        name: TaskInfo.of(TASKS[name], 64, None, ticket.id if name == "mnli" else None, sparsity=0.0) for name in NAMES
+    }
     folder = tmp_path_factory.mktemp("shared") / "model"
-    save_shared(folder, model, plms["mnli"].tokenizer, infos, {"mnli": ticket}, hashed)
+    save_shared(folder, model, plms["mnli"].tokenizer, infos, tickets={"mnli": ticket}, base_hash=hashed)
     return folder, model, plms, infos, hashed
 
 
@@ -84,7 +86,7 @@ def test_a_task_is_an_ordinary_model_with_the_shared_weights_and_its_head(made, 
     assert list(plm.model.config.id2label.values()) == (
         list(TASKS[name].labels) or list(plm.model.config.id2label.values())
     )
-    encoded = encode_split(plm, split(name, 4), 64, TASKS[name].kind, 32)
+    encoded = encode_split(plm, split(name, 4), 64, TASKS[name].kind, doc_stride=32)
     found, expected = predict_split(plm, encoded), predict_split(plms[name], encoded)
     assert all((a == b).all() for a, b in zip(found, expected, strict=True))
     assert task_logits(plm.model(torch.tensor([[2, 5, 3]]))).shape[-1] == {"stsb": 1, "mnli": 3, "squad": 2}[name]
@@ -197,7 +199,7 @@ def test_nothing_is_left_where_saving_failed(made, tmp_path, monkeypatch):
     _, model, plms, infos, hashed = made
     monkeypatch.setattr(TaskInfo, "write", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
     with pytest.raises(RuntimeError, match="power cut"):
-        save_shared(tmp_path / "out", model, plms["mnli"].tokenizer, infos, {}, hashed)
+        save_shared(tmp_path / "out", model, plms["mnli"].tokenizer, infos, tickets={}, base_hash=hashed)
     assert list(tmp_path.iterdir()) == []
 
 

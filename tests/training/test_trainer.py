@@ -53,7 +53,7 @@ class Norms(Callback):
 
 def ours(folder, batches=None, callbacks=(), runtime=None, build_optimizer=None, **settings):
     model = classifier()
-    batches = batches or TaskBatches(examples(), collate, BATCH_SIZE, SEED, trainer_order)
+    batches = batches or TaskBatches(examples(), collate, BATCH_SIZE, SEED, order=trainer_order)
     args = trainer_arguments(folder, runtime or Runtime(device="cpu"), seed=SEED, **(SETTINGS | settings))
     return TicketTrainer(
         model=model,
@@ -212,14 +212,17 @@ def test_a_checkpoint_of_another_form_is_none(tmp_path):
 
 def test_a_gpu_multiplies_with_tf32_unless_it_has_bfloat16():
     gpu, before = torch.device("cuda", 0), torch.get_float32_matmul_precision()
-    assert [execution.precision_of(*way) for way in ((CPU, False), (gpu, False), (gpu, True), (CPU, True))] == [
+    assert [
+        execution.precision_of(device, bf16=bf16)
+        for device, bf16 in ((CPU, False), (gpu, False), (gpu, True), (CPU, True))
+    ] == [
         "float32",
         "tf32",
         "bf16",
         "bf16",
     ]
     for device, bf16, expected in ((CPU, False, before), (gpu, False, "high"), (gpu, True, before)):
-        with execution.matrix_precision(device, bf16):
+        with execution.matrix_precision(device, bf16=bf16):
             assert torch.get_float32_matmul_precision() == expected
         assert torch.get_float32_matmul_precision() == before
 

@@ -132,19 +132,19 @@ def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
     structure = structure_of(source.plm)
     choosing = out / f"importances-{text}"
     choosing.mkdir(exist_ok=True)
-    values = unit_values(config, source, structure, choosing, QUIET)
+    values = unit_values(config, source, structure, choosing, runtime=QUIET)
     share = next(iter(config.budgets.values()))
     if sums:  # of the importances of what a layer loses, instead of what the model was measured to lose
         losses = Losses.of(values, table.sizes)
     else:
-        losses = removal_losses(config, source, structure, values, table.sizes, choosing, QUIET)
+        losses = removal_losses(config, source, structure, values, sizes=table.sizes, folder=choosing, runtime=QUIET)
     choice = Choice(config, structure, values, losses, table, keep_first=False)
     if config.by == "flops":
-        choice = dataclasses.replace(choice, costs=cost_table(source.plm, "flops", *config.shape, QUIET))
+        choice = dataclasses.replace(choice, costs=cost_table(source.plm, "flops", *config.shape, runtime=QUIET))
         share = budget_of(choice, table, share)
     run = RunDirectory(out / name, "unfinished", name)
     if config.choice == "gates":
-        base = BaseModelInfo.of(source.plm.encoder, source.plm.name, "bert", None, None)
+        base = BaseModelInfo.of(source.plm.encoder, source.plm.name, "bert", None, layers=None)
         prepared = prepare(config, source, base, name, QUIET)
         gates = train_gates(choice, share, prepared, source, run, out / name, QUIET)
     else:
@@ -170,7 +170,15 @@ def recovered(
 ) -> dict:
     """Recover a small model, which keeps some layers, in place; and measure it."""
     started = time.process_time()
-    facts = recover(config, small, objective_of(config, source, kept), source.batches, source.held_out, run, QUIET)
+    facts = recover(
+        config,
+        small,
+        objective_of(config, source, kept),
+        source.batches,
+        held_out=source.held_out,
+        run=run,
+        runtime=QUIET,
+    )
     ended = time.process_time()
     small.model.requires_grad_(True)
     shutil.rmtree(run.scratch, ignore_errors=True)

@@ -53,7 +53,7 @@ def main() -> None:
                 made = exports(plms[name], Path(folder) / str(index))
                 plms |= {f"{name} {form}": plm for form, plm in made.items()}
         passes = [partial(plm.model.eval(), **inputs) for plm in plms.values()]
-        seconds = measure.take_turns(passes, asked.passes, device, False)
+        seconds = measure.take_turns(passes, asked.passes, device, bf16=False)
         found = {
             name: {
                 "latency_seconds": measure.spread(seconds[:, at]),

@@ -57,6 +57,7 @@ def called(
     field: str,  # the field that the first argument gives
     first: Any,
     fields: Mapping[str, Any],
+    *,
     out: Path | str | None = None,
     runtime: Runtime | None = None,
     tokenizer: Any = None,
@@ -77,7 +78,7 @@ def called(
     if writes and out is None and distributed.world_size() > 1:
         raise UsageError("Several processes work in one folder; give out=.")
     with ExitStack() as stack:
-        stack.enter_context(trusting((runtime or Runtime()).trust_remote_code))
+        stack.enter_context(trusting(remote_code=(runtime or Runtime()).trust_remote_code))
         temporary = Path(stack.enter_context(TemporaryDirectory(prefix="winning-tickets-")))
         names = Names(stack, tokenizer, temporary / "cache" if out is None else None)
         if isinstance(first, kind):
@@ -103,7 +104,7 @@ def named(*values: Any, tokenizer: Any = None, trust_remote_code: bool = False) 
     """Yield the names of models and tickets; names of objects in memory are valid inside the block only."""
     check_working_directory()
     with ExitStack() as stack:
-        stack.enter_context(trusting(trust_remote_code))
+        stack.enter_context(trusting(remote_code=trust_remote_code))
         names = Names(stack, tokenizer)
         found = [names.of_model(value) for value in values]
         for value in found:

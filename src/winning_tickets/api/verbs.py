@@ -32,8 +32,8 @@ def search(
     model: Any = None,
     out: Path | str | None = None,
     runtime: Runtime | None = None,
-    force: bool = False,
     *,
+    force: bool = False,
     config: SearchConfig | None = None,
     tokenizer: Any = None,
     **fields: Any,
@@ -64,8 +64,10 @@ def search(
     """
     from winning_tickets.pruning import search as verb
 
-    with called(SearchConfig, "model", _first(config, model), fields, out, runtime, tokenizer) as call:
-        return verb.search(call.config, call.out, call.runtime, force)
+    with called(
+        SearchConfig, "model", _first(config, model), fields, out=out, runtime=runtime, tokenizer=tokenizer
+    ) as call:
+        return verb.search(call.config, call.out, call.runtime, force=force)
 
 
 @neutral()
@@ -73,8 +75,8 @@ def search_all(
     model: Any = None,
     out: Path | str | None = None,
     runtime: Runtime | None = None,
-    force: bool = False,
     *,
+    force: bool = False,
     config: SearchConfig | None = None,
     tokenizer: Any = None,
     **fields: Any,
@@ -89,8 +91,10 @@ def search_all(
     """
     from winning_tickets.pruning import search as verb
 
-    with called(SearchConfig, "model", _first(config, model), fields, out, runtime, tokenizer) as call:
-        return verb.search_all(call.config, call.out, call.runtime, force)
+    with called(
+        SearchConfig, "model", _first(config, model), fields, out=out, runtime=runtime, tokenizer=tokenizer
+    ) as call:
+        return verb.search_all(call.config, call.out, call.runtime, force=force)
 
 
 @neutral()
@@ -134,8 +138,11 @@ def evaluate(
     if isinstance(model, Runtime):  # evaluate(config, runtime)
         model, runtime = None, model
     fields = _with_base(target, model, fields)
-    with called(EvaluateConfig, "target", _first(config, target), fields, None, runtime, tokenizer, False) as call:
-        return Result(verb.evaluate(call.config, call.runtime, out, force), "evaluate")
+    first = _first(config, target)
+    with called(
+        EvaluateConfig, "target", first, fields, out=None, runtime=runtime, tokenizer=tokenizer, writes=False
+    ) as call:
+        return Result(verb.evaluate(call.config, call.runtime, out, force=force), "evaluate")
 
 
 @neutral()
@@ -143,8 +150,8 @@ def transfer(
     target: Any = None,
     out: Path | str | None = None,
     runtime: Runtime | None = None,
-    force: bool = False,
     *,
+    force: bool = False,
     model: Any = None,
     train: Any = None,
     validation: Any = None,
@@ -184,10 +191,12 @@ def transfer(
     from winning_tickets.finetuning import transfer as verb
 
     fields = _with_data(train, validation, _with_base(target, model, fields))
-    with called(TransferConfig, "target", _first(config, target), fields, out, runtime, tokenizer) as call:
+    with called(
+        TransferConfig, "target", _first(config, target), fields, out=out, runtime=runtime, tokenizer=tokenizer
+    ) as call:
         if call.config.save_model and not call.lasting:
             raise UsageError("save_model saves models in out; give out= too.")
-        return Result(verb.transfer(call.config, call.out, call.runtime, force), "transfer")
+        return Result(verb.transfer(call.config, call.out, call.runtime, force=force), "transfer")
 
 
 @neutral()
@@ -195,8 +204,8 @@ def fit_head(
     model: Any = None,
     out: Path | str | None = None,
     runtime: Runtime | None = None,
-    force: bool = False,
     *,
+    force: bool = False,
     config: FitHeadConfig | None = None,
     tokenizer: Any = None,
     **fields: Any,
@@ -210,8 +219,10 @@ def fit_head(
     """
     from winning_tickets.finetuning import fit_head as verb
 
-    with called(FitHeadConfig, "model", _first(config, model), fields, out, runtime, tokenizer) as call:
-        return Result(verb.fit_head(call.config, _needed(call), call.runtime, force), "fit-head")
+    with called(
+        FitHeadConfig, "model", _first(config, model), fields, out=out, runtime=runtime, tokenizer=tokenizer
+    ) as call:
+        return Result(verb.fit_head(call.config, _needed(call), call.runtime, force=force), "fit-head")
 
 
 @neutral()
@@ -219,8 +230,8 @@ def super_ticket(
     target: Any = None,
     out: Path | str | None = None,
     runtime: Runtime | None = None,
-    force: bool = False,
     *,
+    force: bool = False,
     train: Any = None,
     validation: Any = None,
     config: SuperConfig | None = None,
@@ -259,8 +270,10 @@ def super_ticket(
     first, fields = _first(config, target), _with_data(train, validation, fields)
     if not isinstance(first, SuperConfig) and "fine_tuning" not in fields:
         fields = {"seeds": (0, 1, 2)} | fields
-    with called(SuperConfig, "target", first, fields, out, runtime, tokenizer, inline="fine_tuning") as call:
-        return Result(verb.super_ticket(call.config, _needed(call), call.runtime, force), "super")
+    with called(
+        SuperConfig, "target", first, fields, out=out, runtime=runtime, tokenizer=tokenizer, inline="fine_tuning"
+    ) as call:
+        return Result(verb.super_ticket(call.config, _needed(call), call.runtime, force=force), "super")
 
 
 @neutral()
@@ -268,8 +281,8 @@ def shrink(
     model: Any = None,
     out: Path | str | None = None,
     runtime: Runtime | None = None,
-    force: bool = False,
     *,
+    force: bool = False,
     config: ShrinkConfig | None = None,
     tokenizer: Any = None,
     **fields: Any,
@@ -302,8 +315,10 @@ def shrink(
     """
     from winning_tickets.finetuning import shrink as verb
 
-    with called(ShrinkConfig, "model", _first(config, model), fields, out, runtime, tokenizer) as call:
-        return Result(verb.shrink(call.config, _needed(call), call.runtime, force), "shrink")
+    with called(
+        ShrinkConfig, "model", _first(config, model), fields, out=out, runtime=runtime, tokenizer=tokenizer
+    ) as call:
+        return Result(verb.shrink(call.config, _needed(call), call.runtime, force=force), "shrink")
 
 
 @neutral()
@@ -311,8 +326,8 @@ def share(
     config: ShareConfig | None = None,
     out: Path | str | None = None,
     runtime: Runtime | None = None,
-    force: bool = False,
     *,
+    force: bool = False,
     tokenizer: Any = None,
     **fields: Any,
 ) -> Result:
@@ -344,10 +359,10 @@ def share(
     """
     from winning_tickets.finetuning import sharing as verb
 
-    with called(ShareConfig, "model", config, fields, out, runtime, tokenizer) as call:
+    with called(ShareConfig, "model", config, fields, out=out, runtime=runtime, tokenizer=tokenizer) as call:
         if call.config.save_model and not call.lasting:
             raise UsageError("share saves the shared models in out; give out=, or save_model=False.")
-        return Result(verb.share(call.config, call.out, call.runtime, force), "share")
+        return Result(verb.share(call.config, call.out, call.runtime, force=force), "share")
 
 
 @neutral()

@@ -91,7 +91,7 @@ def _run() -> Any:
         return error.exit_code
 
 
-def _tell(message: str, by_any: bool = False) -> None:
+def _tell(message: str, *, by_any: bool = False) -> None:
     from winning_tickets.runs.distributed import is_main
     from winning_tickets.runs.escapes import printable_lines
 

@@ -51,7 +51,7 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> None:  # noqa: FBT001 - as Typer calls it
     if wanted:
         typer.echo(version())
         raise typer.Exit
@@ -64,6 +64,7 @@ TOGETHER = ("search", "transfer", "share", "super", "fit-head")
 @app.callback()
 def _options(
     context: typer.Context,
+    *,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -78,7 +79,7 @@ def _options(
 Show = Callable[[dict[str, Any]], str]  # makes the text that is printed without `--json` from a result
 
 
-def emit(result: dict[str, Any], as_json: bool, show: Show) -> None:
+def emit(result: dict[str, Any], *, as_json: bool, show: Show) -> None:
     """Print a result as JSON, or as the text that `show` makes of it; nothing else writes to stdout."""
     # The line breaks of the text are those of `show`, as the strings of the result have none any more.
     typer.echo(json_text(result) if as_json else printable_lines(show(escaped(result))))
@@ -97,7 +98,7 @@ Device = Annotated[str, _running("--device", help=Runtime.help_of("device"))]
 Bf16 = Annotated[bool, _running("--bf16", help=Runtime.help_of("bf16"))]
 
 
-def _hush(value: bool) -> bool:
+def _hush(value: bool) -> bool:  # noqa: FBT001 - as Typer calls it
     if value:
         hush()
     return value
@@ -109,8 +110,8 @@ NonFinite = Annotated[Literal["stop", "skip"], _running("--non-finite", help=Run
 ReportTo = Annotated[str | None, _running("--report-to", help=Runtime.help_of("report_to"))]
 
 
-def _trust(context: typer.Context, value: bool) -> bool:
-    context.with_resource(trusting(value))  # until the command ends
+def _trust(context: typer.Context, value: bool) -> bool:  # noqa: FBT001 - as Typer calls it
+    context.with_resource(trusting(remote_code=value))  # until the command ends
     return value
 
 
@@ -187,7 +188,7 @@ def verb(
                     for part in path[:-1]:
                         inner = inner.setdefault(part, {})
                     inner[path[-1]] = parsed(cls, path[-1], given[key])
-            chosen = checked_settings(settings, given.get("config"), options, defaults, inline)
+            chosen = checked_settings(settings, given.get("config"), options, defaults, inline=inline)
             how = {key: given[key] for key in runtime if key in given}
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
             if execution.quiet:
@@ -198,12 +199,12 @@ def verb(
             folder, as_json = given.get("out"), given["as_json"]
             if given["dry_run"]:
                 refuse(chosen, execution, check)
-                with trusting(execution.trust_remote_code):
+                with trusting(remote_code=execution.trust_remote_code):
                     planned = plan(chosen, execution)
-                return emit(planned.as_json(folder), as_json, lambda _: planned.text(name))
-            with trusting(execution.trust_remote_code):
-                result, text_of = function(chosen, folder, execution, given["force"])
-            return emit(result, as_json, text_of)
+                return emit(planned.as_json(folder), as_json=as_json, show=lambda _: planned.text(name))
+            with trusting(remote_code=execution.trust_remote_code):
+                result, text_of = function(chosen, folder, execution, force=given["force"])
+            return emit(result, as_json=as_json, show=text_of)
 
         _sign(run, function, types, required=(argument, "out") if out is Out else (argument,))
         app.command(name, cls=type("SettingsVerb", (Verb,), {"readers": readers, "rare": frozenset(types) - everyday}))(
@@ -259,13 +260,14 @@ def small_verb(
             if execution.quiet:
                 hush()
             out, as_json = given.get("out"), given["as_json"]
-            with trusting(execution.trust_remote_code):
+            with trusting(remote_code=execution.trust_remote_code):
                 if plan is not None and given["dry_run"]:
                     planned = {"plan": plan(config), "out": None if out is None else str(out)}
                     words = f"Would write {out}" if writes else f"Would {name} {config.target}"  # type: ignore[attr-defined]
-                    return emit(planned, as_json, lambda _: words)
-                result, text_of = function(config, *((out, given["force"]) if writes else (execution,)))
-            return emit(result, as_json, text_of)
+                    return emit(planned, as_json=as_json, show=lambda _: words)
+                how = {"out": out, "force": given["force"]} if writes else {"runtime": execution}
+                result, text_of = function(config, **how)
+            return emit(result, as_json=as_json, show=text_of)
 
         required = [field for field in others if settings.model_fields[field].is_required()]
         _sign(run, function, types, required=("out", *arguments, *required))
@@ -288,11 +290,11 @@ def refuse(settings: Settings, runtime: Runtime, check: str) -> None:
 
 
 def checked_settings(
-    kind: type[Settings], file: Path | None, options: dict[str, Any], defaults: Any, inline: str
+    kind: type[Settings], file: Path | None, options: dict[str, Any], defaults: Any, *, inline: str
 ) -> Settings:
     """Return the settings of a command; if values are out of range, problems of the other values are reported too."""
     try:
-        return settings_of(kind, file, options, defaults, inline)
+        return settings_of(kind, file, options, defaults, inline=inline)
     except UsageError as error:
         problems, cause = error.lines, error.__cause__
         cause = cause.__cause__ if isinstance(cause, UsageError) else cause
@@ -300,7 +302,7 @@ def checked_settings(
         wrong = {str(item["loc"][0]) for item in found if item["loc"]}
         others = {field: value for field, value in options.items() if field not in wrong}
         try:
-            rest = settings_of(kind, file, others, defaults, inline)
+            rest = settings_of(kind, file, others, defaults, inline=inline)
         except UsageError:
             raise error from None
         names = [fields[field][0].option_of(field) for field in wrong if field in (fields := kind.all_fields())]
@@ -316,6 +318,7 @@ def settings_of(
     file: Path | None,
     options: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
+    *,
     inline: str = "",
 ) -> Settings:
     """Return settings from a `--config` file and from options, which win; a problem is reported with the file."""
@@ -359,7 +362,7 @@ def trackers_of(text: str | None) -> tuple[str, ...]:
     runtime=tuple(Runtime.model_fields),
     plan=plans.plan_search,
 )
-def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+def search(config: SearchConfig, out: Path, runtime: Runtime, *, force: bool) -> Printed:
     """Find a ticket and save it in --out. With --method NAME, --help shows what that method reads.
 
     Example: tickets search builtin:minilm --method mask-training --objective kd --sparsity 0.6 --corpus pydocs
@@ -367,7 +370,7 @@ def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Pr
     """
     from winning_tickets.pruning.search import search_all
 
-    tickets = search_all(config, out, runtime, force)
+    tickets = search_all(config, out, runtime, force=force)
     result = json.loads((out / "result.json").read_text(encoding="utf-8")) | {"out": str(out)}
     return result, partial(show.search, tickets=list(map(str, tickets.values())))
 
@@ -382,14 +385,14 @@ def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Pr
     out=Kept,
     plan=plans.plan_evaluate,
 )
-def evaluate(config: EvaluateConfig, out: Path | None, runtime: Runtime, force: bool) -> Printed:
+def evaluate(config: EvaluateConfig, out: Path | None, runtime: Runtime, *, force: bool) -> Printed:
     """Measure what a model or ticket preserves, without fine-tuning.
 
     Example: tickets evaluate my-ticket --objective kd --corpus pydocs --json
     """
     from winning_tickets.evaluation.evaluate import evaluate as measure
 
-    return measure(config, runtime, out, force), show.evaluation
+    return measure(config, runtime, out, force=force), show.evaluation
 
 
 @verb(
@@ -399,14 +402,14 @@ def evaluate(config: EvaluateConfig, out: Path | None, runtime: Runtime, force: 
     "winning_tickets.finetuning.fit_head:check_fit_head",
     plan=plans.plan_fit_head,
 )
-def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, *, force: bool) -> Printed:
     """Train an MLM head for a model that has none. Both are saved as an ordinary ForMaskedLM folder.
 
     Example: tickets fit-head builtin:minilm --corpus pydocs --steps 200 --out minilm-mlm
     """
     from winning_tickets.finetuning.fit_head import fit_head as fit
 
-    result = fit(config, out, runtime, force) | {"out": str(out)}
+    result = fit(config, out, runtime, force=force) | {"out": str(out)}
     return result, show.fitted_head
 
 
@@ -418,7 +421,7 @@ def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) ->
     metavar="MODEL_OR_TICKET_OR_RUN",
     plan=plans.plan_transfer,
 )
-def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+def transfer(config: TransferConfig, out: Path, runtime: Runtime, *, force: bool) -> Printed:
     """Fine-tune a model or ticket on a task, once for each seed. The metrics are stored.
 
     Example: tickets transfer my-ticket --task pydocs --seeds 0,1 --out my-transfer --json
@@ -427,7 +430,7 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -
     """
     from winning_tickets.finetuning.transfer import transfer as fine_tune
 
-    result = fine_tune(config, out, runtime, force)
+    result = fine_tune(config, out, runtime, force=force)
     return result, show.transfer
 
 
@@ -440,7 +443,7 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -
     runtime=NOT_COMPILED,
     plan=plans.plan_share,
 )
-def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+def share(config: ShareConfig, out: Path, runtime: Runtime, *, force: bool) -> Printed:
     """Train one encoder for several tasks, each with its ticket. Without tickets that is MT-DNN.
 
     Example: tickets share --model builtin:minilm --tasks rte,mrpc --tickets auto --data-dir glue --out shared
@@ -449,7 +452,7 @@ def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Prin
     """
     from winning_tickets.finetuning.sharing import share as share_model
 
-    result = share_model(config, out, runtime, force)
+    result = share_model(config, out, runtime, force=force)
     return result, show.sharing
 
 
@@ -464,7 +467,7 @@ def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Prin
     defaults={"fine_tuning": {"seeds": (0, 1, 2), "select_on": SELECT_ON}},
     plan=plans.plan_super,
 )
-def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, *, force: bool) -> Printed:
     """Find a task's super ticket: the level of heads and FFNs that wins.
 
     Tickets of every level and the full model are fine-tuned, and the best is named.
@@ -473,7 +476,7 @@ def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) 
     """
     from winning_tickets.finetuning.super_ticket import super_ticket as find
 
-    result = find(config.resolved(), out, runtime, force)
+    result = find(config.resolved(), out, runtime, force=force)
     return result, show.super_ticket
 
 
@@ -486,7 +489,7 @@ def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) 
     plan=plans.plan_shrink,
     runtime=NOT_COMPILED,
 )
-def shrink(config: ShrinkConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+def shrink(config: ShrinkConfig, out: Path, runtime: Runtime, *, force: bool) -> Printed:
     """Make a model faster by removing heads, neurons and layers. The rest learns from the dense model.
 
     Example: tickets shrink builtin:minilm --speedup 2 --corpus pydocs --steps 300 --out fast
@@ -494,5 +497,5 @@ def shrink(config: ShrinkConfig, out: Path, runtime: Runtime, force: bool) -> Pr
     from winning_tickets.finetuning.shrink import shrink as make_faster
     from winning_tickets.report.shrink import as_text
 
-    result = make_faster(config, out, runtime, force) | {"out": str(out)}
+    result = make_faster(config, out, runtime, force=force) | {"out": str(out)}
     return result, as_text

@@ -16,7 +16,7 @@ RUNNING = "Running"
 HELP_ALL = "--help-all"
 
 
-def show_help(context: typer.Context, value: bool) -> None:
+def show_help(context: typer.Context, value: bool) -> None:  # noqa: FBT001 - as Typer calls it
     """Print the help and end, for an option that asks for it."""
     if value:
         typer.echo(context.get_help())

@@ -85,6 +85,7 @@ def annotated(
     field: str,
     options: str,
     default: Any = None,
+    *,
     metavar: str | None = None,
     meaning: str | None = None,
 ) -> Any:

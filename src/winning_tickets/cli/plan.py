@@ -38,7 +38,7 @@ class Plan:
         self.rows[name] = value
         self.numbers |= numbers
 
-    def estimate(self, cost: Cost, model: ModelSize, bf16: bool) -> None:
+    def estimate(self, cost: Cost, model: ModelSize, *, bf16: bool) -> None:
         """Add a row with the estimated time on each kind of device."""
         minutes = {name: round(Speed(name, bf16).seconds(cost, model) / 60, 1) for name in DEVICES}
         words = [
@@ -146,6 +146,7 @@ def model_of(
     name: str,
     base: str | None = None,
     revision: str | None = None,
+    *,
     layers: int | None = None,
     head: Head = "none",  # one that the model cannot have is refused
     onnx: bool = False,  # whether the command takes an ONNX export
@@ -164,12 +165,12 @@ def model_of(
         target = Target.find(name, base, revision, layers)
         assert target.ticket is not None
         sparsity = 0.0 if target.ticket.gates else target.ticket.sparsity
-        where, plm = target.model, target.examine(head, require_mlm_head)
+        where, plm = target.model, target.examine(head, require_mlm_head=require_mlm_head)
         words = f"{name}, a ticket of {where} with {target.ticket.sparsity:.1%} of its scope pruned"
     else:
         if is_fine_tuned(name):
             where, words = str(open_fine_tuned(name).folder), f"{name}, a fine-tuned model"
-        plm = examine(where, head, revision, layers, onnx, require_mlm_head)
+        plm = examine(where, head, revision, layers, onnx=onnx, require_mlm_head=require_mlm_head)
     if plm is None:
         reason = "which may run code of its own" if Path(where).is_dir() else "which is not on this machine"
         plan.unchecked.append(f"the model {where}, {reason}")

@@ -47,7 +47,7 @@ def plan_measure(config: MeasureConfig) -> dict[str, Any]:
     """Check the model and the numbers of a measurement; return what would be measured."""
     from winning_tickets.deploy.measure import check_lengths
 
-    model = model_of(Plan(Settings()), config.target, config.base, config.revision, config.layers, onnx=True)
+    model = model_of(Plan(Settings()), config.target, config.base, config.revision, layers=config.layers, onnx=True)
     if model.plm is not None:
         check_lengths(model.plm, config.lengths)
     return config.model_dump(include={"target", "batches", "lengths", "threads", "repeats"})
@@ -63,7 +63,7 @@ def plan_export(config: ExportConfig) -> dict[str, Any]:
 
     folder = local(config.target)
     on_the_hub = not Path(folder).is_dir() and ("/" not in folder or may_be_id(folder))
-    check_export(config, on_the_hub)
+    check_export(config, on_the_hub=on_the_hub)
     if not on_the_hub and not is_ticket(folder) and not is_fine_tuned(folder):
         find_model(folder)  # which says what is missing
     return config.model_dump(include={"target", "format"})
@@ -116,7 +116,7 @@ def plan_search(config: SearchConfig, runtime: Runtime) -> Plan:
         plan.add("calibration_batches", f"{settings.calibration_batches} (no training)", total_steps=0)
     else:
         plan.add("steps", "none: the weights alone decide", total_steps=0)
-    plan.estimate(cost, model.size, runtime.bf16)
+    plan.estimate(cost, model.size, bf16=runtime.bf16)
     return plan
 
 
@@ -195,7 +195,9 @@ def _tasks_of_search(plan: Plan, settings: SourceSearch) -> list[Task]:
     found = {name: outlook_of_task(name, settings.data_dir) for name in settings.tasks}
     if settings.train_file is not None:
         columns, label = settings.text_columns, settings.label_column
-        one = outlook_of_files(settings.train_file, settings.train_file, columns, label, None, settings.kind)
+        one = outlook_of_files(
+            settings.train_file, settings.train_file, columns, label, metric=None, kind=settings.kind
+        )
         found[settings.train_file] = one
     for name, outlook in found.items():
         plan.unchecked += outlook.unchecked
@@ -228,10 +230,10 @@ def plan_transfer(config: TransferConfig, runtime: Runtime) -> Plan:
 
     plan = Plan(config, config.resolved(), reads=lambda name: _is_read(config, name))
     head: Head = cast("Head", config.task) if config.task in TEXT_NAMES else "none"
-    model = model_of(plan, config.target, config.base, config.revision, config.layers, head)
+    model = model_of(plan, config.target, config.base, config.revision, layers=config.layers, head=head)
     check_given(plan, "--teacher", config.teacher, find_model)
     plan.add("target", model.words)
-    plan.estimate(_add_fine_tuning(plan, config, model), model.size, runtime.bf16)
+    plan.estimate(_add_fine_tuning(plan, config, model), model.size, bf16=runtime.bf16)
     return plan
 
 
@@ -265,7 +267,7 @@ def _add_fine_tuning(plan: Plan, config: TransferConfig, model: PlannedModel) ->
     plan.add("batch_size", f"{batch} examples of at most {length} tokens", batch_size=batch, max_length=length)
     timed = []
     for one in (candidate.resolved() for candidate in config.candidates().values()):
-        steps, epochs = _steps(plan, one, outlook, task, batch, model.size)
+        steps, epochs = _steps(plan, one, outlook, task, batch=batch, model=model.size)
         rate = one.learning_rate or task.peak_rate(config.profile, model.size.width, steps, model.sparsity)
         timed.append((one.model_copy(update={"steps": steps, "epochs": None}), f"{steps:,}{epochs}", rate))
     steps_of, rates = [one.steps for one, *_ in timed], list(dict.fromkeys(rate for *_, rate in timed))
@@ -303,7 +305,7 @@ def _add_data(plan: Plan, config: TransferConfig, outlook: Outlook) -> None:
 
 
 def _steps(
-    plan: Plan, config: ResolvedTransfer, outlook: Outlook, task: Task, batch: int, model: ModelSize
+    plan: Plan, config: ResolvedTransfer, outlook: Outlook, task: Task, *, batch: int, model: ModelSize
 ) -> tuple[int, str]:
     """Return the optimizer steps of a run, and how they follow from epochs, in words."""
     if config.steps is not None:
@@ -333,7 +335,7 @@ def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
         config.target,
         config.base,
         config.revision,
-        config.layers,
+        layers=config.layers,
         head=head_for(config),
         onnx=True,
         require_mlm_head=reads_head_of_base(config),
@@ -347,12 +349,12 @@ def plan_evaluate(config: EvaluateConfig, runtime: Runtime) -> Plan:
         limit = "all" if config.max_tokens is None else f"at most {config.max_tokens:,}"
         plan.add("corpus", f"{config.corpus}, segments {config.segments}, {limit} tokens of the {config.split} part")
     if config.pairs_file is not None:
-        pairs = outlook_of_files(config.pairs_file, config.pairs_file, None, "score", "pearson")
+        pairs = outlook_of_files(config.pairs_file, config.pairs_file, None, "score", metric="pearson")
         plan.unchecked += pairs.unchecked
         plan.add("pairs_file", f"{config.pairs_file}" + ("" if pairs.train is None else f", {pairs.train:,} pairs"))
     elif config.task is not None:
         plan.unchecked += outlook_of_task(config.task, config.data_dir).unchecked
-    plan.estimate(cost_of(config, model.size), model.size, runtime.bf16)
+    plan.estimate(cost_of(config, model.size), model.size, bf16=runtime.bf16)
     return plan
 
 
@@ -371,7 +373,7 @@ def plan_fit_head(config: FitHeadConfig, runtime: Runtime) -> Plan:
     plan.add("corpus", words, batch_tokens=config.batch_tokens)
     plan.add("steps", f"{config.steps:,}", steps=config.steps)
     plan.add("learning_rate", f"{config.learning_rate:g} at its peak", learning_rate=config.learning_rate)
-    plan.estimate(cost_of(config, model.size), model.size, runtime.bf16)
+    plan.estimate(cost_of(config, model.size), model.size, bf16=runtime.bf16)
     return plan
 
 
@@ -404,7 +406,7 @@ def plan_share(config: ShareConfig, runtime: Runtime) -> Plan:
     epochs = "" if config.steps else f" ({settings.epochs:g} epochs over all tasks)"
     plan.add("steps", f"{about}{steps:,}{epochs}", steps=steps, steps_are_estimated=bool(about))
     plan.add("seeds", ",".join(map(str, config.seeds)))
-    plan.estimate(cost_of(config, size), size, runtime.bf16)
+    plan.estimate(cost_of(config, size), size, bf16=runtime.bf16)
     return plan
 
 
@@ -422,7 +424,7 @@ def plan_super(config: SuperConfig, runtime: Runtime) -> Plan:
     plan.facts["trainings"] = trainings
     if fine_tuning.task in TASK_SIZES or "train_examples" in plan.numbers:
         timed = {"fine_tuning": fine_tuning.model_copy(update={"steps": plan.numbers["steps"], "epochs": None})}
-        plan.estimate(cost_of(settings.model_copy(update=timed), model.size), model.size, runtime.bf16)
+        plan.estimate(cost_of(settings.model_copy(update=timed), model.size), model.size, bf16=runtime.bf16)
         plan.facts["minutes"] = plan.rows["minutes"]
     return plan
 
@@ -444,7 +446,9 @@ def plan_shrink(config: ShrinkConfig, runtime: Runtime) -> Plan:
         (texts, *_) = load_texts(config.train_file, config.text_columns)
         plan.add("train_file", f"{config.train_file}, {len(texts):,} texts")
     if config.pairs_file is not None:
-        plan.unchecked += outlook_of_files(config.pairs_file, config.pairs_file, None, "score", "pearson").unchecked
+        plan.unchecked += outlook_of_files(
+            config.pairs_file, config.pairs_file, None, "score", metric="pearson"
+        ).unchecked
     if config.task is not None:
         plan.unchecked += outlook_of_task(config.task, config.data_dir).unchecked
     return plan

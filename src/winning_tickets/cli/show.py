@@ -180,14 +180,14 @@ def _two_averages(result: dict[str, Any]) -> list[str]:
     return [f"  {rule}: {final_and_best(kinds)}" for rule, kinds in found.items()]
 
 
-def final_and_best(kinds: dict[str, Any], loss: bool = False) -> str:
+def final_and_best(kinds: dict[str, Any], *, loss: bool = False) -> str:
     """Return the final and the best score as `final 71.2 ± 0.8, best 72.0 ± 0.5`."""
     if kinds["final"]["mean"] is None:  # the data lack the split
         return "not measured"
-    return ", ".join(f"{kind} {_mean_and_std(kinds[kind], loss)}" for kind in ("final", "best"))
+    return ", ".join(f"{kind} {_mean_and_std(kinds[kind], loss=loss)}" for kind in ("final", "best"))
 
 
-def _mean_and_std(scores: dict[str, Any], loss: bool = False) -> str:
+def _mean_and_std(scores: dict[str, Any], *, loss: bool = False) -> str:
     """Return `71.2 ± 0.8` for a score, x100, or `1.234 ± 0.005` for a loss."""
     mean, std = scores["mean"], scores["std"]
     if loss:

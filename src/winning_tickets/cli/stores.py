@@ -30,6 +30,7 @@ def runs(
     status: Annotated[
         str | None, typer.Option("--status", help="Only runs that are done, failed, running or unfinished.")
     ] = None,
+    *,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table with a column for each value.")] = False,
     break_lock: Annotated[
         Path | None,
@@ -63,7 +64,7 @@ def runs(
     if break_lock is not None:
         holder = locks.break_lock(break_lock)
         text = f"Removed the lock of {break_lock}, which {holder} held."
-        emit({"dir": str(break_lock), "holder": holder}, as_json, lambda _: text)
+        emit({"dir": str(break_lock), "holder": holder}, as_json=as_json, show=lambda _: text)
         return
     if verify:
         if where or status is not None or as_csv:
@@ -71,7 +72,7 @@ def runs(
         from winning_tickets.deploy.verify import verify as check
 
         checked = check([folder or store])
-        emit(checked, as_json, show.verification)
+        emit(checked, as_json=as_json, show=show.verification)
         raise typer.Exit(0 if checked["ok"] else 1)
     from winning_tickets.runs.store import query
     from winning_tickets.runs.store.folders import find_records, list_runs
@@ -83,13 +84,13 @@ def runs(
         raise UsageError(f"There is no store at {store}; give one with --store, or a FOLDER with runs.")
     place = folder or store
     if not (as_csv or as_json or where):
-        emit({}, False, lambda _: query.as_text(list_runs(place, status), str(place)))
+        emit({}, as_json=False, show=lambda _: query.as_text(list_runs(place, status), str(place)))
         return
     records = find_records(place, where or (), status)
     emit(
         query.as_json(records, str(place)) if as_json else {},
-        as_json,
-        lambda _: query.as_csv(records) if as_csv else query.as_text(records, str(place)),
+        as_json=as_json,
+        show=lambda _: query.as_csv(records) if as_csv else query.as_text(records, str(place)),
     )
 
 
@@ -98,12 +99,12 @@ app.add_typer(cache_app, name="cache")
 
 
 @cache_app.command("list")
-def cache_list(as_json: commands.Json = False) -> None:
+def cache_list(*, as_json: commands.Json = False) -> None:
     """List the folder and the entries of the cache."""
     from winning_tickets.data.token_cache import cache_root, list_cache_entries
 
     result = {"root": str(cache_root()), "entries": list_cache_entries()}
-    emit(result, as_json, show.cache)
+    emit(result, as_json=as_json, show=show.cache)
 
 
 @cache_app.command("clean")
@@ -111,6 +112,7 @@ def cache_clean(
     older_than_days: Annotated[
         float | None, typer.Option(help="Only entries that were not used for this many days.")
     ] = None,
+    *,
     as_json: commands.Json = False,
 ) -> None:
     """Remove tokenized corpora; they are made again when needed."""
@@ -119,4 +121,4 @@ def cache_clean(
     if older_than_days is not None and not older_than_days >= 0:
         raise UsageError(f"--older-than-days {older_than_days} is impossible; give a number of days, such as 30.")
     freed = clean_cache(older_than_days)
-    emit({"bytes_freed": freed}, as_json, lambda _: f"{freed / 1e6:.1f} MB freed")
+    emit({"bytes_freed": freed}, as_json=as_json, show=lambda _: f"{freed / 1e6:.1f} MB freed")

@@ -38,6 +38,7 @@ def inspect(
     figure: Annotated[
         Path | None, typer.Option("--figure", help="File for a picture of the masks: svg, png or pdf.")
     ] = None,
+    *,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --figure.")] = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -53,7 +54,7 @@ def inspect(
     if figure is None and force:
         raise UsageError("--force needs --figure, the file that is replaced.")
     if figure is not None:
-        check_figure_file(figure, force)
+        check_figure_file(figure, force=force)
     found = Ticket.from_pretrained(ticket)
     result = describe(found) | {"tickets_inside": children(ticket)}
     if figure is not None:
@@ -62,10 +63,10 @@ def inspect(
 
         write_bytes(figure, mask_figure(found, show.title_of(result))[figure.suffix[1:]])
         result["figure"] = str(figure)
-    emit(result, as_json, show.description)
+    emit(result, as_json=as_json, show=show.description)
 
 
-def check_figure_file(path: Path, force: bool) -> None:
+def check_figure_file(path: Path, *, force: bool) -> None:
     """Raise `UsageError` for a file that no figure can be written to."""
     from winning_tickets.report.figures import FORMATS
 
@@ -96,6 +97,7 @@ def predict(
     input_file: Annotated[
         Path | None, typer.Option("--input", help="File whose rows are labeled: csv, tsv, jsonl or parquet.")
     ] = None,
+    *,
     out: Annotated[
         Path | None, typer.Option("--out", help="File for the rows of --input with their predictions.")
     ] = None,
@@ -140,7 +142,7 @@ def predict(
         if data_dir is None:
             raise UsageError("--glue-submission needs --data-dir, a GLUE download with the test files.")
         written = submit(runs, data_dir, glue_submission, seed=seed, runtime=runtime, force=force)
-        return emit(written, as_json, show.submission)
+        return emit(written, as_json=as_json, show=show.submission)
     if data_dir is not None or (force and input_file is None):
         raise UsageError("--data-dir and --force need --glue-submission; --force goes with --input too.")
     if len(runs) > 1:
@@ -162,7 +164,7 @@ def predict(
             runtime=runtime,
             force=force,
         )
-        return emit(result, as_json, show.predicted_file)
+        return emit(result, as_json=as_json, show=show.predicted_file)
     from winning_tickets.training.predict import predict as label
 
     if not text:
@@ -175,7 +177,7 @@ def predict(
     if text_pair is not None:
         texts = list(zip(text, text_pair, strict=True))
     result = label(runs[0], texts, seed=seed, runtime=runtime)
-    return emit(result, as_json, show.predictions)
+    return emit(result, as_json=as_json, show=show.predictions)
 
 
 @mask_app.command()
@@ -185,6 +187,7 @@ def combine(
     ],
     targets: Annotated[list[str], typer.Argument(metavar="TICKETS...", help="Two or more of one model and scope.")],
     out: commands.Out,
+    *,
     force: commands.Force = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -194,8 +197,8 @@ def combine(
     """
     from winning_tickets.tickets.algebra import save_combined
 
-    result = save_combined(operation, targets, out, force) | {"out": str(out)}
-    return emit(result, as_json, show.derived)
+    result = save_combined(operation, targets, out, force=force) | {"out": str(out)}
+    return emit(result, as_json=as_json, show=show.derived)
 
 
 @mask_app.command()
@@ -209,6 +212,7 @@ def perturb(
     seed: Annotated[
         int, typer.Option(min=0, max=LAST_SEED, help="Seed of the weights that move, and of their new places.")
     ] = 0,
+    *,
     force: commands.Force = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -218,23 +222,23 @@ def perturb(
     """
     from winning_tickets.tickets.algebra import save_perturbed
 
-    result = save_perturbed(target, fraction, seed, out, force) | {"out": str(out)}
-    return emit(result, as_json, show.derived)
+    result = save_perturbed(target, fraction, seed, out, force=force) | {"out": str(out)}
+    return emit(result, as_json=as_json, show=show.derived)
 
 
 @small_verb(mask_app, "import", ImportConfig, writes=True, file="FILE")
-def import_mask(config: ImportConfig, out: Path, force: bool) -> Printed:
+def import_mask(config: ImportConfig, out: Path, *, force: bool) -> Printed:
     """Make a ticket of the masks that the released code of the papers writes.
 
     Example: tickets mask import mask.pt --base bert-base-uncased --out my-ticket
     """
     from winning_tickets.deploy.mask_files import import_mask as read
 
-    return read(config, out, force), show.imported
+    return read(config, out, force=force), show.imported
 
 
 @small_verb(app, "export", ExportConfig, writes=True, plan=plans.plan_export, target="TICKET_OR_RUN")
-def export(config: ExportConfig, out: Path, force: bool) -> Printed:
+def export(config: ExportConfig, out: Path, *, force: bool) -> Printed:
     """Write a model in a format that other programs load.
 
     Example: tickets export my-ticket --format masked --out my-model
@@ -243,7 +247,7 @@ def export(config: ExportConfig, out: Path, force: bool) -> Printed:
     """
     from winning_tickets.deploy.export import export as write
 
-    return write(config, out, force), show.exported
+    return write(config, out, force=force), show.exported
 
 
 @app.command()
@@ -261,6 +265,7 @@ def push(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the model. By default the first one saved.")] = None,
+    *,
     private: Annotated[
         bool | None, typer.Option("--private/--public", help="Whether a new repository is private.")
     ] = None,
@@ -280,7 +285,7 @@ def push(
     from winning_tickets.deploy.publish import push as upload
 
     result = upload(target, repo, results=results or (), seed=seed, private=private, revision=revision)
-    return emit(result, as_json, lambda done: f"Pushed {len(done['files'])} files to {done['url']}.")
+    return emit(result, as_json=as_json, show=lambda done: f"Pushed {len(done['files'])} files to {done['url']}.")
 
 
 @small_verb(

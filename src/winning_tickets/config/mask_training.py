@@ -132,7 +132,7 @@ class MaskTraining(ScoreTraining, LogitsSearch, RoundedWeights, CountedSearch):
         """Return the values of the profile for this objective and ranking."""
         # Layers that share the steps have few of them each.
         steps = 0 if self.block_wise else self.first_steps
-        return profiles.profile_values(self.profile, self.method, self.objective, self.ranking, steps)
+        return profiles.profile_values(self.profile, self.method, self.objective, self.ranking, steps=steps)
 
     def problems(self) -> list[str]:
         """Return a line for each reason why the settings cannot work together."""

@@ -168,7 +168,7 @@ def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
 
 
 def profile_values(
-    profile: Profile, method: str, objective: str, ranking: str = "matrix", steps: int = 0
+    profile: Profile, method: str, objective: str, ranking: str = "matrix", *, steps: int = 0
 ) -> dict[str, Any]:
     """Return the values of fields of a `SearchConfig` that are None; `steps` are those of the first sparsity level."""
     if profile == "tuned":

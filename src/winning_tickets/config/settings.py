@@ -118,6 +118,7 @@ def setting(
     meaning: str,  # the help, one or two sentences
     panel: str,  # the section of `--help` that lists the option
     option: str | None = "",  # names of the option, separated by spaces; if empty, made from the field's name
+    *,
     everyday: bool = False,  # whether `--help` shows the option; `--help-all` shows all
     output: bool = False,  # whether it chooses optional outputs, which a later call may add to a finished run
     **rules: Any,  # arguments of pydantic's `Field`, such as `ge`
@@ -182,7 +183,7 @@ class Settings(BaseModel):
         options = cls.options_of(field, inner).split() or [f"{field}.{inner}" if inner else field]
         return options[0].partition("/")[0]
 
-    def identity(self, exclude_defaults: bool = False) -> dict[str, Any]:
+    def identity(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
         """Return the fields that are part of a run's identity: all but those that choose optional outputs."""
         extra: dict[str, Any] = {name: field.json_schema_extra for name, field in type(self).model_fields.items()}
         outputs = {name for name, about in extra.items() if about and about.get("output")}
@@ -332,6 +333,6 @@ class Runtime(Settings):
 
     @field_validator("bf16")
     @classmethod
-    def _as_launched(cls, value: bool) -> bool:
+    def _as_launched(cls, value: bool) -> bool:  # noqa: FBT001 - as pydantic calls it
         """Return whether bfloat16 is set here, or by `accelerate launch` in the environment."""
         return value or os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() == "bf16"

@@ -252,7 +252,7 @@ class ShareConfig(WithLevels):
         for field, what in OWN_FILES.items():
             if values.get(field) is not None:
                 one_for_all = field not in ("train_file", "validation_file")
-                values[field] = by_task(cls.option_of(field), values[field], tasks, what, one_for_all)
+                values[field] = by_task(cls.option_of(field), values[field], tasks, what, one_for_all=one_for_all)
         return values
 
     def resolved(self) -> ResolvedShare:
@@ -309,7 +309,7 @@ class ResolvedShare(ShareConfig):
         )
 
 
-def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:
+def by_task(option: str, value: Any, tasks: Sequence[str], what: str, *, one_for_all: bool = False) -> dict[str, Any]:
     """Return values by task from a mapping, from `a,b` or a list in the order of the tasks, or from `rte=a,mrpc=b`."""
     # Messages use `option` as the name of the option and `what` as that of one value. With `one_for_all` a single value
     # applies to all tasks.
@@ -436,9 +436,9 @@ class SuperConfig(PercentLevels):
         open_ = {name: value for name, value in ({"select_on": SELECT_ON} | values).items() if name not in given}
         return self.model_copy(update=own | {"fine_tuning": self.fine_tuning.model_copy(update=open_)})
 
-    def identity(self, exclude_defaults: bool = False) -> dict[str, Any]:
+    def identity(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
         """Return the fields of a run's identity; examples were once selected by their place, and now by their texts."""
-        return super().identity(exclude_defaults) | {"selected": "by content"}
+        return super().identity(exclude_defaults=exclude_defaults) | {"selected": "by content"}
 
     def grid(self) -> Iterator[tuple[str, TransferConfig]]:
         """Yield a folder name and the fine-tuning for each setting to try; the configuration must be resolved."""

@@ -351,9 +351,11 @@ class TransferConfig(Settings):
             found["_".join(f"{field}-{value}" for field, value in chosen.items())] = self.model_copy(update=chosen)
         return found
 
-    def identity(self, exclude_defaults: bool = False) -> dict[str, Any]:
+    def identity(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
         """Return the fields of a run's identity; examples were once selected by their place, and now by their texts."""
-        return super().identity(exclude_defaults) | ({"selected": "by content"} if self.select_on else {})
+        return super().identity(exclude_defaults=exclude_defaults) | (
+            {"selected": "by content"} if self.select_on else {}
+        )
 
     def resolved(self) -> ResolvedTransfer:
         """Return this configuration with the values of its profile where a choice is None."""

@@ -69,7 +69,7 @@ class CorpusBatches(Dataset[Batch]):
         if train_size is not None:
             segmentation.check_countable(segments)
         choose = _chooser(max_tokens, train_size, seed if train_size_seed is None else train_size_seed)
-        self._cut = self._make_cut(parsed, special, tokenizer, batch_tokens, choose)
+        self._cut = self._make_cut(parsed, special, tokenizer, batch_tokens, choose=choose)
         if n_batches is None and self._cut.epoch_batches is None:
             raise UsageError(
                 f"Segments {segments} are drawn at random, without an end, for training. Use packed:L or lines here."
@@ -129,7 +129,7 @@ class CorpusBatches(Dataset[Batch]):
         return self._stream
 
     def _make_cut(
-        self, parsed: Segments, special: int, tokenizer: Any, batch_tokens: int, choose: segmentation.Choose | None
+        self, parsed: Segments, special: int, tokenizer: Any, batch_tokens: int, *, choose: segmentation.Choose | None
     ) -> segmentation.Cut:
         content = parsed.longest - special
         seed = self._seed if self._shuffle else None
@@ -139,18 +139,25 @@ class CorpusBatches(Dataset[Batch]):
                 content,
                 special,
                 batch_tokens // parsed.longest,
-                self._seed,
-                self._shuffle,
-                _known(tokenizer, _HEADINGS),
-                self._short_sequences,
-                choose,
+                seed=self._seed,
+                shuffle=self._shuffle,
+                heading_ids=_known(tokenizer, _HEADINGS),
+                short_probability=self._short_sequences,
+                choose=choose,
             )
         if parsed.form == "packed":
-            return segmentation.Packed(self._stream, content, special, batch_tokens // parsed.longest, seed, choose)
+            return segmentation.Packed(
+                self._stream, content, special, batch_tokens // parsed.longest, seed=seed, choose=choose
+            )
         if parsed.form == "lines":
-            return segmentation.LineSegments(self._stream, content, special, batch_tokens, seed, choose)
+            return segmentation.LineSegments(self._stream, content, special, batch_tokens, seed=seed, choose=choose)
         return segmentation.Mixed(
-            self._stream, parsed, special, batch_tokens, self._seed, _known(tokenizer, _SENTENCE_ENDS)
+            self._stream,
+            parsed,
+            special,
+            batch_tokens,
+            seed=self._seed,
+            sentence_ends=_known(tokenizer, _SENTENCE_ENDS),
         )
 
     @property

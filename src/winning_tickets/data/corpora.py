@@ -160,8 +160,8 @@ def _stream(spec: str, split: SplitName, data_dir: str | Path | None) -> CorpusT
         chosen = _of_split(folder, kinds, split) if whole else _of_split(folder, kinds, "train", unnamed=True)
         texts, identity = hub.stream_parquet(list(map(str, chosen)), hub.TEXT if named is None else named.part)
     elif named is not None:
-        where = (named.name, named.config, named.part, split, f"the corpus {spec}")
-        texts, identity, whole = hub.stream_hub(*where)
+        what = f"the corpus {spec}"
+        texts, identity, whole = hub.stream_hub(named.name, named.config, named.part, split, what=what)
 
     def read() -> Iterator[str]:
         for text in texts():
@@ -301,7 +301,7 @@ def _files(folder: Path, split: SplitName) -> list[Path]:
     return _of_split(folder, kinds, split)
 
 
-def _of_split(folder: Path, kinds: Mapping[Path, str | None], split: SplitName, unnamed: bool = False) -> list[Path]:
+def _of_split(folder: Path, kinds: Mapping[Path, str | None], split: SplitName, *, unnamed: bool = False) -> list[Path]:
     """Return the files of a split, also those that name none if `unnamed`; refuse a folder without any."""
     chosen = [path for path, kind in kinds.items() if kind == split or (unnamed and kind is None)]
     if not chosen:

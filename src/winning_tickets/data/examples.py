@@ -38,6 +38,7 @@ def build_split(
     rows: Iterable[Row],
     columns: Sequence[str],  # the text columns
     label_column: str,
+    *,
     read_label: LabelReader,
     texts_are: Literal["any", "not blank", "words"] = "not blank",  # words are lists with one label per word
 ) -> tuple[Split, int]:

@@ -76,7 +76,7 @@ def read_release(task: Task, data_dir: Path) -> TaskData:
     splits, unlabeled = {}, {}
     for split, file in find_release(task, data_dir).items():
         splits[split], unlabeled[split] = _read_split(task, file)
-    return TaskData.of(task, splits.pop("train"), splits, "folder", unlabeled)
+    return TaskData.of(task, splits.pop("train"), splits, "folder", unlabelled=unlabeled)
 
 
 def find_release(task: Task, data_dir: Path) -> dict[str, Path]:
@@ -113,7 +113,9 @@ def count_rows(task: Task, data_dir: Path) -> dict[str, int]:
 
 def _read_split(task: Task, path: Path) -> tuple[Split, int]:
     layout = LAYOUTS[task.name]
-    return build_split(str(path), _rows(task, path), layout.texts, layout.label, known_label_reader(task), "any")
+    return build_split(
+        str(path), _rows(task, path), layout.texts, layout.label, read_label=known_label_reader(task), texts_are="any"
+    )
 
 
 def _rows(task: Task, path: Path) -> Iterator[Row]:
@@ -217,7 +219,12 @@ def _read_test_set(path: Path, columns: Sequence[str]) -> TestSet:
         return int(found)
 
     split, _ = build_split(
-        str(path), chain([first] if first is not None else [], rows), columns, index, read_index, "any"
+        str(path),
+        chain([first] if first is not None else [], rows),
+        columns,
+        index,
+        read_label=read_index,
+        texts_are="any",
     )
     if len(set(split.labels)) < len(split):
         raise ContentError(f"{path}: the column {index} has a number twice, so rows could not be told apart.")

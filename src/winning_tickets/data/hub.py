@@ -82,7 +82,7 @@ Texts = Callable[[], Iterator[str]]
 """Yields the texts of a data set from the first one."""
 
 
-def stream_hub(name: str, config: str | None, column: str, split: str, what: str) -> tuple[Texts, str, bool]:
+def stream_hub(name: str, config: str | None, column: str, split: str, *, what: str) -> tuple[Texts, str, bool]:
     """Return the texts of a split of the hub, which are fetched as they are read, and the identity of the data.
 
     The identity holds the name and the revision. The last value says whether all texts are of the split; without a
@@ -208,8 +208,8 @@ def _read(task: Task, found: Mapping[str, Any], source: str, kind: Any) -> TaskD
         cells = zip(*(list(found[name][column]) for column in wanted), strict=True)
         rows = ((f"{where}, row {i}", dict(zip(wanted, row, strict=True))) for i, row in enumerate(cells))
         splits[name], unlabeled[name] = build_split(
-            where, rows, task.text_columns, task.label_column, known_label_reader(task), "any"
+            where, rows, task.text_columns, task.label_column, read_label=known_label_reader(task), texts_are="any"
         )
     if task.kind == "span":
         check_answers(splits["train"], source)
-    return TaskData.of(task, splits.pop("train"), splits, kind, unlabeled)
+    return TaskData.of(task, splits.pop("train"), splits, kind, unlabelled=unlabeled)

@@ -198,6 +198,7 @@ def _average(
     results: Mapping[str, Metrics],
     needed: Mapping[str, tuple[str, ...]],
     other: Callable[[Mapping[str, float]], float],
+    *,
     merge: bool,
 ) -> Average:
     if not results:

@@ -68,6 +68,7 @@ class TaskBatches:
         collate: Callable[[list[Item]], Batch],
         batch_size: int,
         seed: int,
+        *,
         order: Order = task_order,
         by_length: bool = False,
     ) -> None:
@@ -107,6 +108,7 @@ class MixedBatches(Dataset[dict[str, Batch]]):
         sizes: Mapping[str, int],  # batches per epoch of each source
         mixing: Mixing,
         n_steps: int,
+        *,
         seed: int,  # of the order of sources
         main: str | None = None,  # for `ratio`: the main source
         ratio: float | None = None,  # batches of all others together per batch of the main one, at most all they have
@@ -118,7 +120,7 @@ class MixedBatches(Dataset[dict[str, Batch]]):
         if mixing == "round-robin":
             self._plan = [[(names[step % len(names)], step // len(names))] for step in range(n_steps)]
         elif mixing != "sum":
-            self._plan = _plan(sizes, mixing, n_steps, seed, main, ratio)
+            self._plan = _plan(sizes, mixing, n_steps, seed, main=main, ratio=ratio)
 
     def __len__(self) -> int:
         return self._length
@@ -167,7 +169,7 @@ def _shares(sizes: list[int], power: float) -> list[int]:
 
 
 def _plan(
-    sizes: Mapping[str, int], mixing: Mixing, n_steps: int, seed: int, main: str | None, ratio: float | None
+    sizes: Mapping[str, int], mixing: Mixing, n_steps: int, seed: int, *, main: str | None, ratio: float | None
 ) -> list[list[tuple[str, int]]]:
     """Return for each step its source and the index of that source's batch."""
     names, counts = list(sizes), list(sizes.values())

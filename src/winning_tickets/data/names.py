@@ -19,7 +19,7 @@ _MODELS = ("model", "target", "base")
 _OWN = "For data of your own, use --train-file and --validation-file."
 
 
-def misnamed(settings: Settings, with_files: bool = True, with_corpus: bool = True) -> list[str]:
+def misnamed(settings: Settings, *, with_files: bool = True, with_corpus: bool = True) -> list[str]:
     """Return a line for each unknown method, term, scope, model, task, metric or corpus, and for each missing file."""
     found = []
     if isinstance(settings, SearchConfig):
@@ -29,7 +29,7 @@ def misnamed(settings: Settings, with_files: bool = True, with_corpus: bool = Tr
         found += [str(unknown("objective", name, EVALUATION_NAMES)) for name in given]
     for one in (settings, getattr(settings, "fine_tuning", None)):
         if isinstance(one, Settings):
-            found += [*_of_models(one), *_of_data(one, with_files, with_corpus)]
+            found += [*_of_models(one), *_of_data(one, with_files=with_files, with_corpus=with_corpus)]
     return list(dict.fromkeys(found))
 
 
@@ -45,7 +45,7 @@ def _of_models(settings: Settings) -> list[str]:
     return found
 
 
-def _of_data(settings: Settings, with_files: bool, with_corpus: bool) -> list[str]:
+def _of_data(settings: Settings, *, with_files: bool, with_corpus: bool) -> list[str]:
     values = {field: getattr(settings, field, None) for field in ("task", "tasks", "metric", *_FILES)}
     # Training and validation files beside a task are refused elsewhere, whether they exist or not.
     files = {field: values[field] for field in _FILES if values["task"] is None or field not in _FILES[:2]}

@@ -73,6 +73,7 @@ def outlook_of_files(
     validation: str,
     text_columns: Sequence[str] | None,
     label_column: str = "label",
+    *,
     metric: str | None = None,
     kind: Kind | None = None,
     drop_unlabelled: bool = False,

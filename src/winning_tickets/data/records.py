@@ -122,6 +122,7 @@ class TaskData:
         train: Split,
         validation: dict[str, Split],
         source: Source,
+        *,
         unlabelled: dict[str, int] | None = None,
         remarks: tuple[str, ...] = (),
     ) -> TaskData:

@@ -93,7 +93,14 @@ class Packed:
     """Blocks of equal length over all lines; the tail is dropped."""
 
     def __init__(
-        self, stream: TokenStream, content: int, special: int, rows: int, seed: int | None, choose: Choose | None = None
+        self,
+        stream: TokenStream,
+        content: int,
+        special: int,
+        rows: int,
+        *,
+        seed: int | None,
+        choose: Choose | None = None,
     ) -> None:
         self._content = content
         blocks = stream.n_tokens // content
@@ -121,6 +128,7 @@ class LineSegments:
         content: int,
         special: int,
         batch_tokens: int,
+        *,
         seed: int | None,
         choose: Choose | None = None,
     ) -> None:
@@ -178,6 +186,7 @@ class Mixed:
         segments: Segments,
         special: int,
         batch_tokens: int,
+        *,
         seed: int,
         sentence_ends: list[int],
     ) -> None:
@@ -235,6 +244,7 @@ class Sections:
         content: int,
         special: int,
         rows: int,
+        *,
         seed: int,
         shuffle: bool,
         heading_ids: list[int],
@@ -243,7 +253,7 @@ class Sections:
     ) -> None:
         random = generator(seed, _PACK)
         found = [
-            _truncated(*chunk, content, random)
+            _truncated(chunk, content, random)
             for paragraphs in _sections(stream, heading_ids)
             for chunk in _chunks(paragraphs, content, short_probability, random)
         ]
@@ -300,8 +310,9 @@ def _chunks(
         begin = end
 
 
-def _truncated(start: int, split: int, stop: int, content: int, random: Any) -> tuple[int, int, int, int]:
+def _truncated(chunk: tuple[int, int, int], content: int, random: Any) -> tuple[int, int, int, int]:
     """Cut both segments to `content` tokens in all: one token after the other from a random end of the longer one."""
+    start, split, stop = chunk
     first, second = [start, split], [split, stop]
     for _ in range(stop - start - content):
         longer = first if first[1] - first[0] > second[1] - second[0] else second

@@ -91,7 +91,9 @@ def read_articles(path: Path) -> Split:
             f"{path} is not SQuAD JSON: found {found}, expected an object with {_SHAPE}. Other rows go in a "
             ".jsonl file."
         )
-    split, _ = build_split(str(path), _rows(path, content["data"]), ("question", "context"), "answers", read_answers)
+    split, _ = build_split(
+        str(path), _rows(path, content["data"]), ("question", "context"), "answers", read_label=read_answers
+    )
     return split
 
 

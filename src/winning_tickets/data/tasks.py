@@ -19,7 +19,7 @@ _NLI = ("entailment", "neutral", "contradiction")
 
 
 def _glue(
-    name: str, folder: str, texts: tuple[str, ...], labels: tuple[str, ...], citation: str, licence: str, **more: Any
+    name: str, folder: str, texts: tuple[str, ...], labels: tuple[str, ...], *, citation: str, licence: str, **more: Any
 ) -> Task:
     """Return a task of GLUE; its metric is accuracy unless another one is given."""
     values = {"metrics": ("accuracy",), "hub": ("nyu-mll/glue", name)} | more
@@ -28,32 +28,45 @@ def _glue(
 
 _TASKS = (
     _glue(
-        "cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), "Warstadt et al. 2019", "research use",
+        "cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"),
+        citation="Warstadt et al. 2019", licence="research use",
         metrics=("matthews",),
     ),
-    _glue("sst2", "SST-2", ("sentence",), ("negative", "positive"), "Socher et al. 2013", "see the source"),
     _glue(
-        "mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), "Dolan and Brockett 2005", "see the source",
+        "sst2", "SST-2", ("sentence",), ("negative", "positive"),
+        citation="Socher et al. 2013", licence="see the source",
+    ),
+    _glue(
+        "mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"),
+        citation="Dolan and Brockett 2005", licence="see the source",
         metrics=("accuracy", "f1"),
     ),
     _glue(
-        "stsb", "STS-B", _PAIR, (), "Cer et al. 2017", "CC BY-SA 4.0",
+        "stsb", "STS-B", _PAIR, (), citation="Cer et al. 2017", licence="CC BY-SA 4.0",
         metrics=("pearson", "spearman"), kind="regression",
     ),
     _glue(
-        "qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), "Iyer et al. 2017", "see the source",
+        "qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"),
+        citation="Iyer et al. 2017", licence="see the source",
         metrics=("accuracy", "f1"),
     ),
     _glue(
-        "mnli", "MNLI", ("premise", "hypothesis"), _NLI, "Williams et al. 2018", "OANC and others, see the source",
+        "mnli", "MNLI", ("premise", "hypothesis"), _NLI,
+        citation="Williams et al. 2018", licence="OANC and others, see the source",
         validation_splits=("validation_matched", "validation_mismatched"), eval_steps=500,
     ),
     _glue(
         "qnli", "QNLI", ("question", "sentence"), ("entailment", "not_entailment"),
-        "Rajpurkar et al. 2016; Wang et al. 2019", "CC BY-SA 4.0",
+        citation="Rajpurkar et al. 2016; Wang et al. 2019", licence="CC BY-SA 4.0",
     ),
-    _glue("rte", "RTE", _PAIR, ("entailment", "not_entailment"), "PASCAL RTE 1-3 and 5", "see the source"),
-    _glue("wnli", "WNLI", _PAIR, ("not_entailment", "entailment"), "Levesque et al. 2012", "CC BY 4.0"),
+    _glue(
+        "rte", "RTE", _PAIR, ("entailment", "not_entailment"),
+        citation="PASCAL RTE 1-3 and 5", licence="see the source",
+    ),
+    _glue(
+        "wnli", "WNLI", _PAIR, ("not_entailment", "entailment"),
+        citation="Levesque et al. 2012", licence="CC BY 4.0",
+    ),
     Task(
         "snli", ("premise", "hypothesis"), _NLI, ("accuracy",), hub=("stanfordnlp/snli", None), folder="snli_1.0",
         eval_steps=500, citation="Bowman et al. 2015", licence="CC BY-SA 4.0",

@@ -92,10 +92,12 @@ def tokenize(corpus: CorpusText, tokenizer: Any, at_most: int | None = None, end
     limit = at_most if corpus.streamed else None
     key = fingerprint([*parts, *([] if limit is None else [str(limit)]), *([] if end is None else [f"end {end}"])])
     path = (corpus.cache or cache_root()) / "tokens" / key
-    return main_first(lambda: _tokenized_in(path, corpus, tokenizer, limit, end))
+    return main_first(lambda: _tokenized_in(path, corpus, tokenizer, limit, end=end))
 
 
-def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int | None) -> TokenStream:
+def _tokenized_in(
+    path: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None, *, end: int | None
+) -> TokenStream:
     if (found := _open(path)) is not None:
         return found
     try:
@@ -103,7 +105,7 @@ def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any, at_most: int |
             if (found := _open(path)) is not None:  # another process was faster
                 return found
             _discard(path)
-            build_directory(path, lambda folder: _write(folder, corpus, tokenizer, at_most, end))
+            build_directory(path, lambda folder: _write(folder, corpus, tokenizer, at_most, end=end))
     except TrainingError as error:
         if (found := _open(path)) is not None:  # from a process that wrote before the disk was full
             return found
@@ -117,7 +119,7 @@ def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any, at_most: int |
     return made
 
 
-def _write(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int | None) -> None:
+def _write(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None, *, end: int | None) -> None:
     import xxhash
 
     largest = max(tokenizer.get_vocab().values())
@@ -167,7 +169,7 @@ def _tokenized(corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int
     backend.encode_special_tokens = tokenizer.split_special_tokens
     seen, done, last = RunningFingerprint(), 0, [] if end is None else [end]
     quiet = not sys.stderr.isatty()
-    with progress(f"tokenizing {corpus.name}", at_most or len(corpus.lines), quiet) as advance:
+    with progress(f"tokenizing {corpus.name}", at_most or len(corpus.lines), quiet=quiet) as advance:
         for lines in _some_at_a_time(corpus.lines):
             for line in lines:
                 seen.add(line)
@@ -266,7 +268,7 @@ def _entries() -> Iterator[tuple[Path, dict[str, Any]]]:
         yield path, entry
 
 
-def _folders(hidden: bool) -> list[Path]:
+def _folders(*, hidden: bool) -> list[Path]:
     root = cache_root() / "tokens"
     found = sorted(root.iterdir()) if root.is_dir() else []
     return [path for path in found if path.is_dir() and path.name.startswith(".") == hidden]

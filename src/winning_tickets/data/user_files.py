@@ -39,6 +39,7 @@ def load_files(
     validation_file: str | Path,
     text_columns: Sequence[str] | None,  # one or two, one for words; None looks for `WELL_KNOWN` or `WORD_COLUMNS`
     label_column: str = "label",
+    *,
     metric: str | None = None,
     kind: Kind | None = None,
     task_name: str | None = None,
@@ -58,7 +59,7 @@ def load_files(
     if metric is not None and metric not in known:
         raise unknown("metric", metric, known)
     if kind == "span":
-        data = _read_spans(train, validation, text_columns, label_column, metric)
+        data = _read_spans(train, validation, text_columns, label_column, metric=metric)
         return replace(data, task=replace(data.task, name=task_name or LOCAL))
 
     # Rows and text columns of both files.
@@ -85,8 +86,8 @@ def load_files(
     if drop_unlabelled:
         read_written = _or_none(read_written)
     texts_are: Literal["words", "not blank"] = "words" if kind == "tokens" else "not blank"
-    first, _ = examples.build_split(str(train), rows[train], columns[train], label_column, read_written, texts_are)
-    written = first.labels
+    build = partial(examples.build_split, label_column=label_column, texts_are=texts_are)
+    written = build(str(train), rows[train], columns[train], read_label=read_written)[0].labels
     if kind is None:
         scores = metric in METRICS_OF["regression"] or (metric is None and _are_fractional(written))
         kind = "regression" if scores else "classification"
@@ -98,17 +99,13 @@ def load_files(
         read_label = _or_none(read_label)
 
     splits, dropped = zip(
-        *(
-            examples.build_split(str(path), found, columns[path], label_column, read_label, texts_are)
-            for path, found in rows.items()
-        ),
-        strict=True,
+        *(build(str(path), found, columns[path], read_label=read_label) for path, found in rows.items()), strict=True
     )
     names = (words,) if kind == "tokens" else columns[train]
     task = Task(task_name or LOCAL, names, classes, _metrics(metric, kind, classes), kind, label_column)
     unlabelled = {"train": dropped[0], "validation": dropped[-1]} if drop_unlabelled else {}
     remarks = _remarks(task, splits[0], splits[-1])
-    return TaskData.of(task, splits[0], {"validation": splits[-1]}, "files", unlabelled, remarks)
+    return TaskData.of(task, splits[0], {"validation": splits[-1]}, "files", unlabelled=unlabelled, remarks=remarks)
 
 
 def load_texts(file: str | Path, text_columns: Sequence[str] | None = None) -> tuple[list[str], ...]:
@@ -116,7 +113,7 @@ def load_texts(file: str | Path, text_columns: Sequence[str] | None = None) -> t
     path = Path(file)
     rows = _read(path, FORMATS)
     columns = tuple(text_columns) if text_columns else _infer_columns(path, rows, "label")
-    return examples.build_split(str(path), rows, columns, columns[0], lambda *_: 0)[0].texts
+    return examples.build_split(str(path), rows, columns, columns[0], read_label=lambda *_: 0)[0].texts
 
 
 def _remarks(task: Task, train: Split, validation: Split) -> tuple[str, ...]:
@@ -171,7 +168,7 @@ def _read(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]]) ->
 
 
 def _read_spans(
-    train: Path, validation: Path, text_columns: Sequence[str] | None, label_column: str, metric: str | None
+    train: Path, validation: Path, text_columns: Sequence[str] | None, label_column: str, *, metric: str | None
 ) -> TaskData:
     from winning_tickets.data.squad import read_files
 

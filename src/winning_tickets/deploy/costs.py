@@ -69,7 +69,7 @@ class CostTable:
         return self.base + self.layer + self.heads[1] + self.neurons[1]
 
 
-def cost_table(plm: PLM, counted: Counted, batch: int, length: int, runtime: Runtime) -> CostTable:
+def cost_table(plm: PLM, counted: Counted, batch: int, length: int, *, runtime: Runtime) -> CostTable:
     """Measure or count the costs of an encoder of the shape of `plm`; times are cached on this machine."""
     structure = structure_of(plm)
     step = _neuron_step(structure.intermediate_size)
@@ -87,16 +87,16 @@ def cost_table(plm: PLM, counted: Counted, batch: int, length: int, runtime: Run
     if counted == "latency":
         heads = [(one, 0) for one in range(1, structure.num_heads + 1)]
         variants = [None, (0, 0), *heads, *((0, one) for one in sizes[1:])]
-        seconds = _seconds(plm, variants, batch, length, runtime)
+        seconds = _seconds(plm, variants, batch, length, runtime=runtime)
         table = as_table(seconds[:, 1] / seconds[:, 0])
         for _ in range(_MORE_ROUNDS):
             if table.about["scatter"] <= _MOST_SCATTER:
                 break
             # Other work only ever adds to a time, so the shortest passes of all rounds say more.
-            seconds = np.minimum(seconds, _seconds(plm, variants, batch, length, runtime))
+            seconds = np.minimum(seconds, _seconds(plm, variants, batch, length, runtime=runtime))
             table = as_table(seconds[:, 1] / seconds[:, 0])
     else:
-        table = as_table(_counts(plm, counted, sizes, batch, length))
+        table = as_table(_counts(plm, counted, sizes, batch, length=length))
     if table.about["scatter"] > _MOST_SCATTER:
         logger.warning(
             "more heads or neurons were up to %.0f%% of a layer's time faster than fewer, as on a machine that does "
@@ -120,6 +120,7 @@ def _table(
     shares: Sequence[float] | _Array,
     heads: int,
     sizes: Sequence[int],
+    *,
     layers: int,
     about: dict[str, Any],
 ) -> CostTable:
@@ -163,7 +164,7 @@ def _variant(twin: PLM, variant: Variant) -> PLM:
     return made
 
 
-def time_share(plm: PLM, structure: Sequence[tuple[int, int]], batch: int, length: int, runtime: Runtime) -> float:
+def time_share(plm: PLM, structure: Sequence[tuple[int, int]], batch: int, length: int, *, runtime: Runtime) -> float:
     """Return the time of an encoder with these heads and neurons in its layers, as a share of the dense encoder's."""
     device, twin = choose_device(runtime.device), measure.dense_twin(plm)
     small = dataclasses.replace(twin, model=copy.deepcopy(twin.model))
@@ -171,7 +172,7 @@ def time_share(plm: PLM, structure: Sequence[tuple[int, int]], batch: int, lengt
     remove_(small, _gates(places, structure), places)
     inputs = measure.random_inputs(twin, batch, length, device)
     passes = [partial(one.model.to(device).eval(), **inputs) for one in (twin, small)]
-    shortest = measure.take_turns(passes, _REPEATS, device, runtime.bf16).min(axis=0)
+    shortest = measure.take_turns(passes, _REPEATS, device, bf16=runtime.bf16).min(axis=0)
     return float(shortest[1] / shortest[0])
 
 
@@ -185,25 +186,25 @@ def _gates(places: Structure, structure: Sequence[tuple[int, int]]) -> dict[str,
     return gates
 
 
-def _seconds(plm: PLM, variants: Sequence[Variant], batch: int, length: int, runtime: Runtime) -> _Array:
+def _seconds(plm: PLM, variants: Sequence[Variant], batch: int, length: int, *, runtime: Runtime) -> _Array:
     """Return the shortest seconds of the dense encoder and of each variant that took turns with it, `(variants, 2)`."""
     device = choose_device(runtime.device)
     twin = measure.dense_twin(plm)
     twin.model.to(device).eval()
     inputs = measure.random_inputs(twin, batch, length, device)
     found: list[tuple[float, float]] = []
-    with progress("measuring layers", len(variants), runtime.quiet) as advance:
+    with progress("measuring layers", len(variants), quiet=runtime.quiet) as advance:
         for start in range(0, len(variants), _TOGETHER):
             made = [_variant(twin, variant) for variant in variants[start : start + _TOGETHER]]
             passes = [partial(one.encoder, **inputs) for one in (twin, *made)]
-            seconds = measure.take_turns(passes, _REPEATS, device, runtime.bf16)
+            seconds = measure.take_turns(passes, _REPEATS, device, bf16=runtime.bf16)
             dense, *shortest = seconds.min(axis=0).tolist()
             found += [(dense, own) for own in shortest]
             advance(len(found), "")
     return np.array(found)
 
 
-def _counts(plm: PLM, counted: Counted, sizes: Sequence[int], batch: int, length: int) -> list[float]:
+def _counts(plm: PLM, counted: Counted, sizes: Sequence[int], batch: int, *, length: int) -> list[float]:
     """Return operations or parameters as shares of the dense encoder's; they are proportional to heads and neurons."""
 
     def count(one: PLM) -> int:

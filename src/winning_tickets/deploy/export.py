@@ -26,7 +26,7 @@ from winning_tickets.training.fine_tuned import EXPORT_FILE as EXPORT_FILE
 from winning_tickets.training.fine_tuned import is_fine_tuned
 
 
-def check_export(config: ExportConfig, on_the_hub: bool = False) -> str:
+def check_export(config: ExportConfig, *, on_the_hub: bool = False) -> str:
     """Return the folder of what is exported, if it is here; refuse settings that contradict each other."""
     kind, dtype = config.format, config.dtype
     if kind not in FORMATS:
@@ -46,14 +46,14 @@ def check_export(config: ExportConfig, on_the_hub: bool = False) -> str:
     return target
 
 
-def export(config: ExportConfig, out: Path | str, force: bool = False) -> dict[str, Any]:
+def export(config: ExportConfig, out: Path | str, *, force: bool = False) -> dict[str, Any]:
     """Write a model in a format, and return its `export.json`; see `api.deploy_verbs.export`."""
     target, format_, out = check_export(config), config.format, Path(out)
     wanted = FORMATS[format_](config.model_copy(update={"target": target}))
     identity = f"export-{format_}-{digest(wanted.facts)}"
     body = {"verb": "export", "id": identity, "format": format_, **wanted.facts, "versions": versions()}
     body |= remote_code_facts()
-    stored = _find_stored(out, identity, force)
+    stored = _find_stored(out, identity, force=force)
     if stored is not None:
         return stored | {"out": str(out)}
 
@@ -68,18 +68,18 @@ def export(config: ExportConfig, out: Path | str, force: bool = False) -> dict[s
         write_json(staging / EXPORT_FILE, body)
         if not (staging / CARD).is_file():  # else it came with the fine-tuned model
             write_card(staging, wanted.card | {"kind": format_})
-        _find_stored(out, identity, force)  # refuse if another command has begun to write there meanwhile
+        _find_stored(out, identity, force=force)  # refuse if another command has begun to write there meanwhile
         if out.exists():  # what --force replaces goes only when its successor is complete
             shutil.rmtree(out)
 
     with hold(out, beside=True):
-        stored = _find_stored(out, identity, force)  # another launch may have written it meanwhile
+        stored = _find_stored(out, identity, force=force)  # another launch may have written it meanwhile
         if stored is None:
             build_directory(out, fill)
     return (body if stored is None else stored) | {"out": str(out)}
 
 
-def _find_stored(out: Path, identity: str, force: bool) -> dict[str, Any] | None:
+def _find_stored(out: Path, identity: str, *, force: bool) -> dict[str, Any] | None:
     """Return the stored description if `out` has this same export already, None if it may be written."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None

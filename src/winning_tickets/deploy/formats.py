@@ -69,12 +69,12 @@ class PrunedModel:
 
     def save(self, plm: PLM, folder: Path, extra: Mapping[str, Tensor] | None = None) -> None:
         """Save the model, its tokenizer, and what belongs next to the weights."""
-        save_converted(plm.model, plm.tokenizer, folder, self.stored, extra)
+        save_converted(plm.model, plm.tokenizer, folder, self.stored, extra=extra)
         self.add_files(folder)
 
 
 def save_converted(
-    model: Any, tokenizer: Any, folder: Path, stored: StoredWeights, extra: Mapping[str, Tensor] | None = None
+    model: Any, tokenizer: Any, folder: Path, stored: StoredWeights, *, extra: Mapping[str, Tensor] | None = None
 ) -> None:
     """Save a model and its tokenizer with floats of these types; the configuration names the main one."""
     save_folder(model, tokenizer, folder, stored.convert_(model, extra))
@@ -92,19 +92,19 @@ def _origin_of(model: FineTunedModel) -> dict[str, Any]:
     return {"base": {"name": model.model, **about}}
 
 
-def find_pruned(config: ExportConfig, with_head: bool = True) -> PrunedModel:
+def find_pruned(config: ExportConfig, *, with_head: bool = True) -> PrunedModel:
     """Find the model to export; a ticket's base gets its MLM head only if `with_head`."""
-    return _ticket_on_base(config, with_head) if is_ticket(config.target) else _fine_tuned(config)
+    return _ticket_on_base(config, with_head=with_head) if is_ticket(config.target) else _fine_tuned(config)
 
 
-def _ticket_on_base(config: ExportConfig, with_head: bool) -> PrunedModel:
+def _ticket_on_base(config: ExportConfig, *, with_head: bool) -> PrunedModel:
     if config.seed is not None:
         raise UsageError(f"--seed {config.seed} chooses a model of a transfer, and {config.target} is a ticket.")
     target = Target.find(config.target, config.base)
     ticket = target.ticket
     assert ticket is not None
     encoder = target.load()
-    ticket.check(encoder.encoder, config.allow_other_weights)
+    ticket.check(encoder.encoder, allow_other_weights=config.allow_other_weights)
     with_head = with_head and _has_lm_class(encoder)
     masked_lm = target.load("lm") if with_head else encoder
     has_head = with_head and (masked_lm.has_mlm_head or ticket.mlm_head is not None)
@@ -125,7 +125,7 @@ def _ticket_on_base(config: ExportConfig, with_head: bool) -> PrunedModel:
     }
 
     def load() -> tuple[PLM, dict[str, Tensor]]:
-        _mask(plm, ticket, has_head)
+        _mask(plm, ticket, has_head=has_head)
         return plm, _pooler(plm, encoder, ticket) if has_head else {}
 
     card = model_facts("", encoder.name, ticket, model_class=str(facts["model_class"]))
@@ -158,7 +158,7 @@ def _fine_tuned(config: ExportConfig) -> PrunedModel:
     info = model.info
     facts = {"model_class": model_class, "weights": weights}
     facts |= {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}
-    card = model_facts("", model.model, model.ticket, [info.task], str(model_class))
+    card = model_facts("", model.model, model.ticket, [info.task], model_class=str(model_class))
     checkpoint = StoredWeights.in_folder(folder)
     stored = checkpoint.chosen(config.dtype)
     return PrunedModel(
@@ -184,12 +184,12 @@ def masked(config: ExportConfig) -> Export:
     return found.export(fill, UNPRUNED_NOTE if found.facts["ticket_id"] is None else MASKED_NOTE)
 
 
-def _mask(plm: PLM, ticket: Ticket, has_head: bool) -> None:
+def _mask(plm: PLM, ticket: Ticket, *, has_head: bool) -> None:
     """Zero the pruned weights; an MLM decoder tied to masked embeddings gets its own dense matrix."""
     if has_head:
         if ticket.mlm_head is not None:
             lm_head.load_mlm_head(plm, ticket.mlm_head)
-        lm_head.separate_decoder(plm, plm.architecture.word_embeddings in ticket.masks)
+        lm_head.separate_decoder(plm, masked=plm.architecture.word_embeddings in ticket.masks)
     ticket.apply_(plm.model, allow_other_weights=True)  # checked when it was opened
 
 

@@ -65,7 +65,7 @@ class MaskFile:
     sha256: str
 
 
-def import_mask(config: ImportConfig, out: Path | str, force: bool = False) -> dict[str, Any]:
+def import_mask(config: ImportConfig, out: Path | str, *, force: bool = False) -> dict[str, Any]:
     """Make a ticket from a `mask.pt`, and return its `result.json`; see `api.deploy_verbs.import_mask`."""
     file, method, revision = Path(config.file), config.method, config.revision
     if not file.is_file():
@@ -81,7 +81,7 @@ def import_mask(config: ImportConfig, out: Path | str, force: bool = False) -> d
         method=method,
         scope=scope,
         config=facts,
-        applies_to=BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, revision, None),
+        applies_to=BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, revision, layers=None),
     )
     ticket = Ticket(masks, info)
     named = {} if method == IMPORTED else {"method": method}

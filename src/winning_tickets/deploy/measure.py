@@ -132,7 +132,7 @@ def load_target(config: MeasureConfig) -> tuple[str, PLM, Path | None]:
     found = Target.find(target, *place)
     plm = found.load()
     if found.ticket is not None:
-        found.ticket.apply_(plm.model, config.allow_other_weights)
+        found.ticket.apply_(plm.model, allow_other_weights=config.allow_other_weights)
     return "model" if found.ticket is None else "ticket", plm, folder_of(found.model, found.revision)
 
 
@@ -217,11 +217,11 @@ def _time_all(
         plm.model.to(device).eval()
     shapes = [(batch, length) for batch in config.batches for length in config.lengths]
     results = []
-    with progress("measuring", len(shapes), runtime.quiet) as advance:
+    with progress("measuring", len(shapes), quiet=runtime.quiet) as advance:
         for done, (batch, length) in enumerate(shapes, 1):
             inputs = random_inputs(models[0], batch, length, device)
             seconds = take_turns(
-                [partial(plm.encoder, **inputs) for plm in models], config.repeats, device, runtime.bf16
+                [partial(plm.encoder, **inputs) for plm in models], config.repeats, device, bf16=runtime.bf16
             )
             results.append(_summary(models, batch, length, seconds))
             advance(done, f"batch {batch}, length {length}")
@@ -230,7 +230,7 @@ def _time_all(
 
 @torch.inference_mode()
 def take_turns(
-    passes: Sequence[Callable[[], Any]], repeats: int, device: torch.device, bf16: bool
+    passes: Sequence[Callable[[], Any]], repeats: int, device: torch.device, *, bf16: bool
 ) -> np.ndarray[Any, Any]:
     """Return the seconds of each pass, `(repeats, passes)`; the passes alternate."""
     seconds = np.empty((repeats, len(passes)))
@@ -289,7 +289,7 @@ def _compare_with_one_thread(plm: PLM, shape: dict[str, Any], threads: int) -> l
     """Return a warning if one thread is faster than several, which wait for each other on a busy machine."""
     inputs = random_inputs(plm, shape["batch"], shape["length"], plm.model.device)
     with _set_threads(1):
-        alone = float(np.median(take_turns([partial(plm.encoder, **inputs)], 3, plm.model.device, False)))
+        alone = float(np.median(take_turns([partial(plm.encoder, **inputs)], 3, plm.model.device, bf16=False)))
     together = shape["latency_seconds"]["median"]
     if together < DISAGREEMENT * alone:
         return []

@@ -74,7 +74,7 @@ def onnx_int8(config: ExportConfig) -> Export:
     return onnx(config, int8=True)
 
 
-def onnx(config: ExportConfig, int8: bool = False) -> Export:
+def onnx(config: ExportConfig, *, int8: bool = False) -> Export:
     """Prepare the encoder of a ticket, or a fine-tuned model with its head, as ONNX."""
     check_installed("--format onnx")
     found = find_pruned(config, with_head=False)
@@ -83,7 +83,7 @@ def onnx(config: ExportConfig, int8: bool = False) -> Export:
 
     def fill(staging: Path) -> dict[str, Any]:
         found.add_files(staging)  # the task of a fine-tuned model, the pooling of a sentence encoder
-        return write_onnx(found.load()[0], staging, int8) | found.origin
+        return write_onnx(found.load()[0], staging, int8=int8) | found.origin
 
     return found.export(
         fill,
@@ -93,7 +93,7 @@ def onnx(config: ExportConfig, int8: bool = False) -> Export:
     )
 
 
-def write_onnx(plm: PLM, folder: Path, int8: bool = False) -> dict[str, Any]:
+def write_onnx(plm: PLM, folder: Path, *, int8: bool = False) -> dict[str, Any]:
     """Write `model.onnx`, the configuration and the tokenizer; the float model is checked before it is quantized."""
     config = copy.deepcopy(plm.model.config)
     for field in (COMPACT, "auto_map"):  # they are about weights for PyTorch

@@ -76,7 +76,7 @@ _SAME_COSINE = 1e-6
 
 
 def evaluate(
-    config: EvaluateConfig, runtime: Runtime | None = None, out: Path | str | None = None, force: bool = False
+    config: EvaluateConfig, runtime: Runtime | None = None, out: Path | str | None = None, *, force: bool = False
 ) -> dict[str, Any]:
     """Measure the losses of a model or a ticket, or its zero-shot similarity.
 
@@ -134,7 +134,7 @@ def _evaluated(config: EvaluateConfig, runtime: Runtime) -> dict[str, Any]:
     result: dict[str, Any] = dict.fromkeys(keys)
     with modes(plm.model, training=False), torch.no_grad():
         if terms:
-            result |= _on_corpus(config, plm, teacher, device, runtime)
+            result |= _on_corpus(config, plm, teacher, device, runtime=runtime)
         if "perplexity" in config.objectives:
             result |= _perplexity(config, plm, device, runtime)
         if "similarity" in config.objectives:
@@ -337,7 +337,7 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
             "one word and two tokens or more."
         )
     windows = Windows(tokens, length, stride, max(length, config.batch_tokens))
-    found = average_terms(plm, None, windows, ["clm"], device, runtime)
+    found = average_terms(plm, None, windows, ["clm"], device=device, runtime=runtime)
     return {
         "perplexity": exponential(found["clm_loss"]),
         "word_perplexity": exponential(found["clm_loss"] / share),
@@ -362,7 +362,7 @@ def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.devi
     ticket, terms = target.ticket, _terms(config)
     predicts = _predicts(config)
     if ticket is not None:
-        ticket.check(plm.encoder, config.allow_other_weights)
+        ticket.check(plm.encoder, allow_other_weights=config.allow_other_weights)
     plm.model.to(device)
     masks = {} if ticket is None else ticket.all_masks(plm.encoder)
     masked = MaskedWeights(plm.encoder, list(masks))
@@ -384,7 +384,7 @@ def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.devi
 
 
 def _on_corpus(
-    config: EvaluateConfig, plm: PLM, teacher: Any, device: torch.device, runtime: Runtime
+    config: EvaluateConfig, plm: PLM, teacher: Any, device: torch.device, *, runtime: Runtime
 ) -> dict[str, Any]:
     corpus = load_corpus(str(config.corpus), config.split, config.data_dir)
     names = _terms(config)
@@ -405,7 +405,7 @@ def _on_corpus(
         masked_tokens=config.kd_masked_tokens,
     )
     settings = TermSettings(config.kd_loss, config.kd_padding == "counted", config.temperature)
-    measured = average_terms(plm, teacher, batches, names, device, runtime, settings)
+    measured = average_terms(plm, teacher, batches, names, device=device, runtime=runtime, settings=settings)
     about = {"corpus": config.corpus, "split": corpus.split, "corpus_hash": corpus.fingerprint}
     return measured | about | {"segments": config.segments}
 
@@ -415,6 +415,7 @@ def average_terms(
     teacher: Any,
     batches: CorpusBatches | Windows,
     names: Sequence[str],
+    *,
     device: torch.device,
     runtime: Runtime,
     settings: TermSettings | None = None,
@@ -431,7 +432,7 @@ def average_terms(
         for corrupted in (False, True)
         if (chosen := [n for n in measured if (needs_lm_head([n]) and not plm.architecture.causal) == corrupted])
     }
-    with progress("evaluating", len(batches), runtime.quiet) as advance:
+    with progress("evaluating", len(batches), quiet=runtime.quiet) as advance:
         for index in range(len(batches)):
             batch = batches[index]
             for corrupted, objective in objectives.items():
@@ -457,7 +458,7 @@ def similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime: 
     from scipy.stats import pearsonr, spearmanr
 
     pairs, gold, source = scored_pairs(config)
-    first, second = (embed(plm, texts, device, config.batch_tokens, runtime) for texts in pairs)
+    first, second = (embed(plm, texts, device, config.batch_tokens, runtime=runtime) for texts in pairs)
     cosine = torch.nn.functional.cosine_similarity(first, second).numpy()
     if np.ptp(cosine) <= _SAME_COSINE or np.ptp(gold) == 0:
         pearson, spearman = 0.0, 0.0
@@ -483,7 +484,7 @@ def scored_pairs(config: EvaluateConfig) -> tuple[tuple[list[str], list[str]], n
     return (split.texts[0], split.texts[1]), np.asarray(split.labels, dtype=float), source
 
 
-def embed(plm: PLM, texts: list[str], device: torch.device, batch_tokens: int, runtime: Runtime) -> Tensor:
+def embed(plm: PLM, texts: list[str], device: torch.device, batch_tokens: int, *, runtime: Runtime) -> Tensor:
     """Return mean-pooled last hidden states of texts, `(len(texts), hidden)` in float32 on the CPU."""
     ensure_padding(plm)
     longest = min(_LONGEST_SENTENCE, plm.tokenizer.model_max_length)
@@ -492,7 +493,7 @@ def embed(plm: PLM, texts: list[str], device: torch.device, batch_tokens: int, r
     order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
     result = torch.empty(len(texts), plm.model.config.hidden_size)
     start = 0
-    with progress("embedding", len(texts), runtime.quiet) as advance:
+    with progress("embedding", len(texts), quiet=runtime.quiet) as advance:
         while start < len(order):
             stop = start + 1
             while stop < len(order) and (stop + 1 - start) * len(encoded[order[stop]]) <= batch_tokens:

@@ -33,7 +33,7 @@ class KeptHead:
     note: str  # what was decided, in words
 
 
-def kept_head(old: TaskInfo, task: Task, fresh: bool = False) -> KeptHead:
+def kept_head(old: TaskInfo, task: Task, *, fresh: bool = False) -> KeptHead:
     """Decide if a head is kept: it must have all labels of the new task, by their exact names and in any order."""
     if fresh:
         return KeptHead(None, "fresh (--fresh-head)")
@@ -69,7 +69,7 @@ class Adaptation:
                 f"{task.name}; give the "
                 "model or ticket that it was made from."
             )
-        return cls(source, kept_head(source.info, task, config.fresh_head))
+        return cls(source, kept_head(source.info, task, fresh=config.fresh_head))
 
     @property
     def target(self) -> Target:

@@ -162,7 +162,7 @@ def has_confusion(task: Task) -> bool:
     return task.kind == "classification" and len(task.labels) <= MOST_CLASSES
 
 
-def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) -> dict[str, Any]:
+def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, *, bf16: bool = False) -> dict[str, Any]:
     """Return the metrics on the validation splits (`evaluation`), and on their parts `selection` and `rest`, if any.
 
     `selection` is the part on which the best evaluation is chosen.
@@ -173,7 +173,7 @@ def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) ->
     confusion: dict[str, list[list[int]]] = {}
     parts: dict[str, dict[str, dict[str, float]]] = {}
     for name, encoded in prepared.validation.items():
-        outputs = predict_split(plm, encoded, bf16)
+        outputs = predict_split(plm, encoded, bf16=bf16)
         if not all(np.isfinite(logits).all() for logits in outputs):
             error = TrainingError("The model's outputs are not finite; lower --learning-rate.")
             error.diverged = True

@@ -50,7 +50,7 @@ COUNTED_AT_ONCE = 2**22  # number of tokens of the corpus on disk that are in me
 
 @distributed.together()
 def fit_head(
-    config: FitHeadConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
+    config: FitHeadConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False
 ) -> dict[str, Any]:
     """Train an MLM head on an encoder that has none, and save both in `out`, which transformers loads as it is.
 
@@ -80,7 +80,7 @@ def fit_head(
     check_fit_head(config)
     # The saved model is measured. The trained model is freed when `_fit` returns, because two models need more memory.
     with ExitStack() as stack:
-        run, result = _fit(config, Path(out), runtime, force, stack)
+        run, result = _fit(config, Path(out), runtime, force=force, stack=stack)
         if run.status != "done":
             final = distributed.on_main(lambda: evaluate(_evaluation(config, str(run.path)), runtime))
             measured = {"measured_tokens": final["tokens"], "measured_segments": final["segments"]}
@@ -131,7 +131,7 @@ def start_from_unigrams(plm: PLM, stream: TokenStream) -> None:
 
 
 def _fit(
-    config: FitHeadConfig, out: Path, runtime: Runtime, force: bool, stack: ExitStack
+    config: FitHeadConfig, out: Path, runtime: Runtime, *, force: bool, stack: ExitStack
 ) -> tuple[RunDirectory, dict[str, Any]]:
     """Train and save the model; return its run, entered in `stack`, and the result so far (complete if it was done)."""
     device = choose_device(runtime.device)
@@ -162,10 +162,10 @@ def _fit(
 
     def measure() -> dict[str, float | None]:
         with modes(plm.model, training=False), torch.no_grad():
-            return _quality(average_terms(plm, None, validation, ["mlm"], device, runtime))
+            return _quality(average_terms(plm, None, validation, ["mlm"], device=device, runtime=runtime))
 
     start = distributed.on_main(measure)
-    _train(config, plm, batches, run, runtime, measure)
+    _train(config, plm, batches, run, runtime=runtime, measure=measure)
     distributed.on_main(lambda: _save(plm, run))
     return run, {
         "verb": "fit-head",
@@ -198,6 +198,7 @@ def _train(
     plm: PLM,
     batches: CorpusBatches,
     run: RunDirectory,
+    *,
     runtime: Runtime,
     measure: Callable[[], dict[str, float | None]],
 ) -> None:
@@ -212,7 +213,7 @@ def _train(
     if config.train_encoder:
         rate = {"lr": config.encoder_learning_rate}
         groups += [group | rate for group in decay_groups(encoder, config.weight_decay)]
-    with progress("fitting an MLM head", config.steps, runtime.quiet) as advance:
+    with progress("fitting an MLM head", config.steps, quiet=runtime.quiet) as advance:
         evaluations = [] if config.eval_steps is None else [_Evaluations(config.eval_steps, measure, run)]
         trainer = TicketTrainer(
             model=plm.model,

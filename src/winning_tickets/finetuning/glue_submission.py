@@ -102,7 +102,7 @@ def _write(parts: list[_Part], folder: Path, device: torch.device, runtime: Runt
         for name, test in part.tests.items():
             split = KINDS[part.info.kind].unlabelled(test.texts)
             encoded = encode_split(plm, split, part.info.max_length, part.info.kind)
-            predictions = _predictions(part, np.stack(predict_split(plm, encoded, runtime.bf16)))
+            predictions = _predictions(part, np.stack(predict_split(plm, encoded, bf16=runtime.bf16)))
             rows = [f"{index}\t{value}\n" for index, value in sorted(zip(test.indices, predictions, strict=True))]
             write_text(folder / f"{name}.tsv", "index\tprediction\n" + "".join(rows))
             facts = {"run": part.run, "task": part.task.name, "rows": len(rows), "ticket_id": part.info.ticket_id}

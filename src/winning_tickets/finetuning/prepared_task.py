@@ -50,11 +50,11 @@ class PreparedTask:
         return parts or self.data.validation
 
     def info(self, ticket: Ticket | None) -> TaskInfo:
-        return TaskInfo.of(self.task, self.max_length, self.doc_stride, *ticket_facts(ticket).values())
+        return TaskInfo.of(self.task, self.max_length, self.doc_stride, **ticket_facts(ticket))
 
     def encode(self, plm: PLM, split: Split, teacher: PLM | None = None) -> EncodedSplit:
         """Tokenize examples like the validation splits, for a teacher, too."""
-        return encode_split(plm, split, self.max_length, self.task.kind, self.doc_stride, teacher)
+        return encode_split(plm, split, self.max_length, self.task.kind, doc_stride=self.doc_stride, teacher=teacher)
 
 
 def prepare_task(
@@ -62,6 +62,7 @@ def prepare_task(
     data: TaskData,
     examples: Split,
     batch_size: int | None = None,
+    *,
     max_length: int | None = None,
     doc_stride: int | None = None,
     select_on: float = 0.0,
@@ -73,9 +74,11 @@ def prepare_task(
     length = choose_max_length(max_length, task, plm)
     stride = choose_doc_stride(doc_stride, task, length)
     # Batches of spans are filled with windows over long texts; their number is only known after tokenizing.
-    windows = len(encode_split(plm, examples, length, task.kind, stride)) if task.kind == "span" else None
+    windows = len(encode_split(plm, examples, length, task.kind, doc_stride=stride)) if task.kind == "span" else None
     size = batch_size or task.batch_size
-    validation = {name: encode_split(plm, split, length, task.kind, stride) for name, split in data.validation.items()}
+    validation = {
+        name: encode_split(plm, split, length, task.kind, doc_stride=stride) for name, split in data.validation.items()
+    }
     return PreparedTask(
         data=data,
         validation=validation,

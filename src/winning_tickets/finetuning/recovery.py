@@ -35,7 +35,7 @@ HELD_OUT = "held_out"
 
 
 def held_out_losses(
-    objective: Distillation, model: Any, batches: Iterable[Batch], bf16: bool = False
+    objective: Distillation, model: Any, batches: Iterable[Batch], *, bf16: bool = False
 ) -> dict[str, float]:
     """Return the mean of each part of a distillation loss over batches, and their weighted `sum`."""
     sums, counts = dict.fromkeys(objective.weights, 0.0), dict.fromkeys(objective.weights, 0)
@@ -107,7 +107,7 @@ class _Recovery(Callback):
             trainer.max_steps = trainer.step
 
     def _evaluate(self, trainer: TicketTrainer) -> None:
-        losses = held_out_losses(self._objective, trainer.model, self._held_out, trainer.args.bf16)
+        losses = held_out_losses(self._objective, trainer.model, self._held_out, bf16=trainer.args.bf16)
         if not math.isfinite(losses["sum"]):
             advice = "lower --learning-rate" if trainer.step else "use another model, its weights are damaged"
             raise TrainingError(f"The loss on held-out text is {losses['sum']} after step {trainer.step}; {advice}.")
@@ -123,6 +123,7 @@ def recover(
     plm: PLM,
     objective: Distillation,
     batches: Any,
+    *,
     held_out: list[Batch],
     run: RunDirectory,
     runtime: Runtime,
@@ -138,9 +139,9 @@ def recover(
     callback = _Recovery(config, run, objective, held_out)
     steps = _UNLIMITED if config.most_steps is None else config.most_steps
     if steps == 0:
-        losses = held_out_losses(objective, model, held_out, runtime.bf16)
+        losses = held_out_losses(objective, model, held_out, bf16=runtime.bf16)
         return {"steps": 0, "best_step": 0, "seconds": 0.0, "before": losses, "after": losses}
-    with progress("recovering", steps, runtime.quiet) as advance:
+    with progress("recovering", steps, quiet=runtime.quiet) as advance:
         trainer = TicketTrainer(
             model=model,
             objective=objective,

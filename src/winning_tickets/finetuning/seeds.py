@@ -67,7 +67,7 @@ def run_seeds(
     return summary
 
 
-def claim_seed(parent: Path, verb: str, seed: int, run_id: str, config: Settings) -> RunDirectory:
+def claim_seed(parent: Path, verb: str, seed: int, run_id: str, *, config: Settings) -> RunDirectory:
     """Claim the folder of one seed; unless its run is done, remove its last error and seed all random generators."""
     folder = parent / f"seed-{seed}"
     run = RunDirectory.claim(folder, verb, run_id, config.model_dump(mode="json"))
@@ -96,7 +96,7 @@ def task_result(plan: EvaluationPlan, records: Sequence[dict[str, Any]], ticket:
     }
 
 
-def seed_facts(run: RunDirectory, target: Target, base: str, saved: bool) -> dict[str, Any]:
+def seed_facts(run: RunDirectory, target: Target, base: str, *, saved: bool) -> dict[str, Any]:
     """Return time, model and software of one seed's run."""
     return {
         "train_seconds": sum(record.get("seconds", 0.0) for record in read_log(run.path)),

@@ -254,10 +254,10 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
     if config.smart is not None and plm.architecture.causal:
         raise UsageError(f"--smart is for encoders, and {plm.name} is a decoder; leave it out.")
     if target.ticket is not None:  # a fine-tuned model has other weights than the ticket was made for
-        target.ticket.check(plm.encoder, config.allow_other_weights or adaptation is not None)
+        target.ticket.check(plm.encoder, allow_other_weights=config.allow_other_weights or adaptation is not None)
     teacher = None
     if config.teacher is not None:
-        teacher = Teacher.find(config.teacher, task, plm, config.teacher_states)
+        teacher = Teacher.find(config.teacher, task, plm, with_states=config.teacher_states)
         teacher.plm.model.to(choose_device(runtime.device))
     base = (adaptation and adaptation.source.base) or base_hash(weight_hashes(plm.encoder))
     start_hash = _try_start(config, plm, base) if adaptation is None else adaptation.content(plm)
@@ -265,8 +265,8 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         found = text.prepare(config, plm)
     elif data is not None:
         examples = train_split(config, data, config.seeds[0])
-        sizes = (config.batch_size, config.max_length, config.doc_stride)
-        found = prepare_task(plm, data, examples, *sizes, config.select_on)
+        sizes = {"max_length": config.max_length, "doc_stride": config.doc_stride}
+        found = prepare_task(plm, data, examples, config.batch_size, select_on=config.select_on, **sizes)
     width = plm.model.config.hidden_size
     first = next(iter(config.candidates().values()))
     prepared = PreparedTransfer(

@@ -55,7 +55,9 @@ _TASK = (  # keys of the summary of a task, in the order that the rows of `runs.
 
 
 @distributed.together()
-def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False) -> dict[str, Any]:
+def share(
+    config: ShareConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False
+) -> dict[str, Any]:
     """Train one encoder for several tasks, each with its own ticket (Super Tickets, section 4, Algorithm 1).
 
     A batch of a task computes with the task's ticket, and its step updates only the weights that the ticket keeps.
@@ -109,14 +111,19 @@ def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runt
     # Settings of later stages are not part of a seed's run id.
     one = {"seeds": (seed,), "fine_tune": False, "single_epochs": None, "single_learning_rate": None}
     config = prepared.config.model_copy(update=one)
-    run = seeds.claim_seed(parent, "share-seed", seed, prepared.identity(config), config)
+    run = seeds.claim_seed(parent, "share-seed", seed, prepared.identity(config), config=config)
     if run.status == "done":
         return run.result()
     # One loop over the batches of all tasks; each task is evaluated with its own ticket.
     sharing = Sharing(prepared, seed, runtime)
     evaluations = SharedEvaluations(run, prepared, sharing, runtime)
-    with progress(f"sharing {', '.join(prepared.tasks)}, seed {seed}", prepared.steps, runtime.quiet) as advance:
-        run_training(make_sharing_trainer(prepared, sharing, seed, run, runtime, evaluations, advance), run)
+    with progress(f"sharing {', '.join(prepared.tasks)}, seed {seed}", prepared.steps, quiet=runtime.quiet) as advance:
+        run_training(
+            make_sharing_trainer(
+                prepared, sharing, seed, run, runtime=runtime, evaluations=evaluations, advance=advance
+            ),
+            run,
+        )
     remaining, of_each = weight_remaining(sharing.model.base_model, sharing.tickets, list(prepared.tasks))
     tasks = {
         name: seeds.task_result(prepared.plan(name), evaluations.of(name), prepared.ticket_of(name))
@@ -132,7 +139,7 @@ def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runt
         "weight_remaining": remaining,
         "steps": prepared.steps,
         "stopped_early": evaluations.records[-1]["step"] < prepared.steps,
-        **seeds.seed_facts(run, prepared.target, prepared.base, config.save_model),
+        **seeds.seed_facts(run, prepared.target, prepared.base, saved=config.save_model),
     }
     run.finish(result)
     return run.result()
@@ -142,7 +149,7 @@ def _save_model(prepared: PreparedSharing, sharing: Sharing, folder: Path, resul
     shutil.rmtree(folder, ignore_errors=True)  # left by an earlier attempt that stopped before its result was stored
     infos = {name: task.info(prepared.ticket_of(name)) for name, task in prepared.tasks.items()}
     tokenizer = next(iter(sharing.plms.values())).tokenizer
-    save_shared(folder, sharing.model, tokenizer, infos, prepared.tickets or {}, prepared.base)
+    save_shared(folder, sharing.model, tokenizer, infos, tickets=prepared.tickets or {}, base_hash=prepared.base)
     write_card(folder, model_facts("shared", prepared.target.model, None, infos), results_of({"tasks": results}))
 
 

@@ -133,6 +133,7 @@ class SharingOptimizer(torch.optim.Optimizer):
         tasks: Sequence[str],
         selections: Mapping[str, Mapping[str, Tensor]],  # by task, bool masks by name; without a mask all is kept
         owners: Mapping[str, str],  # by name of a parameter of a head, the only task that updates it
+        *,
         update: SharedUpdate,
         strict: bool = True,  # False: a step also moves weights without a gradient, as in the released code
     ) -> None:

@@ -167,14 +167,14 @@ def prepare_sharing(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
         )
     for task, ticket in (tickets or {}).items():
         try:
-            ticket.check(plm.encoder, config.allow_other_weights)
+            ticket.check(plm.encoder, allow_other_weights=config.allow_other_weights)
         except ContentError as error:
             raise ContentError(f"The ticket of {task}: {error}") from error
     # Steps are counted on the examples of the first seed.
     tasks = {}
     for name, found in data.items():
         examples = train_examples(config, found, config.seeds[0])
-        tasks[name] = prepare_task(plm, found, examples, config.batch_size, settings.max_length)
+        tasks[name] = prepare_task(plm, found, examples, config.batch_size, max_length=settings.max_length)
     per_epoch = epoch_steps(
         {name: task.steps_per_epoch for name, task in tasks.items()},
         config.mixing,

@@ -33,7 +33,7 @@ from winning_tickets.training.trainer import Callback, Checkpoints, StepLog, Tic
 class TaskTickets:
     """Tickets by task that share one encoder on its device; a task without a ticket uses the whole encoder."""
 
-    def __init__(self, encoder: nn.Module, tickets: Mapping[str, Ticket], allow_other_weights: bool = False) -> None:
+    def __init__(self, encoder: nn.Module, tickets: Mapping[str, Ticket], *, allow_other_weights: bool = False) -> None:
         self._encoder = encoder
         self._parameters = dict(encoder.named_parameters())
         self._buffers: dict[str, Tensor] = {}
@@ -43,7 +43,7 @@ class TaskTickets:
         self.selections: dict[str, dict[str, Tensor]] = {}
         at = next(iter(self._parameters.values()))
         for task, ticket in tickets.items():
-            ticket.check(encoder, allow_other_weights)
+            ticket.check(encoder, allow_other_weights=allow_other_weights)
             self.selections[task] = {n: mask for n, mask in ticket.masks_on(encoder).items() if not bool(mask.all())}
             if ticket.structure is not None and ticket.prunes_only_units:
                 # Gates have the device and type of the hidden states, so that no forward pass has to convert them.
@@ -82,12 +82,12 @@ class TaskTickets:
 
 
 def sharing_optimizer(
-    model: SharedEncoder, tasks: Sequence[str], tickets: TaskTickets, update: SharedUpdate, strict: bool = True
+    model: SharedEncoder, tasks: Sequence[str], tickets: TaskTickets, update: SharedUpdate, *, strict: bool = True
 ) -> SharingOptimizer:
     """Return the optimizer of an encoder that tickets share, already on its device, and of its task heads."""
     encoder, heads = dict(model.base_model.named_parameters()), model.heads
     owners = {name: name.split(".")[1] for name in heads}  # models.rte.classifier.weight
-    return SharingOptimizer({**encoder, **heads}, tasks, tickets.selections, owners, update, strict)
+    return SharingOptimizer({**encoder, **heads}, tasks, tickets.selections, owners, update=update, strict=strict)
 
 
 class Sharing:
@@ -107,7 +107,7 @@ class Sharing:
         # The tickets were checked against the base weights before; the weights of a checkpoint differ from these.
         self.tickets = TaskTickets(self.model.base_model, prepared.tickets or {}, allow_other_weights=True)
         update = SharedUpdate(settings.optimizer, prepared.learning_rate, settings.weight_decay)
-        self.optimizer = sharing_optimizer(self.model, names, self.tickets, update, settings.strict)
+        self.optimizer = sharing_optimizer(self.model, names, self.tickets, update, strict=settings.strict)
 
     def acting(self, batch: Mapping[str, Any]) -> AbstractContextManager[None]:
         """Return the context of one task's batch: it uses the task's ticket, and its step updates the kept weights."""
@@ -121,6 +121,7 @@ def make_sharing_trainer(
     sharing: Sharing,
     seed: int,
     run: RunDirectory,
+    *,
     runtime: Runtime,
     evaluations: Callback,
     advance: Callable[[int, str], None],
@@ -155,9 +156,9 @@ def make_sharing_trainer(
             {name: found.per_epoch for name, found in batches.items()},
             settings.mixing,
             prepared.steps,
-            seed,
-            settings.main_task or settings.tasks[0],
-            settings.ratio,
+            seed=seed,
+            main=settings.main_task or settings.tasks[0],
+            ratio=settings.ratio,
         ),
         callbacks=[StepLog(run, advance), evaluations, Checkpoints(runtime)],
     )
@@ -174,7 +175,7 @@ class SharedEvaluations(Evaluations):
             found = {}
             for name, task in prepared.tasks.items():
                 with sharing.tickets.acting(name):
-                    found[name] = evaluate_dev_splits(task, sharing.plms[name], runtime.bf16)
+                    found[name] = evaluate_dev_splits(task, sharing.plms[name], bf16=runtime.bf16)
             record: dict[str, Any] = {key: {name: values[key] for name, values in found.items()} for key in _KEYS}
             scores = [prepared.plan(name).score(values) for name, values in record["evaluation"].items()]
             return record | {"average": statistics.fmean(scores)}

@@ -74,7 +74,7 @@ class Choice:
         spread = self.config.choice == "depth"
         if self.config.uniform or spread:
             return uniform_sizes(self.losses, self.costs, budget, spread=spread)
-        return choose_sizes(self.losses, self.costs, budget, self.keep_first)
+        return choose_sizes(self.losses, self.costs, budget, keep_first=self.keep_first)
 
     def check(self) -> None:
         """Refuse budgets that no structure keeps."""
@@ -90,7 +90,7 @@ class Choice:
             sizes = self.sizes(allowed)
             if sizes is None:
                 raise UsageError(self._unreachable(name, asked))
-            share = time_share(plm, sizes, *self.config.shape, runtime)
+            share = time_share(plm, sizes, *self.config.shape, runtime=runtime)
             if share <= asked * _TOLERANCE:
                 break
             allowed *= asked / share
@@ -152,7 +152,7 @@ def plan_shrink(config: ShrinkConfig) -> tuple[ShrinkConfig, dict[str, Any]]:
 
 
 def shrink(
-    config: ShrinkConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
+    config: ShrinkConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False
 ) -> dict[str, Any]:
     """Make a model faster and save it with its ticket, exports and report (see `winning_tickets.shrink`)."""
     # Several speed-ups share the measurement of the dense model and the importances.
@@ -162,14 +162,14 @@ def shrink(
     source = ShrinkSource.find(config)
     plm = source.plm
     structure = _structure(plm)
-    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, config.revision, None)
+    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, config.revision, layers=None)
     slug = f"shrink-{Path(plm.name).name}-{'-'.join(config.budgets)}"
     identity = run_id(config, slug, base=base.hash, text=source.fingerprint)
     # What the machine cannot reach is refused before the folder is taken; a finished run is not measured again.
     costs = None
     if force or not (Path(out) / RESULT).is_file():
         costs = None if force else _earlier_costs(Path(out), identity)
-        costs = costs or _without_words(config, cost_table(plm, config.counts, *config.shape, runtime), source)
+        costs = costs or _without_words(config, cost_table(plm, config.counts, *config.shape, runtime=runtime), source)
         equal = {unit: torch.ones(len(structure.layers), structure.per_layer(unit)) for unit in ("heads", "neurons")}
         losses = Losses.of(equal, costs.sizes)
         Choice(config, structure, equal, losses, costs, first_layer_differs(plm, structure)).check()
@@ -177,13 +177,15 @@ def shrink(
         if run.status != "done":
             assert costs is not None
             write_json(run.path / COSTS, asdict(costs))
-            values = unit_values(config, source, structure, run.path, runtime)
-            losses = removal_losses(config, source, structure, values, costs.sizes, run.path, runtime)
+            values = unit_values(config, source, structure, run.path, runtime=runtime)
+            losses = removal_losses(
+                config, source, structure, values, sizes=costs.sizes, folder=run.path, runtime=runtime
+            )
             choice = Choice(config, structure, values, losses, costs, first_layer_differs(plm, structure))
-            made = {name: _make(name, choice, base, source, run, runtime) for name in config.budgets}
+            made = {name: _make(name, choice, base, source, run=run, runtime=runtime) for name in config.budgets}
             result: dict[str, Any] = {"verb": "shrink", "run_id": identity, "model": plm.name, "losses": source.losses}
             result |= {"budget": config.counts, "batch": config.shape[0], "length": config.shape[1]}
-            result |= {"seed": config.seed} | measured(config, source, made, run.path, runtime)
+            result |= {"seed": config.seed} | measured(config, source, made, run.path, runtime=runtime)
             result |= {"machine": machine(), "versions": versions()}
             finish(run, result)
         add_formats(config, source, run, runtime)
@@ -216,11 +218,11 @@ def _structure(plm: PLM) -> Structure:
 
 
 def unit_values(
-    config: ShrinkConfig, source: ShrinkSource, structure: Structure, folder: Path, runtime: Runtime
+    config: ShrinkConfig, source: ShrinkSource, structure: Structure, folder: Path, *, runtime: Runtime
 ) -> dict[str, Tensor]:
     """Return values of heads and neurons, `(layers, n)`, by which the units of a layer are ranked."""
     # To second order, the loss grows with the square of the removed importance.
-    found = _importance(config, source, structure, folder, runtime).values["sample"]
+    found = _importance(config, source, structure, folder, runtime=runtime).values["sample"]
     return {unit: found[unit].square() for unit in ("heads", "neurons")}
 
 
@@ -229,6 +231,7 @@ def removal_losses(
     source: ShrinkSource,
     structure: Structure,
     values: Mapping[str, Tensor],
+    *,
     sizes: Sequence[int],
     folder: Path,
     runtime: Runtime,
@@ -244,24 +247,24 @@ def removal_losses(
             objective.weights = {"logits": 1.0}
         source.plm.model.to(choose_device(runtime.device))
         batches = [source.batches[index] for index in range(config.removal_batches)]
-        found = measure_losses(source.plm, structure, objective, values, sizes, batches, runtime)
+        found = measure_losses(source.plm, structure, objective, values, sizes=sizes, batches=batches, runtime=runtime)
         write_json(file, {"sizes": list(sizes)} | {unit: loss.tolist() for unit, loss in vars(found).items()})
     stored = read_json(file, "losses of layers")
     return Losses(np.array(stored["heads"]), np.array(stored["neurons"]))
 
 
 def _importance(
-    config: ShrinkConfig, source: ShrinkSource, structure: Structure, folder: Path, runtime: Runtime
+    config: ShrinkConfig, source: ShrinkSource, structure: Structure, folder: Path, *, runtime: Runtime
 ) -> Importance:
     """Compute and save the importances of heads and neurons; a resumed run reads the stored importances."""
     if (folder / IMPORTANCE_FILE).is_file():
         return Importance.load(folder)
     source.plm.model.to(choose_device(runtime.device))
     batches = (source.batches[index] for index in range(config.importance_batches))
-    with progress("importance", config.importance_batches, runtime.quiet) as advance:
+    with progress("importance", config.importance_batches, quiet=runtime.quiet) as advance:
         probe = source.probe(config.seed)
         sums = importance.add_up(
-            source.plm.model, structure, probe, counted(batches, advance), ("heads", "neurons"), bf16=runtime.bf16
+            source.plm.model, structure, probe, counted(batches, advance), units=("heads", "neurons"), bf16=runtime.bf16
         )
     found = sums.finish({"source": source.outputs, "data": source.fingerprint})
     found.save(folder)
@@ -274,7 +277,7 @@ def _folder(config: ShrinkConfig, name: str, run: Path) -> Path:
 
 
 def _make(
-    name: str, choice: Choice, base: BaseModelInfo, source: ShrinkSource, run: RunDirectory, runtime: Runtime
+    name: str, choice: Choice, base: BaseModelInfo, source: ShrinkSource, *, run: RunDirectory, runtime: Runtime
 ) -> dict[str, Any]:
     """Choose, remove, recover and export one small model; skip parts that are already done."""
     config, folder = choice.config, _folder(choice.config, name, run.path)
@@ -285,7 +288,7 @@ def _make(
         closed: dict[Unit, int] = {"heads": _closed(gates, "heads"), "neurons": _closed(gates, "neurons")}
         level = Level(("heads", "neurons"), given=closed)
         ticket = make_gate_ticket(
-            _search_settings(config), base, gates, choice.structure, level, scores_from=source.outputs
+            _search_settings(config), base, gates, choice.structure, level=level, scores_from=source.outputs
         )
         ticket.save_pretrained(folder / TICKET)
     ticket = Ticket.from_pretrained(folder / TICKET)
@@ -295,7 +298,15 @@ def _make(
         small = copy.deepcopy(source.plm)
         remove_(small, ticket.gates, choice.structure)
         own = RunDirectory(folder, run.status, f"{run.id}-{name}")
-        facts = recover(config, small, objective_of(source, kept), source.batches, source.held_out, own, runtime)
+        facts = recover(
+            config,
+            small,
+            objective_of(source, kept),
+            source.batches,
+            held_out=source.held_out,
+            run=own,
+            runtime=runtime,
+        )
         write_json(folder / RECOVERY, facts)
         shutil.rmtree(folder / MODEL, ignore_errors=True)
         build_directory(folder / MODEL, partial(_save, small, source, config))

@@ -66,7 +66,7 @@ def add_formats(config: ShrinkConfig, source: ShrinkSource, run: RunDirectory, r
     failed: dict[str, dict[str, str]] = {}
     for one, form in missing:
         try:
-            one[form] = _exported(form, config, source, run.path / one["folder"], runtime)
+            one[form] = _exported(form, config, source, run.path / one["folder"], runtime=runtime)
         except Interrupted:
             raise
         except Exception as error:  # whatever it is, the model and the other formats are none the worse for it
@@ -87,7 +87,9 @@ def add_formats(config: ShrinkConfig, source: ShrinkSource, run: RunDirectory, r
         )
 
 
-def _exported(form: str, config: ShrinkConfig, source: ShrinkSource, folder: Path, runtime: Runtime) -> dict[str, Any]:
+def _exported(
+    form: str, config: ShrinkConfig, source: ShrinkSource, folder: Path, *, runtime: Runtime
+) -> dict[str, Any]:
     """Export a small model, unless an earlier call has, and measure the file in turns with the dense model."""
     if not (folder / form / ONNX_FILE).is_file():
         build_directory(folder / form, partial(_export, form, folder, source))
@@ -97,7 +99,7 @@ def _exported(form: str, config: ShrinkConfig, source: ShrinkSource, folder: Pat
     source.plm.model.to(device).eval().requires_grad_(False)
     inputs = measure.random_inputs(exported, *config.shape, device)
     passes = [partial(source.plm.encoder, **inputs), partial(exported.model, **inputs)]
-    seconds = measure.take_turns(passes, config.repeats, device, runtime.bf16).T
+    seconds = measure.take_turns(passes, config.repeats, device, bf16=runtime.bf16).T
     return _speed(config, *seconds) | {"quality": _scores(config, source, exported, runtime)}
 
 
@@ -125,7 +127,7 @@ def _export(form: str, folder: Path, source: ShrinkSource, staging: Path) -> Non
 
 
 def measured(
-    config: ShrinkConfig, source: ShrinkSource, made: Mapping[str, dict[str, Any]], run: Path, runtime: Runtime
+    config: ShrinkConfig, source: ShrinkSource, made: Mapping[str, dict[str, Any]], run: Path, *, runtime: Runtime
 ) -> dict[str, Any]:
     """Measure size, speed and quality of the dense and the small models; all take turns in one process."""
     device = choose_device(runtime.device)
@@ -137,7 +139,7 @@ def measured(
     batch, length = config.shape
     inputs = measure.random_inputs(smallest, batch, length, device)
     passes = [partial(plm.encoder, **inputs) for plm in plms.values()]
-    seconds = measure.take_turns(passes, config.repeats, device, runtime.bf16).T
+    seconds = measure.take_turns(passes, config.repeats, device, bf16=runtime.bf16).T
     facts_of: dict[str, dict[str, Any]] = {}
     for (name, plm), own in zip(plms.items(), seconds, strict=True):
         kept = [one["layer"] for one in made[name]["layers"]] if name in made else None
@@ -146,7 +148,9 @@ def measured(
             "vocabulary": plm.model.config.vocab_size,
             "parameters": sum(value.numel() for value in plm.encoder.parameters()),
             "flops": measure.forward_flops(plm, batch, length),
-            "quality": _quality(config, source, plm, kept or range(plm.model.config.num_hidden_layers), runtime),
+            "quality": _quality(
+                config, source, plm, kept or range(plm.model.config.num_hidden_layers), runtime=runtime
+            ),
         }
     models = [facts | facts_of[name] for name, facts in made.items()]
     note = {"note": WAYS_OUT} if any(one["remote_code"] for one in models) else {}
@@ -160,7 +164,7 @@ def measured(
 
 
 def _quality(
-    config: ShrinkConfig, source: ShrinkSource, plm: PLM, kept: Sequence[int], runtime: Runtime
+    config: ShrinkConfig, source: ShrinkSource, plm: PLM, kept: Sequence[int], *, runtime: Runtime
 ) -> dict[str, Any]:
     """Measure a model on data that it was not trained on: distances from the dense model, and scores."""
     parts = {"states": 1.0, "pooled": 1.0}
@@ -168,7 +172,7 @@ def _quality(
     if config.vocabulary and plm is not source.plm:
         places = new_places(source.vocabulary, source.plm.model.config.vocab_size)
     objective = Distillation(parts, plm.architecture, source.plm.model, list(kept), None, source.pooling, places)
-    losses = held_out_losses(objective, plm.model, source.held_out, runtime.bf16)
+    losses = held_out_losses(objective, plm.model, source.held_out, bf16=runtime.bf16)
     distances = {"kd_loss": losses["states"], "embedding_distance": losses["pooled"]}
     return distances | _scores(config, source, plm, runtime)
 
@@ -186,6 +190,6 @@ def _scores(config: ShrinkConfig, source: ShrinkSource, plm: PLM, runtime: Runti
         if config.vocabulary:  # token ids differ in a smaller vocabulary
             encoded = {name: task.encode(plm, split) for name, split in task.data.validation.items()}
             task = replace(task, validation=encoded)
-        metrics = evaluate_dev_splits(task, plm, runtime.bf16)["evaluation"]
+        metrics = evaluate_dev_splits(task, plm, bf16=runtime.bf16)["evaluation"]
         found |= {name: value for name, value in metrics.items() if value is not None}
     return found

@@ -73,7 +73,7 @@ class ShrinkSource:
             pooling = _pooling(modules)
             if modules is not None:
                 weights |= {"similarity": 1.0}
-        return _on_text(config, plm, head, pooling, weights)
+        return _on_text(config, plm, head, pooling, losses=weights)
 
     @cached_property
     def vocabulary(self) -> list[int]:
@@ -124,6 +124,7 @@ def _on_text(
     plm: PLM,
     head: HeadKind | None,
     pooling: Literal["mean", "cls"],
+    *,
     losses: dict[str, float],
     **about: Any,
 ) -> ShrinkSource:
@@ -197,7 +198,7 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
     task = _task(config, model, plm)
     losses = config.weights or {"states": 1.0, "logits": 1.0}
     if config.corpus is not None:
-        return _on_text(config, plm, info.kind, "mean", losses, info=info, task=task)
+        return _on_text(config, plm, info.kind, "mean", losses=losses, info=info, task=task)
     if config.validation is not None:
         raise UsageError("--validation is held out of --corpus; examples of a task are held out of its training set.")
     if config.train_file is not None:
@@ -210,7 +211,7 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
     else:
         assert task is not None
         split, identity = task.data.train, task.data.fingerprint
-    encoded = encode_split(plm, split, info.max_length, info.kind, info.doc_stride)
+    encoded = encode_split(plm, split, info.max_length, info.kind, doc_stride=info.doc_stride)
     batches, held_out = example_batches(plm, encoded, config.batch_tokens, config.seed)
     return ShrinkSource(
         plm,

@@ -102,7 +102,7 @@ class Runs:
 
 @distributed.together()
 def super_ticket(
-    config: SuperConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
+    config: SuperConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False
 ) -> dict[str, Any]:
     """Find the super ticket of a task, with all results of the phase transition (Super Tickets, sections 3.2 and 5).
 
@@ -143,19 +143,24 @@ def super_ticket(
         structure = structure_of(prepared.load(config.fine_tuning.seeds[0]))
         unit_counts(_search(config, "random", run.path, 0).resolved(), structure)
         # The full model comes first: the importances are computed with a model fine-tuned by its best settings.
-        full = _best_settings(config, prepared, run.path, "full", (config.fine_tuning.target,), runtime)
+        full = _best_settings(config, prepared, run.path, "full", targets=(config.fine_tuning.target,), runtime=runtime)
         tickets = _tickets(config, run.path, full.settings, runtime)
         found = {
             selection: {
                 level: _best_settings(
-                    config, prepared, run.path, f"{selection}/{_folder(config, level)}", by_seed, runtime
+                    config,
+                    prepared,
+                    run.path,
+                    f"{selection}/{_folder(config, level)}",
+                    targets=by_seed,
+                    runtime=runtime,
                 )
                 for level, by_seed in levels.items()
             }
             for selection, levels in tickets.items()
         }
         # The result is stored last: it marks the search as done.
-        result = _result(config, identity, prepared.plan, full, found, tickets)
+        result = _result(config, identity, prepared.plan, full, found=found, tickets=tickets)
         level = result["super_ticket"]["level"]
         result["warnings"] = [
             *prepared.data.remarks,
@@ -214,6 +219,7 @@ def _best_settings(
     prepared: PreparedTransfer,
     folder: Path,
     name: str,
+    *,
     targets: tuple[str, ...],
     runtime: Runtime,
 ) -> Runs:
@@ -221,7 +227,7 @@ def _best_settings(
     # `targets` is one model or ticket for all seeds, or a ticket for each seed.
     tried: dict[str, Runs] = {}
     recovers = config.recover and targets != (config.fine_tuning.target,)
-    starts = {target: _recovered(config, prepared, target, folder, runtime) for target in targets if recovers}
+    starts = {target: _recovered(config, prepared, target, folder, runtime=runtime) for target in targets if recovers}
     for settings, fine_tuning in config.grid():
         seeds = fine_tuning.seeds
         groups = [seeds] if len(targets) == 1 else [(seed,) for seed in seeds]
@@ -250,19 +256,19 @@ def _fine_tuning_of(fine_tuning: TransferConfig, target: str) -> TransferConfig:
     return fine_tuning.model_copy(update=ticket)
 
 
-def _recovered(config: SuperConfig, prepared: PreparedTransfer, path: str, folder: Path, runtime: Runtime) -> str:
+def _recovered(config: SuperConfig, prepared: PreparedTransfer, path: str, folder: Path, *, runtime: Runtime) -> str:
     """Train the encoder of a ticket to follow the dense encoder; return the saved state for fine-tuning."""
     ticket = Ticket.from_pretrained(path)
     state = folder / "recovered" / f"{ticket.id}.safetensors"
     run = RunDirectory(state.with_suffix(""), "unfinished", ticket.id)
     if not state.is_file():
-        _recover(config, prepared, ticket, run, runtime, state)
+        _recover(config, prepared, ticket, run, runtime=runtime, state=state)
     shutil.rmtree(run.scratch, ignore_errors=True)  # a kill may have come right after the state was saved
     return str(state)
 
 
 def _recover(
-    config: SuperConfig, prepared: PreparedTransfer, ticket: Ticket, run: RunDirectory, runtime: Runtime, state: Path
+    config: SuperConfig, prepared: PreparedTransfer, ticket: Ticket, run: RunDirectory, *, runtime: Runtime, state: Path
 ) -> None:
     fine_tuning = config.fine_tuning
     plm = load_plm(fine_tuning.target, revision=fine_tuning.revision, layers=fine_tuning.layers)
@@ -274,7 +280,7 @@ def _recover(
     encoded = prepared.encode(plm, prepared.data.train)
     batches, held_out = example_batches(plm, encoded, settings.batch_tokens, seed)
     removed = remove_closed_(plm.encoder, structure, ticket.gates)
-    recover(settings, plm, objective, batches, held_out, run, runtime)
+    recover(settings, plm, objective, batches, held_out=held_out, run=run, runtime=runtime)
     removed.write_back_(dense, plm.model)  # the teacher has done its work
     info = StateInfo(base_hash=prepared.base, what="recovery of a ticket", step=config.recover, seed=seed)
     save_state(state, dense.base_model, info=info, pooler=plm.has_pooler)
@@ -357,6 +363,7 @@ def _result(
     identity: str,
     plan: EvaluationPlan,
     full: Runs,
+    *,
     found: Mapping[str, Mapping[float, Runs]],
     tickets: Mapping[str, Mapping[float, tuple[str, ...]]],
 ) -> dict[str, Any]:

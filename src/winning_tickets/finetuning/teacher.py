@@ -43,7 +43,7 @@ class Teacher:
     content: str  # a hash of its weights
 
     @classmethod
-    def find(cls, path: str, task: Task, student: PLM, with_states: bool) -> Teacher:
+    def find(cls, path: str, task: Task, student: PLM, *, with_states: bool) -> Teacher:
         """Load a saved model, or that of a transfer (of its first seed); refuse a model that does not fit the task."""
         folder = find_model(path)
         if is_onnx(folder):
@@ -52,7 +52,7 @@ class Teacher:
             )
         info = TaskInfo.read(folder)
         plm = load_fine_tuned(folder, info)
-        _check(path, info, plm, task, student, with_states)
+        _check(path, info, plm, task, student=student, with_states=with_states)
         read_together_(student.tokenizer, plm.tokenizer)
         plm.model.eval().requires_grad_(False)
         return cls(plm, content_hash({name: value.detach() for name, value in plm.model.named_parameters()}))
@@ -69,7 +69,7 @@ def _layers(plm: PLM) -> int:
     return int(plm.model.config.num_hidden_layers)
 
 
-def _check(path: str, info: TaskInfo, plm: PLM, task: Task, student: PLM, with_states: bool) -> None:
+def _check(path: str, info: TaskInfo, plm: PLM, task: Task, *, student: PLM, with_states: bool) -> None:
     if (info.kind, info.labels) != (task.kind, task.labels):
         own = ", ".join(info.labels) or info.kind
         raise UsageError(

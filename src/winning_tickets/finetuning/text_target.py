@@ -148,7 +148,7 @@ class TextTarget:
 
         def measure() -> dict[str, Any]:
             with modes(plm.model, training=False), torch.no_grad():
-                found = average_terms(plm, None, batches, [name], plm.model.device, quiet)
+                found = average_terms(plm, None, batches, [name], device=plm.model.device, runtime=quiet)
             metrics = {"accuracy": found[f"{name}_accuracy"], f"{name}_loss": found[f"{name}_loss"]}
             if not math.isfinite(metrics[f"{name}_loss"]):
                 raise TrainingError("The model's outputs are not finite; lower --learning-rate.")
@@ -160,6 +160,6 @@ class TextTarget:
 def keep_decoder_dense(plm: PLM, ticket: Ticket | None) -> None:
     """Give the decoder a dense, frozen matrix of its own if a ticket masks the word embeddings that it shares."""
     masked = ticket is not None and plm.architecture.word_embeddings in ticket.masks
-    separate_decoder(plm, masked)
+    separate_decoder(plm, masked=masked)
     if masked:
         plm.model.get_submodule(plm.architecture.lm_decoder).weight.requires_grad_(False)

@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 @distributed.together()
 def transfer(
-    config: TransferConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
+    config: TransferConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False
 ) -> dict[str, Any]:
     """Fine-tune a model or ticket on a task, once for each seed, with pruned weights at zero or removed.
 
@@ -110,7 +110,7 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
     """Fine-tune with one seed in `parent/seed-N`, or return the stored result of an earlier run."""
     config, plan, ticket = prepared.config, prepared.plan, prepared.target.ticket
     single = config.model_copy(update={"seeds": (seed,)})
-    run = seeds.claim_seed(parent, "transfer-seed", seed, prepared.identity(single), single)
+    run = seeds.claim_seed(parent, "transfer-seed", seed, prepared.identity(single), config=single)
     if run.status == "done":
         return run.result()
     # The head is initialized from the seed that `claim_seed` has set.
@@ -120,13 +120,16 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
     if config.save_model and ticket is not None and ticket.prunes_only_units:
         whole = replace(plm, model=copy.deepcopy(plm.model))
     removed = None if ticket is None else ticket.remove_units_(plm.encoder)
-    measure: Callable[[], dict[str, Any]] = partial(evaluate_dev_splits, prepared, plm, runtime.bf16)
+    measure: Callable[[], dict[str, Any]] = partial(evaluate_dev_splits, prepared, plm, bf16=runtime.bf16)
     if prepared.text is not None:
         measure = prepared.text.evaluation(config, prepared, plm, runtime)
     evaluations = Evaluations(run, plan, measure)
-    with progress(f"fine-tuning on {prepared.task.name}, seed {seed}", prepared.steps, runtime.quiet) as advance:
+    with progress(f"fine-tuning on {prepared.task.name}, seed {seed}", prepared.steps, quiet=runtime.quiet) as advance:
         held = ticket if removed is None else None
-        run_training(_trainer(prepared, plm, seed, run, runtime, evaluations, advance, held), run)
+        run_training(
+            _trainer(prepared, plm, seed, run, runtime=runtime, evaluations=evaluations, advance=advance, ticket=held),
+            run,
+        )
     if removed is not None and config.save_model:
         removed.write_back_(whole.model, plm.model)
     # If the mask did not hold, this would be the result of another model.
@@ -153,7 +156,7 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         "train_examples": prepared.train_examples,
         **search_settings_of(ticket),
         **prepared.start_facts,
-        **seeds.seed_facts(run, prepared.target, prepared.base, config.save_model),
+        **seeds.seed_facts(run, prepared.target, prepared.base, saved=config.save_model),
     }
     run.finish(result)
     return run.result()
@@ -164,6 +167,7 @@ def _trainer(
     plm: PLM,
     seed: int,
     run: RunDirectory,
+    *,
     runtime: Runtime,
     evaluations: Callback,
     advance: Callable[[int, str], None],
@@ -212,7 +216,7 @@ def _learning(prepared: PreparedTransfer, plm: PLM, seed: int) -> tuple[TaskBatc
     else:
         objective = prepared.teacher.objective(prepared.task, config)
     by_length = settings.group_by_length
-    return TaskBatches(examples, pad, prepared.batch_size, seed, trainer_order, by_length), objective
+    return TaskBatches(examples, pad, prepared.batch_size, seed, order=trainer_order, by_length=by_length), objective
 
 
 class HeldTicket(Callback):
@@ -246,7 +250,7 @@ def _check_pruned(ticket: Ticket, plm: PLM) -> None:
 
 def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path, scores: dict[str, Any]) -> None:
     ticket, task = prepared.target.ticket, prepared.task.name
-    facts = model_facts("fine-tuned", prepared.target.model, ticket, [task], type(plm.model).__name__)
+    facts = model_facts("fine-tuned", prepared.target.model, ticket, [task], model_class=type(plm.model).__name__)
 
     def fill(staging: Path) -> None:
         save_model(plm, prepared.info(ticket), ticket, staging)

@@ -57,7 +57,7 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
     }
     biases = [name for layer in range(len(layers)) for name in structure.bias_names(layer, "AO")]
     biased = any(bool(encoder.get_parameter(name).any()) for name in biases)
-    plain = _plain(config, structure, compact["layers"], biased)
+    plain = _plain(config, structure, compact["layers"], biased=biased)
     shrink_(encoder, compact, [indices_of(kept.neurons) for kept in layers])
     if plain is None:
         setattr(config, COMPACT, compact)
@@ -183,7 +183,7 @@ def _live(encoder: nn.Module, structure: Structure, layer: int, left: OpenUnits)
     return OpenUnits(heads & left.heads, neurons, left.ffn and (bias or bool(neurons.any())))
 
 
-def _plain(config: Any, structure: Structure, layers: list[dict[str, Any]], biased: bool) -> dict[str, Any] | None:
+def _plain(config: Any, structure: Structure, layers: list[dict[str, Any]], *, biased: bool) -> dict[str, Any] | None:
     """Return the configuration fields of an ordinary model of the same layers, and `layers`, those that stay.
 
     None if there is no such model: only decoders have one. A layer without heads and FFN is left out, unless it still

@@ -42,18 +42,18 @@ def class_of(found: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def check_parameter(name: str, parameter: Any, trained: bool = True) -> None:
+def check_parameter(name: str, parameter: Any, *, trained: bool = True) -> None:
     """Refuse a parameter that is no plain tensor of floating-point numbers with data.
 
     Raises:
         ContentError: it is another kind of tensor; where it is to be `trained`, also one of inference mode.
     """
-    problem = _problem(parameter, trained)
+    problem = _problem(parameter, trained=trained)
     if problem:
         raise ContentError(f"{name} {problem}.")
 
 
-def _problem(parameter: Any, trained: bool) -> str:
+def _problem(parameter: Any, *, trained: bool) -> str:
     kind = type(parameter)
     plain = kind is nn.Parameter or _is_dtensor(kind)
     data = parameter.to_local() if _is_dtensor(kind) else parameter

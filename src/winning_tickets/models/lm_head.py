@@ -18,7 +18,7 @@ def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
         decoder.weight = nn.Parameter(dense, requires_grad=False)
 
 
-def separate_decoder(plm: PLM, masked: bool) -> None:
+def separate_decoder(plm: PLM, *, masked: bool) -> None:
     """Untie the output embeddings if the embeddings are masked: their dense matrix and bias are saved separately."""
     decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
     embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)

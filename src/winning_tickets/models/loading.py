@@ -76,7 +76,7 @@ class ModelNotFound(UsageError):  # noqa: N818 - named after the event
     """There is no such model in a folder, nor on the hub as far as it can be reached."""
 
 
-def resolve_model(name: str, onnx: bool = False) -> str:
+def resolve_model(name: str, *, onnx: bool = False) -> str:
     """Return the argument of `from_pretrained` for a name: a folder for `builtin:...` and paths, else the hub id.
 
     A folder with an ONNX export, which has no weights for PyTorch, is accepted with `onnx` alone.
@@ -165,7 +165,7 @@ def load_plm(
     given = memory.find(name)
     if given is None:
         where = resolve_model(name)
-        opened = _open(where, name, revision, layers, _access(name, where))
+        opened = _open(where, name, revision, layers, access=_access(name, where))
         checkpoints.check_weights(opened.shapes, where)
         state, config, architecture = None, opened.config, opened.architecture
     else:
@@ -179,7 +179,9 @@ def load_plm(
     own_code = is_trusted() and given is None and not hasattr(config, COMPACT)
     kind = getattr(transformers, CLASSES[head]) if own_code else _class_of(head, config)
     if given is None and not own_code:
-        _check_shapes(kind, config, opened.shapes, name, head if require_mlm_head else "none", architecture)
+        _check_shapes(
+            kind, config, opened.shapes, name, required=head if require_mlm_head else "none", architecture=architecture
+        )
     tokenizer: Any = None
     if with_tokenizer:
         tokenizer = opened.load_tokenizer() if given is None else given.load_tokenizer()
@@ -219,6 +221,7 @@ def _check_shapes(
     config: Any,
     shapes: checkpoints.Shapes | None,
     name: str,
+    *,
     required: Head,  # a head that has to be trained, `none` if any may be fresh
     architecture: Architecture | None,
 ) -> bool:
@@ -245,6 +248,7 @@ def outline(
     head: Head = "none",
     revision: str | None = None,
     layers: int | None = None,
+    *,
     onnx: bool = False,
     require_mlm_head: bool = False,
 ) -> PLM:
@@ -254,13 +258,22 @@ def outline(
     """
     given, shapes = memory.find(name), None
     if given is None:
-        where = resolve_model(name, onnx)
-        opened = _open(where, name, revision, layers, _access(name, where), download=False)
+        where = resolve_model(name, onnx=onnx)
+        opened = _open(where, name, revision, layers, access=_access(name, where), download=False)
         config, architecture, shapes = opened.config, opened.architecture, opened.shapes
     else:
         config = given.configuration()
         architecture = _cut(config, layers, name)
-    return _outline_of(name, revision, layers, config, architecture, shapes, head, require_mlm_head)
+    return _outline_of(
+        name,
+        revision,
+        layers,
+        config,
+        architecture=architecture,
+        shapes=shapes,
+        head=head,
+        require_mlm_head=require_mlm_head,
+    )
 
 
 def _outline_of(
@@ -268,6 +281,7 @@ def _outline_of(
     revision: str | None,
     layers: int | None,
     config: Any,
+    *,
     architecture: Architecture | None,
     shapes: checkpoints.Shapes | None,
     head: Head,
@@ -277,7 +291,9 @@ def _outline_of(
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
     head = _lm_head_of(architecture, head, name)
     kind = _class_of(head, config)
-    stored = _check_shapes(kind, config, shapes, name, head if require_mlm_head else "none", architecture)
+    stored = _check_shapes(
+        kind, config, shapes, name, required=head if require_mlm_head else "none", architecture=architecture
+    )
     with reading(f"The config.json of {name} describes no model that can be built"):
         model = checkpoints.without_data(kind, config)
     return PLM(model, None, architecture, name, revision, layers, has_mlm_head=stored and head in ("mlm", "clm"))
@@ -288,6 +304,7 @@ def examine(
     head: Head = "none",
     revision: str | None = None,
     layers: int | None = None,
+    *,
     onnx: bool = False,
     require_mlm_head: bool = False,
 ) -> PLM | None:
@@ -296,14 +313,14 @@ def examine(
     Nothing is downloaded and no code of a model runs. The result is None for a model that only the hub has, and for one
     that the user lets run code of its own; a model that may run such code, and has none, comes without its tokenizer.
     """
-    where, trusted = resolve_model(name, onnx), is_trusted()
+    where, trusted = resolve_model(name, onnx=onnx), is_trusted()
     here = Path(where).is_dir()
     if not here and not is_cached(where, "model"):
         return None
     access = {} if here else {"local_files_only": True}
-    with trusting(False):
+    with trusting(remote_code=False):
         try:
-            opened = _open(where, name, revision, layers, access, download=False)
+            opened = _open(where, name, revision, layers, access=access, download=False)
         except UsageError as error:
             if trusted or (isinstance(error, ModelNotFound) and not here):  # the cache may have another revision
                 return None
@@ -311,7 +328,14 @@ def examine(
         if not (onnx and is_onnx(where)):
             checkpoints.check_weights(opened.shapes, where)
         plm = _outline_of(
-            name, revision, layers, opened.config, opened.architecture, opened.shapes, head, require_mlm_head
+            name,
+            revision,
+            layers,
+            opened.config,
+            architecture=opened.architecture,
+            shapes=opened.shapes,
+            head=head,
+            require_mlm_head=require_mlm_head,
         )
         return plm if trusted else replace(plm, tokenizer=fit_tokenizer_(opened.load_tokenizer(), plm.model, name))
 
@@ -338,6 +362,7 @@ def _open(
     name: str,
     revision: str | None,
     layers: int | None,
+    *,
     access: dict[str, Any],  # more arguments of `from_pretrained`
     download: bool = True,
 ) -> _Checkpoint:

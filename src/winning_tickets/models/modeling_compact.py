@@ -97,7 +97,9 @@ def shrink_(encoder: nn.Module, compact: dict[str, Any], neurons: Sequence[Tenso
     for index, (path, size) in enumerate(zip(paths["layers"], compact["layers"], strict=True)):
         layer = encoder.get_submodule(path)
         _shrink_attention_(layer, paths, size["heads"])
-        _shrink_ffn_(layer, paths, torch.arange(size["neurons"]) if neurons is None else neurons[index], size["ffn"])
+        _shrink_ffn_(
+            layer, paths, torch.arange(size["neurons"]) if neurons is None else neurons[index], ffn=size["ffn"]
+        )
 
 
 def _of_now(paths: dict[str, Any], encoder: nn.Module) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def _shrink_attention_(layer: nn.Module, paths: dict[str, Any], heads: list[int]
         attention.__class__ = _mixed(SomeHeads, attention.__class__)
 
 
-def _shrink_ffn_(layer: nn.Module, paths: dict[str, Any], kept: Tensor, ffn: bool) -> None:
+def _shrink_ffn_(layer: nn.Module, paths: dict[str, Any], kept: Tensor, *, ffn: bool) -> None:
     second = _linear(layer, paths["second"])
     if len(kept) < features(second)[1]:
         for name, parts in paths["first"].items():

@@ -28,7 +28,7 @@ _PLACEHOLDERS = ("image_token", "audio_token", "video_token")
 """Tokens that no text has; Gemma 3 numbers one of them beyond the embeddings of its models without images."""
 
 
-def open_tokenizer(where: str, find: Find, own_code: bool = False, **options: Any) -> Any:
+def open_tokenizer(where: str, find: Find, *, own_code: bool = False, **options: Any) -> Any:
     """Open the tokenizer of a folder or of a repository of the hub; `find` finds its files.
 
     With `own_code` the code that comes with it may run, if the user trusts it.

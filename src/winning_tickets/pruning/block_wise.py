@@ -110,6 +110,7 @@ class BlockOptimizer(torch.optim.Optimizer):
         turns: Sequence[Turn],
         scores: Callable[[Sequence[str]], Mapping[str, Tensor]],
         begin: Callable[[Turn], None],
+        *,
         config: MaskTraining,
     ) -> None:
         self._masked, self._turns, self._scores = masked, turns, scores

@@ -59,7 +59,7 @@ class Losses:
 
 
 def choose_sizes(
-    losses: Losses, costs: Costs, budget: float, keep_first: bool = False, bins: int = BINS
+    losses: Losses, costs: Costs, budget: float, *, keep_first: bool = False, bins: int = BINS
 ) -> Sizes | None:
     """Return the sizes of all layers that have the smallest loss within a budget; None if the budget is too small.
 
@@ -107,7 +107,7 @@ def choose_sizes(
     return sizes[::-1]
 
 
-def uniform_sizes(losses: Losses, costs: Costs, budget: float, spread: bool = False) -> Sizes | None:
+def uniform_sizes(losses: Losses, costs: Costs, budget: float, *, spread: bool = False) -> Sizes | None:
     """Return all heads and equally many neurons in each kept layer, with the smallest loss; None if none fits.
 
     Args:

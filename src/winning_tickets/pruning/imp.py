@@ -51,15 +51,15 @@ class Rounds:
         """Return whether the training of a round ends with this step."""
         return step % self.steps == 0
 
-    def decay(self, whole: bool) -> int:
+    def decay(self, *, whole: bool) -> int:
         """Return the steps in which the learning rate decays: those of a round, or of the `whole` search."""
         return self.total if whole else self.steps
 
-    def rate(self, warmup_steps: int, whole: bool, horizon: int | None = None) -> Callable[[int], float]:
+    def rate(self, warmup_steps: int, *, whole: bool, horizon: int | None = None) -> Callable[[int], float]:
         """Return the learning-rate factor by step: warm-up, then linear decay, by round or over the `whole` search."""
         # The released BERT-tickets code decays once over all rounds. With a longer `horizon` the rate does not reach
         # zero: before that, it starts again with the next round (the released TAMT code), or the search ends.
-        length = self.decay(whole)
+        length = self.decay(whole=whole)
         end = horizon or length
 
         def factor(step: int) -> float:
@@ -76,7 +76,7 @@ def find_imp_ticket(prepared: PreparedSearch[ImpSearch], run: RunDirectory, runt
     config = prepared.config
     sources = load_sources(prepared)
     rounds = Rounds(config.sparsities, sources.round_steps(config), config.prune_first)
-    length = rounds.decay(config.rate_horizon == "total")
+    length = rounds.decay(whole=config.rate_horizon == "total")
     if config.schedule_steps is not None and config.schedule_steps < length:
         raise UsageError(
             f"--schedule-steps {config.schedule_steps} would leave training steps without a learning rate: the decay "
@@ -88,7 +88,7 @@ def find_imp_ticket(prepared: PreparedSearch[ImpSearch], run: RunDirectory, runt
         run,
         runtime,
         sources.dataset(config, rounds.total),
-        {
+        learning={
             "learning_rate": sources.learning_rate,
             "weight_decay": config.weight_decay,
             "max_grad_norm": config.max_grad_norm,
@@ -99,7 +99,9 @@ def find_imp_ticket(prepared: PreparedSearch[ImpSearch], run: RunDirectory, runt
         before=[IterativePruning(prepared, model, rounds, run)],
         model=model,
         objective=sources.objective,
-        schedule=rounds.rate(config.warmup_steps, config.rate_horizon == "total", _horizon(config, sources, length)),
+        schedule=rounds.rate(
+            config.warmup_steps, whole=config.rate_horizon == "total", horizon=_horizon(config, sources, length)
+        ),
     )
 
 

@@ -155,7 +155,7 @@ class ImportanceSums:
     # Nothing is read back before `finish`, so that the device never waits for the host; only the gradients of tokens
     # are moved to the CPU after each batch, because they would fill the memory of the device.
 
-    def __init__(self, structure: Structure, units: Sequence[str], keep_tokens: bool = False) -> None:
+    def __init__(self, structure: Structure, units: Sequence[str], *, keep_tokens: bool = False) -> None:
         self.structure = structure
         self.units = tuple(unit for unit in UNITS if unit in units)
         self._kept = tuple(unit for unit in self.units if unit != "neurons")
@@ -223,6 +223,7 @@ def add_up(
     structure: Structure,
     objective: Objective,
     batches: Iterable[Batch],
+    *,
     units: Sequence[str] = ("heads", "ffns"),
     keep_tokens: bool = False,
     bf16: bool = False,
@@ -241,14 +242,14 @@ def add_up(
         TrainingError: the loss is not finite.
     """
     # Frozen weights save their half of the backward pass: only the gates get gradients.
-    sums = ImportanceSums(structure, units, keep_tokens)
+    sums = ImportanceSums(structure, units, keep_tokens=keep_tokens)
     losses: list[Tensor] = []
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     try:
         with (
             modes(model, training=False),
-            attention_for_training(model, model.device, bf16),
+            attention_for_training(model, model.device, bf16=bf16),
             GateGradients(model.base_model, structure, sums.units, sums.receive),
         ):
             for batch in batches:
@@ -323,7 +324,7 @@ class ImportanceModel:
         """Return the examples that the model was trained on, or `train_size` of them, in order."""
         split = train_split(self.transfer, self.data, self.transfer.seeds[0])
         split = train_subset(split, config.train_size, config.seed)
-        return encode_split(plm, split, self.info.max_length, self.info.kind, self.info.doc_stride)
+        return encode_split(plm, split, self.info.max_length, self.info.kind, doc_stride=self.info.doc_stride)
 
 
 def in_order(plm: PLM, split: EncodedSplit, batch_size: int) -> DataLoader[Any]:

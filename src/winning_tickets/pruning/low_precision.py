@@ -41,7 +41,7 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], epsilon: float, weight_decay: float, moments: torch.dtype, seed: int
+        self, groups: Iterable[dict[str, Any]], epsilon: float, weight_decay: float, moments: torch.dtype, *, seed: int
     ) -> None:
         super().__init__(groups, {"lr": 1.0, "betas": (0.9, 0.999), "eps": epsilon, "weight_decay": weight_decay})
         self._dtype, self._seed = moments, seed
@@ -69,7 +69,7 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
                 generator.manual_seed((self._seed * 1_000_003 + state["step"]) * 1_000_003 + place)
                 flat, gradient = parameter.detach().view(-1), parameter.grad.reshape(-1)
                 for start in range(0, len(flat), _CHUNK):
-                    self._update(flat, gradient, state, group, slice(start, start + _CHUNK), generator)
+                    self._update(flat, gradient, state, group, part=slice(start, start + _CHUNK), generator=generator)
 
     def _update(
         self,
@@ -77,6 +77,7 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
         gradient: Tensor,
         state: dict[str, Any],
         group: dict[str, Any],
+        *,
         part: slice,
         generator: torch.Generator,
     ) -> None:

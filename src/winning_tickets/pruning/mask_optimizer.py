@@ -31,6 +31,7 @@ def initial_scores(
     init: Literal["activation", "rank", "plateau", "random"],
     keep: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
     ranking: Ranking,
+    *,
     top: float,
     seed: int,
 ) -> dict[str, Tensor]:
@@ -113,6 +114,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         scores: Mapping[str, Tensor],
         head: Mapping[str, nn.Parameter],
         config: MaskTraining,
+        *,
         choose: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
         ranks: Ranks | None = None,
     ) -> None:
@@ -158,7 +160,7 @@ class MaskOptimizer(torch.optim.Optimizer):
                 self.config.adam_epsilon,
                 self.config.weight_decay,
                 DTYPES[self.config.moment_dtype],
-                self.config.seed,
+                seed=self.config.seed,
             )
         adamw = torch.optim.AdamW(
             groups, lr=1.0, eps=self.config.adam_epsilon, weight_decay=self.config.weight_decay, fused=True
@@ -196,9 +198,9 @@ class MaskOptimizer(torch.optim.Optimizer):
         # Free the gradients before the selection, which needs memory too.
         self.zero_grad()
         self.steps += 1
-        self._update(self.selected_exactly)
+        self._update(exact=self.selected_exactly)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 - as torch has it
         """Drop the gradients of the parameters, and those of the scores, which may share their memory."""
         super().zero_grad(set_to_none)
         for score in self.scores.values():
@@ -256,18 +258,18 @@ class MaskOptimizer(torch.optim.Optimizer):
         return self.steps == 1 or (self.steps + 1) % self.config.reselect_steps == 0
 
     @torch.no_grad()
-    def masks(self, exact: bool | None = None) -> dict[str, Tensor]:
+    def masks(self, *, exact: bool | None = None) -> dict[str, Tensor]:
         """Return the masks of the present scores by name; neither the model nor the thresholds change.
 
         Args:
             exact: True for exact counts, False for the last thresholds if there are any, None for what the model has.
         """
-        found = self.masked.split(self._mask(self._exact if exact is None else exact))
+        found = self.masked.split(self._mask(exact=self._exact if exact is None else exact))
         return {name: found[name] for name in self.scores}
 
-    def whole_masks(self, exact: bool | None = None) -> dict[str, Tensor]:
+    def whole_masks(self, *, exact: bool | None = None) -> dict[str, Tensor]:
         """Return `masks` of whole matrices, even if several processes share them."""
-        return self.masks(exact)
+        return self.masks(exact=exact)
 
     @torch.no_grad()
     def take_counts(self) -> None:
@@ -302,7 +304,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             blocks.append(Block(number, size, kept_of_a_row if self._by_rows else tuple(kept[n] for n in members)))
         return blocks
 
-    def _mask(self, exact: bool) -> Tensor:
+    def _mask(self, *, exact: bool) -> Tensor:
         """Return the masks as one buffer."""
         if self._choose is not None:
             masks = self._choose({name: score.detach() for name, score in self.scores.items()})
@@ -327,7 +329,7 @@ class MaskOptimizer(torch.optim.Optimizer):
     def _beyond(self, keys: Tensor, threshold: Tensor) -> Tensor:
         return keys >= threshold if self.config.threshold == "reached" else keys > threshold
 
-    def _find_thresholds(self, mask: Tensor, start: bool = False) -> Tensor:
+    def _find_thresholds(self, mask: Tensor, *, start: bool = False) -> Tensor:
         """Return the threshold of each group after an exact selection: the lowest kept or the highest pruned score.
 
         At the start it is phi, if phi separates kept from pruned scores, as between two plateaus (TAMT eq. 5).
@@ -345,9 +347,9 @@ class MaskOptimizer(torch.optim.Optimizer):
         phi = torch.full_like(found, self.config.phi)
         return torch.where(self._beyond(lowest, phi) & ~self._beyond(highest, phi), phi, found)
 
-    def _update(self, exact: bool) -> None:
+    def _update(self, *, exact: bool) -> None:
         """Compute the masks from the scores, adjust the thresholds if the masks are exact, and write W * M."""
-        mask = self._mask(exact)
+        mask = self._mask(exact=exact)
         if exact and self._thresholds is not None:
             self._thresholds = self._find_thresholds(mask)
         self._exact = exact
@@ -390,7 +392,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             group.update(settings)
         if self._thresholds is not None:
             self._thresholds = state["thresholds"].to(self._flat.device)
-        self.masked.write_flat(self._mask(self._exact))
+        self.masked.write_flat(self._mask(exact=self._exact))
 
 
 def _moments(parameter: Tensor, step: int | Tensor) -> dict[str, Any]:
@@ -407,7 +409,7 @@ class BertAdam(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], epsilon: float, weight_decay: float, correct_bias: bool
+        self, groups: Iterable[dict[str, Any]], epsilon: float, weight_decay: float, *, correct_bias: bool
     ) -> None:
         super().__init__(groups, {"lr": 0.0, "betas": (0.9, 0.999), "eps": epsilon, "weight_decay": weight_decay})
         self._correct_bias = correct_bias

@@ -92,7 +92,9 @@ def horizon(config: ScoreTraining, dataset: Any) -> int | None:
 def find_trained_mask(prepared: PreparedMasks, run: RunDirectory, runtime: Runtime) -> None:
     """Train the masks; tickets are saved at the end of each sparsity level and at the steps of `save_at`."""
     config = prepared.config
-    dataset = prepared.batches(config.total_steps, needs_lm_head(config.terms), config.kd_masked_tokens)
+    dataset = prepared.batches(
+        config.total_steps, predicts=needs_lm_head(config.terms), masked_tokens=config.kd_masked_tokens
+    )
     # A profile may train without dropout; the papers keep the model's own.
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(prepared.plm.model, config.student_dropout)
@@ -101,7 +103,7 @@ def find_trained_mask(prepared: PreparedMasks, run: RunDirectory, runtime: Runti
     if config.block_wise:
         prepared.plm.model.to(prepared.device)
         blocks = BlockSearch(prepared, dataset)
-        train_scores(blocks, title, run, runtime, dataset, blocks.objective, blocks.levels)
+        train_scores(blocks, title, run, runtime, dataset=dataset, objective=blocks.objective, levels=blocks.levels)
         ticket = blocks.ticket(config.total_steps)
         distributed.on_main(lambda: ticket.save_pretrained(run.path))
         return
@@ -110,7 +112,16 @@ def find_trained_mask(prepared: PreparedMasks, run: RunDirectory, runtime: Runti
         levels = sparsity_levels(config)
         # This comes before a checkpoint is restored, whose scores are selected at the sparsity of its level.
         state.set_level(level_at(levels, last_step(run.scratch)))
-        train_scores(state, title, run, runtime, dataset, objective, levels, [_SaveLevels(state, levels, run)])
+        train_scores(
+            state,
+            title,
+            run,
+            runtime,
+            dataset=dataset,
+            objective=objective,
+            levels=levels,
+            after=[_SaveLevels(state, levels, run)],
+        )
 
 
 def prepare_whole(prepared: PreparedMasks, dataset: CorpusBatches) -> tuple[MaskSearch, PretrainingObjective]:
@@ -157,6 +168,7 @@ def train_scores(
     title: str,
     run: RunDirectory,
     runtime: Runtime,
+    *,
     dataset: Any,
     objective: Objective,
     levels: list[SparsityLevel],
@@ -170,7 +182,7 @@ def train_scores(
         runtime,
         dataset,
         # The optimizer clips the straight-through gradient, so the trainer clips nothing.
-        {"learning_rate": config.learning_rate, "max_grad_norm": 0.0, "seed": config.seed},
+        learning={"learning_rate": config.learning_rate, "max_grad_norm": 0.0, "seed": config.seed},
         record=state.record,
         after=[_SaveSteps(state.ticket, run, config.save_at), *after],  # before `after` changes the masks
         model=state.prepared.plm.model,
@@ -247,7 +259,7 @@ def scores_of(prepared: PreparedMasks, importance: Mapping[str, Tensor]) -> dict
     config = prepared.config
     keep = partial(prepared.keep, sparsity=config.sparsities[0])
     top = config.alpha * config.phi
-    return initial_scores(importance, config.score_init, keep, config.ranking, top, config.seed)
+    return initial_scores(importance, config.score_init, keep, config.ranking, top=top, seed=config.seed)
 
 
 def trained_names(config: MaskTraining, plm: PLM, scope: Iterable[str]) -> list[str]:
@@ -332,7 +344,7 @@ class BlockSearch:
             turns,
             lambda names: scores_of(prepared, {name: importance[name] for name in names}),
             self._begin,
-            config,
+            config=config,
         )
 
     def _begin(self, turn: Turn) -> None:

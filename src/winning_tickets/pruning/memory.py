@@ -63,13 +63,13 @@ def memory_plan(config: SearchConfig, processes: int = 1) -> dict[str, int]:
         "selection": entries * (1 + (4 if score.itemsize < 4 else 0)),
     }
     if processes > 1:
-        found = _of_each(found, plm, views, config, processes)
+        found = _of_each(found, plm, views, config, n=processes)
     steady = sum(size for name, size in found.items() if name not in ("gradients", "selection"))
     return found | {"at_once": steady + max(found["gradients"], found["selection"])}
 
 
 def _of_each(
-    whole: Mapping[str, int], plm: PLM, views: Mapping[str, Tensor], config: MaskTraining, n: int
+    whole: Mapping[str, int], plm: PLM, views: Mapping[str, Tensor], config: MaskTraining, *, n: int
 ) -> dict[str, int]:
     """Return the bytes of each of `n` processes of a sharded search from those of one process."""
     if needs_lm_head(config.terms):

@@ -42,11 +42,11 @@ def find_movement_ticket(prepared: PreparedSearch[MovementSearch], run: RunDirec
         run,
         runtime,
         sources.dataset(config, config.steps),
-        {"learning_rate": sources.learning_rate, "max_grad_norm": config.max_grad_norm, "seed": config.seed},
+        learning={"learning_rate": sources.learning_rate, "max_grad_norm": config.max_grad_norm, "seed": config.seed},
         model=model,
         objective=sources.objective,
         build_optimizer=build,
-        schedule=Rounds(config.sparsities, config.steps, False).rate(config.warmup_steps, whole=False),
+        schedule=Rounds(config.sparsities, config.steps, prune_first=False).rate(config.warmup_steps, whole=False),
     )
     # A matrix that the loss does not reach has scores of zero, and keeps its largest weights.
     scores = {name: torch.zeros_like(weight) for name, weight in prepared.weights.items()}

@@ -42,7 +42,7 @@ def find_wanda_ticket(prepared: PreparedSearch[WandaSearch], run: RunDirectory, 
     batches = prepared.batches(prepared.config.calibration_batches)
     model = prepared.plm.model.to(prepared.device)
     names = present_in(prepared.plm.encoder, prepared.shapes)
-    with progress("norms of the inputs", len(batches), runtime.quiet) as advance:
+    with progress("norms of the inputs", len(batches), quiet=runtime.quiet) as advance:
         norms = input_norms(model, names, counted(batches, advance), prepared.device)
     prepared.save_tickets(run, activation_importance(prepared.weights, norms))
 
@@ -130,8 +130,8 @@ def _accumulate_gradients(
     weights = sources.objective.weights
     with (
         modes(model, training=False),
-        attention_for_training(model, prepared.device, runtime.bf16),
-        progress("gradients", config.steps, runtime.quiet) as advance,
+        attention_for_training(model, prepared.device, bf16=runtime.bf16),
+        progress("gradients", config.steps, quiet=runtime.quiet) as advance,
     ):
         for step in range(config.steps):
             batch = {

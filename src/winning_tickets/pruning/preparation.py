@@ -124,7 +124,7 @@ class PreparedSearch(Generic[Method]):
 
     def gate_ticket(self, gates: Mapping[str, Tensor], structure: Structure, level: Level, **about: Any) -> Ticket:
         """Make a ticket from gates; its description names its own level only, and the sparsity of the matrices."""
-        return make_gate_ticket(self.config, self.base, gates, structure, level, **about)
+        return make_gate_ticket(self.config, self.base, gates, structure, level=level, **about)
 
     def folder(self, run: RunDirectory, level: float | str) -> Path:
         """Return the folder of a ticket: the run itself, or one such as `sparsity-0.60` or `level-30` inside it."""
@@ -141,6 +141,7 @@ class PreparedSearch(Generic[Method]):
     def batches(
         self: PreparedSearch[TextSearch],
         n_batches: int,
+        *,
         predicts: bool = False,
         masked_tokens: int = 0,
         plm: PLM | None = None,
@@ -177,6 +178,7 @@ def make_gate_ticket(
     base: BaseModelInfo,
     gates: Mapping[str, Tensor],
     structure: Structure,
+    *,
     level: Level,
     **about: Any,
 ) -> Ticket:
@@ -269,7 +271,7 @@ def _usual_scope(scope: str, plm: PLM, encoder: PLM) -> str:
 def _check_text(prepared: PreparedSearch[Any]) -> None:
     config = prepared.config
     masked = config.kd_masked_tokens if isinstance(config, ScoreTraining) else 0
-    prepared.batches(1, needs_lm_head(config.terms.keys() - {"task"}), masked)
+    prepared.batches(1, predicts=needs_lm_head(config.terms.keys() - {"task"}), masked_tokens=masked)
 
 
 def _load_models(settings: SearchConfig) -> tuple[PLM, PLM, BaseModelInfo]:
@@ -284,7 +286,9 @@ def _load_models(settings: SearchConfig) -> tuple[PLM, PLM, BaseModelInfo]:
         _check_compared_layers(settings, plm)
     # A ticket names the weights of the checkpoint, even if the search then rounds them. They are loaded in float32
     # first, which takes no more memory than the search.
-    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, settings.revision, settings.layers)
+    base = BaseModelInfo.of(
+        plm.encoder, plm.name, plm.model.config.model_type, settings.revision, layers=settings.layers
+    )
     # ForMaskedLM classes have no pooler: with a pooler in scope, the matrices are those of the plain encoder.
     encoder = plm
     if predicts and "pooler" in settings.scope:

@@ -29,6 +29,7 @@ def measure_losses(
     structure: Structure,
     objective: Distillation,
     values: Mapping[str, Tensor],
+    *,
     sizes: Sequence[int],
     batches: Sequence[Batch],
     runtime: Runtime,
@@ -54,7 +55,7 @@ def measure_losses(
         stack.enter_context(modes(plm.model, training=False))
         stack.enter_context(torch.inference_mode())
         stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=runtime.bf16))
-        advance = stack.enter_context(progress("measuring removals", total, runtime.quiet))
+        advance = stack.enter_context(progress("measuring removals", total, quiet=runtime.quiet))
         for batch in batches:
             for name, count in objective.counts(batch).items():
                 divisors[name] += int(count)

@@ -28,7 +28,7 @@ from winning_tickets.training.objectives.terms import check_negatives
 logger = logging.getLogger(__name__)
 
 
-def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False) -> Ticket:
+def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False) -> Ticket:
     """Find a ticket of one sparsity and save it in `out`, which is then the ticket's folder.
 
     A finished search with the same settings is opened again; an unfinished one resumes.
@@ -51,12 +51,12 @@ def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None
         >>> search(config, "runs/omp").sparsity
         0.6
     """
-    (ticket,) = _find_tickets(config, out, runtime, force, single=True).values()
+    (ticket,) = _find_tickets(config, out, runtime, force=force, single=True).values()
     return ticket
 
 
 def search_all(
-    config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
+    config: SearchConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False
 ) -> dict[Any, Ticket]:
     """Find the tickets of all sparsity levels in one search; mask training starts each from the scores of the last.
 
@@ -66,12 +66,12 @@ def search_all(
     Returns:
         The tickets by sparsity, ascending; structured ones by the folder of their level, such as `level-30`.
     """
-    return _find_tickets(config, out, runtime, force, single=False)
+    return _find_tickets(config, out, runtime, force=force, single=False)
 
 
 @distributed.together()
 def _find_tickets(
-    config: SearchConfig, out: Path | str, runtime: Runtime | None, force: bool, single: bool
+    config: SearchConfig, out: Path | str, runtime: Runtime | None, *, force: bool, single: bool
 ) -> dict[Any, Ticket]:
     check_search(config)
     if single and len(config.rungs) > 1:

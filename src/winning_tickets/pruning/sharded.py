@@ -59,6 +59,7 @@ class ShardedMaskOptimizer(MaskOptimizer):
         masks: Mapping[str, Tensor],
         scores: Mapping[str, Tensor],
         config: MaskTraining,
+        *,
         dense: nn.Module | None = None,
         head: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
@@ -82,9 +83,9 @@ class ShardedMaskOptimizer(MaskOptimizer):
             ranks=Shards(mesh.get_group(), masked.flat.device, sizes),
         )
 
-    def whole_masks(self, exact: bool | None = None) -> dict[str, Tensor]:
+    def whole_masks(self, *, exact: bool | None = None) -> dict[str, Tensor]:
         """Return the masks of whole matrices, on the CPU of every rank; all ranks must call this."""
-        masks = self._fixed | self.masks(exact)
+        masks = self._fixed | self.masks(exact=exact)
         return {name: self._whole(name, masks[name].byte()).bool().cpu() for name in self._placed}
 
     def whole_scores(self) -> dict[str, Tensor]:

@@ -59,7 +59,7 @@ class Sources:
         """Return the batches of the given number of steps."""
         batches = {name: part.batches for name, part in self.parts.items()}
         sizes = {name: part.size for name, part in self.parts.items()}
-        return MixedBatches(batches, sizes, config.mixing, n_steps, config.seed)
+        return MixedBatches(batches, sizes, config.mixing, n_steps, seed=config.seed)
 
     def round_steps(self, config: ImpSearch) -> int:
         """Return the optimizer steps of a round, whose length is configured in steps, examples or epochs."""
@@ -144,7 +144,7 @@ def _task_source(prepared: PreparedSearch[SourceSearch], data: TaskData) -> Trai
     plm = load_for_task(partial(_load_seeded, config), task)
     length = choose_max_length(config.max_length, task, plm)
     split = train_subset(data.train, config.train_size, config.seed)
-    examples = encode_split(plm, split, length, task.kind, choose_doc_stride(None, task, length))
+    examples = encode_split(plm, split, length, task.kind, doc_stride=choose_doc_stride(None, task, length))
     batch_size = config.batch_size or task.batch_size
     by_length = config.group_by_length
     batches = TaskBatches(examples, make_collator(plm.tokenizer), batch_size, config.seed, by_length=by_length)

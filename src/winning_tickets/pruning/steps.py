@@ -31,8 +31,8 @@ def train_in_order(
     run: RunDirectory,
     runtime: Runtime,
     batches: Any,  # of all steps: a sequence
-    learning: Mapping[str, Any],
     *,
+    learning: Mapping[str, Any],
     record: Callable[[], dict[str, Any]] = dict,
     before: Sequence[Callback] = (),
     after: Sequence[Callback] = (),
@@ -40,7 +40,7 @@ def train_in_order(
 ) -> None:
     """Train one step per batch, in order, or resume; the callbacks `before` and `after` enclose log and checkpoints."""
     steps = len(batches)
-    with progress(title, steps, runtime.quiet) as advance:
+    with progress(title, steps, quiet=runtime.quiet) as advance:
         trainer = TicketTrainer(
             args=trainer_arguments(run.scratch, runtime, max_steps=steps, **learning),
             batches=batches,

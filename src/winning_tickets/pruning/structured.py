@@ -49,7 +49,7 @@ def find_structured_ticket(prepared: PreparedSearch[ImportanceSearch], run: RunD
     if config.selection == "random":
         scores = importance.random_unit_scores(structure, units, config.seed)
     else:
-        found = _importance(prepared, structure, units, run, runtime)
+        found = _importance(prepared, structure, units, run, runtime=runtime)
         about = found.about
         sign = 1 if config.selection == "winning" else -1
         scores = {unit: sign * found.scores(config.importance, unit) for unit in units}
@@ -65,6 +65,7 @@ def _importance(
     structure: Structure,
     units: Sequence[Unit],
     run: RunDirectory,
+    *,
     runtime: Runtime,
 ) -> Importance:
     """Return the importances that this run or its source has already, or compute them; save them in the run."""
@@ -78,10 +79,12 @@ def _importance(
         plm.model.to(prepared.device)
         # Those of heads, FFNs and layers cost nothing extra, and a later search may use them; those of neurons do cost.
         computed = ["heads", "ffns", "layers", *(["neurons"] if "neurons" in units else [])]
-        with progress(f"importance by {about['source']}", len(batches), runtime.quiet) as advance:
+        with progress(f"importance by {about['source']}", len(batches), quiet=runtime.quiet) as advance:
             keep_tokens = prepared.config.keep_token_importance
             read = counted(batches, advance)
-            sums = importance.add_up(plm.model, structure, objective, read, computed, keep_tokens, runtime.bf16)
+            sums = importance.add_up(
+                plm.model, structure, objective, read, units=computed, keep_tokens=keep_tokens, bf16=runtime.bf16
+            )
         found = sums.finish(about | {"objective": prepared.config.objective, "base_hash": prepared.base.hash})
     found.save(run.path)
     return found
@@ -115,7 +118,7 @@ def _on_text(prepared: PreparedSearch[ImportanceSearch]) -> tuple[PLM, Objective
     config, plm, corpus = prepared.config, prepared.plm, prepared.corpus
     assert corpus is not None
     predicts = config.text_term is not None
-    batches = prepared.batches(config.steps, predicts)
+    batches = prepared.batches(config.steps, predicts=predicts)
     about = {"source": f"{config.objective} on text", "kind": f"{config.objective} on text", "data": corpus.fingerprint}
     if predicts:
         return plm, PretrainingObjective({config.objective: 1.0}, plm.architecture), batches, about
@@ -126,7 +129,9 @@ def find_gate_ticket(prepared: PreparedSearch[GateTraining], run: RunDirectory, 
     """Train the gates of every level, one after the other, each level from its own initial scores."""
     config, model = prepared.config, prepared.plm.model
     structure = structure_of(prepared.plm)
-    dataset = prepared.batches(config.total_steps, config.text_term is not None, config.kd_masked_tokens)
+    dataset = prepared.batches(
+        config.total_steps, predicts=config.text_term is not None, masked_tokens=config.kd_masked_tokens
+    )
     # The weights stay frozen; a profile may set the dropout.
     model.to(prepared.device)
     mask_training.freeze_all_but(model, [])
@@ -138,7 +143,7 @@ def find_gate_ticket(prepared: PreparedSearch[GateTraining], run: RunDirectory, 
         # Each level is a run of its own, so that an interrupted search skips finished levels and resumes inside one.
         own = RunDirectory(prepared.folder(run, level.folder), run.status, f"{run.id}-{level.folder}")
         if not distributed.on_main((own.path / INFO_FILE).is_file):
-            state = GateSearch(prepared, structure, level, counts, importances)
+            state = GateSearch(prepared, structure, level, counts, importances=importances)
             _train_gates(state, dataset, own, runtime)
             ticket = state.ticket(config.total_steps)
             distributed.on_main(partial(ticket.save_pretrained, own.path))
@@ -155,7 +160,7 @@ def _start_importances(
         objective = PretrainingObjective(config.terms, plm.architecture)
     batches = [dataset[index] for index in range(min(config.calibration_batches, len(dataset)))]
     units = pruned_units(config)
-    found = importance.add_up(plm.model, structure, objective, batches, units, bf16=runtime.bf16).finish({})
+    found = importance.add_up(plm.model, structure, objective, batches, units=units, bf16=runtime.bf16).finish({})
     return {unit: found.scores(config.importance, unit) for unit in units}
 
 
@@ -186,6 +191,7 @@ def gate_scores(
     init: Literal["rank", "plateau", "random"],
     counts: Mapping[Unit, int],
     structure: Structure,
+    *,
     min_heads_per_layer: int,
     top: float,
     seed: int,
@@ -210,6 +216,7 @@ class GateSearch:
         structure: Structure,
         level: Level,
         counts: Mapping[Unit, int],
+        *,
         importances: Mapping[str, Tensor],
     ) -> None:
         self.prepared, self.structure, self.level = prepared, structure, level
@@ -219,7 +226,15 @@ class GateSearch:
         self.masked = MaskedWeights(parameters, list(self.gates))
         min_heads, init = config.min_heads_per_layer, config.score_init
         assert init != "activation"  # refused before
-        scores = gate_scores(importances, init, counts, structure, min_heads, config.alpha * config.phi, config.seed)
+        scores = gate_scores(
+            importances,
+            init,
+            counts,
+            structure,
+            min_heads_per_layer=min_heads,
+            top=config.alpha * config.phi,
+            seed=config.seed,
+        )
         self.optimizer = MaskOptimizer(
             self.masked,
             {name: scores[name].to(prepared.device) for name in self.gates},
@@ -253,4 +268,4 @@ def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, r
     with gated(encoder, state.structure, state.gates):
         title = f"searching {state.level.folder}"
         levels = [mask_training.SparsityLevel(0.0, 0, prepared.config.first_steps)]
-        mask_training.train_scores(state, title, run, runtime, dataset, objective, levels)
+        mask_training.train_scores(state, title, run, runtime, dataset=dataset, objective=objective, levels=levels)

@@ -200,7 +200,7 @@ def cost_of(settings: Settings, model: ModelSize, data: TaskSize | None = None) 
     return Cost()
 
 
-def _trained(steps: float, tokens: float, length: float, kept: float = 0, evaluations: float = 0) -> Cost:
+def _trained(steps: float, tokens: float, length: float, kept: float = 0, *, evaluations: float = 0) -> Cost:
     """Return the cost of one training on tokens in segments of a length; `kept` are the bytes of what it saves."""
     logs = steps * _LINE_BYTES + evaluations * _EVALUATION_BYTES
     return Cost(tokens, tokens * length, steps, logs + kept + RESULT_BYTES, 1)
@@ -304,7 +304,7 @@ def _is_made(data: str | None) -> bool:
     return data is not None and (data.startswith("tiny:") or Path(data).parent.name == "tiny")
 
 
-def _length(size: TaskSize, limit: float, padded: bool = False, grouped: bool = False) -> float:
+def _length(size: TaskSize, limit: float, *, padded: bool = False, grouped: bool = False) -> float:
     """Return the tokens per example of a batch that is padded to its longest example, or to `limit` if `padded`.
 
     With `grouped`, examples of similar length share a batch, so almost no padding is needed.
@@ -352,7 +352,7 @@ def _one_fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize 
     is_text = config.task in TEXT_TASKS
     data = data or _data_of(config, config.task)
     batch, limit = _batch(config, config.task)
-    length = _length(data, limit, config.padding == "max-length" or is_text, config.group_by_length)
+    length = _length(data, limit, padded=config.padding == "max-length" or is_text, grouped=config.group_by_length)
     if is_text:
         every = _subset(_corpus_tokens(config.corpus) / limit, config.train_size)
         measured = float(config.max_tokens or min(_VALIDATION_TOKENS, _corpus_tokens(config.corpus) / 4))
@@ -369,7 +369,7 @@ def _one_fine_tuning(settings: TransferConfig, model: ModelSize, data: TaskSize 
         evaluations += steps // per_epoch
     tokens = steps * batch * length * passes + _FORWARD * evaluations * measured
     kept = WEIGHT_BYTES * model.parameters * config.save_model
-    return _trained(steps, tokens, length, kept, evaluations).times(len(config.seeds))
+    return _trained(steps, tokens, length, kept, evaluations=evaluations).times(len(config.seeds))
 
 
 def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:

@@ -153,7 +153,7 @@ def mean_effect(
     if min(repetitions.values()) < FEWEST:
         mean = fmean(weight * number for weight, number in zip(weights, numbers, strict=True))
         return Estimate(mean, len(values), None, _too_few(repetitions))
-    effect = crossed_effect(numbers, factors, confidence, ends, weights)
+    effect = crossed_effect(numbers, factors, confidence, ends, weights=weights)
     return Estimate(effect.estimate, len(values), effect)
 
 
@@ -195,6 +195,7 @@ def crossed_effect(
     factors: Mapping[str, Sequence[Hashable]],
     confidence: float = CONFIDENCE,
     ends: Sequence[float] = (),
+    *,
     weights: Sequence[float] | None = None,
 ) -> Effect:
     """Estimate the mean of values whose runs share tasks, masks and seeds, all of which are samples.
@@ -230,7 +231,7 @@ def crossed_effect(
         return Effect(mean, (mean, mean), None, 0.0, levels)
     spread = _spread(found - mean, shares, crossing)
     variance, degrees = spread.of_mean()
-    effect = _with_interval(mean, math.sqrt(variance), degrees, levels, confidence)
+    effect = _with_interval(mean, math.sqrt(variance), degrees, levels, confidence=confidence)
     if not ends:
         return effect
     return replace(effect, needed=_levels_needed(spread, min(abs(mean - end) for end in ends), confidence))
@@ -304,14 +305,14 @@ def _levels_needed(spread: _Spread, distance: float, confidence: float) -> dict[
     for name, (_, degrees) in spread.squares.items():
         for count in range(degrees + 1, MOST_LEVELS + 1):
             variance, free = spread.with_levels(name, count).of_mean()
-            if _with_interval(0.0, math.sqrt(variance), free, {}, confidence).detectable <= distance:
+            if _with_interval(0.0, math.sqrt(variance), free, {}, confidence=confidence).detectable <= distance:
                 found[name] = count
                 break
     return found
 
 
 def _with_interval(
-    estimate: float, error: float, degrees: float, levels: Mapping[str, int], confidence: float = CONFIDENCE
+    estimate: float, error: float, degrees: float, levels: Mapping[str, int], *, confidence: float = CONFIDENCE
 ) -> Effect:
     from scipy.special import stdtr
 

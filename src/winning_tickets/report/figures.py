@@ -152,7 +152,7 @@ def page_svg(svg: str) -> str:
     return _recolor(svg, {light: f"var(--figure-{light[1:].lower()}, {light})" for light in DARK})
 
 
-def page_variables(dark: bool) -> dict[str, str]:
+def page_variables(*, dark: bool) -> dict[str, str]:
     """Return the CSS variables that `page_svg` refers to."""
     return {f"--figure-{light[1:].lower()}": counterpart if dark else light for light, counterpart in DARK.items()}
 
@@ -251,7 +251,7 @@ def draw_line(axes: Any, series: Series, linewidth: float = 1.8) -> None:
         axes.vlines(xs, low, high, color=series.color, linewidth=1.2)
 
 
-def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], values: bool = False) -> None:
+def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], *, values: bool = False) -> None:
     """Draw sets of bars side by side in groups; hollow bars (with missing runs) are hatched.
 
     With `values` each bar has its value above it, all with equal decimals.
@@ -312,7 +312,9 @@ def draw_heat_map(axes: Any, tiles: Iterable[Tile], scale: float = 1.0) -> None:
     hide_frame(axes)
 
 
-def label_heat_map(axes: Any, columns: Sequence[str], rows: Sequence[str], turned: bool = False, **look: Any) -> None:
+def label_heat_map(
+    axes: Any, columns: Sequence[str], rows: Sequence[str], *, turned: bool = False, **look: Any
+) -> None:
     """Label columns (`turned` if asked) and rows; these also set the size of the map, even if tiles are missing."""
     turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     axes.set_xlim(0, len(columns))
@@ -348,7 +350,7 @@ def slice_look(index: int) -> dict[str, Any]:
 
 
 def draw_pie(
-    axes: Any, center: tuple[float, float], radius: float, shares: Sequence[float], filled: Sequence[bool]
+    axes: Any, center: tuple[float, float], radius: float, shares: Sequence[float], *, filled: Sequence[bool]
 ) -> None:
     """Draw slices clockwise from the top, on axes that go down; the sizes add up to 1, unfilled slices are white."""
     from matplotlib.patches import Wedge
@@ -381,7 +383,7 @@ _PHASES: dict[str, dict[str, Any]] = {
 
 
 def phase_figure(
-    curves: Mapping[str, Sequence[PhasePoint]], full: PhasePoint, metric: str, path: Path | str, title: str = ""
+    curves: Mapping[str, Sequence[PhasePoint]], full: PhasePoint, metric: str, path: Path | str, *, title: str = ""
 ) -> list[Path]:
     """Write the figure of `draw_phases` into PNG, SVG and PDF files."""
     made = draw_phases(curves, full, metric, title)

@@ -51,7 +51,7 @@ def mask_figure(ticket: Ticket, title: str = "") -> Drawing:
         for name, (row, kind) in places.items():
             axes = panels[rows.index(row)][kinds.index(kind)]
             axes.imshow(_colored(masks[name], cells[row, kind], most), aspect="auto", interpolation="nearest")
-        _add_legend(drawing, panels, most, any(_is_gone(mask) for mask in masks.values()))
+        _add_legend(drawing, panels, most, gone=any(_is_gone(mask) for mask in masks.values()))
         if title:
             drawing.suptitle(title, fontsize=10, fontweight="bold")
     return drawn
@@ -112,7 +112,7 @@ def _colored(mask: Any, means: Any, most: float) -> Any:
     return picture
 
 
-def _add_legend(drawing: Any, panels: Any, most: float, gone: bool) -> None:
+def _add_legend(drawing: Any, panels: Any, most: float, *, gone: bool) -> None:
     """Add the color bar, in percent of weights remaining, and the meaning of the orange marks."""
     import matplotlib as mpl
     from matplotlib.ticker import MaxNLocator

@@ -26,5 +26,10 @@ def fill_template(template: str, values: Mapping[str, Any], folder: Path = TEMPL
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    common = {"svg": Markup, "version": version(), "light": page_variables(False), "dark": page_variables(True)}
+    common = {
+        "svg": Markup,
+        "version": version(),
+        "light": page_variables(dark=False),
+        "dark": page_variables(dark=True),
+    }
     return environment.get_template(template).render(common | dict(values))

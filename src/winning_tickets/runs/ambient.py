@@ -349,7 +349,7 @@ def _flushes_denormals() -> bool:
     return sys.float_info.min / 2 == 0.0
 
 
-def _flush_denormals(on: bool) -> None:
+def _flush_denormals(on: bool) -> None:  # noqa: FBT001 - as torch has its switches
     import torch
 
     torch.set_flush_denormal(on)

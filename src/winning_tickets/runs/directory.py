@@ -37,7 +37,7 @@ _TRUSTED: ContextVar[bool] = ContextVar("trusted", default=False)
 
 
 @contextmanager
-def trusting(remote_code: bool) -> Iterator[None]:
+def trusting(*, remote_code: bool) -> Iterator[None]:
     """Let models run code from their repositories inside the block if `remote_code` is true."""
     token = _TRUSTED.set(remote_code)
     try:
@@ -106,25 +106,34 @@ class RunDirectory:
 
     @classmethod
     def claim(
-        cls, path: Path | str, verb: str, run_id: str, config: dict[str, Any], force: bool = False, marker: str = MARKER
+        cls,
+        path: Path | str,
+        verb: str,
+        run_id: str,
+        config: dict[str, Any],
+        *,
+        force: bool = False,
+        marker: str = MARKER,
     ) -> RunDirectory:
         """Take `path` for the run `run_id`; `marker` is the file with its id and settings."""
         path = Path(path)
         distributed.check_same(f"{verb} {run_id}", "run")
         run = cls(path, "new", run_id)
         run._marker = marker
-        run.status = distributed.on_main(lambda: run._claim(verb, config, force, marker))
+        run.status = distributed.on_main(lambda: run._claim(verb, config, force=force, marker=marker))
         return run
 
-    def _claim(self, verb: str, config: dict[str, Any], force: bool, marker: str) -> Status:
+    def _claim(self, verb: str, config: dict[str, Any], *, force: bool, marker: str) -> Status:
         # A directory is not locked if it is refused, or if its run is done, since it may be read-only then.
-        if self._find_status(verb, config, force, marker) == "done":
+        if self._find_status(verb, config, force=force, marker=marker) == "done":
             _tidy(self.path)  # a kill may have come right after the result
             remove_dead_lock(self.path)
             return "done"
         self._hold = hold(self.path)
         try:
-            status = self._find_status(verb, config, force, marker)  # another launch may have worked here meanwhile
+            status = self._find_status(
+                verb, config, force=force, marker=marker
+            )  # another launch may have worked here meanwhile
             if status == "new":
                 if force and self.path.is_dir():
                     _empty(self.path, last=marker)
@@ -134,7 +143,7 @@ class RunDirectory:
             self._hold.release()
             raise
 
-    def _find_status(self, verb: str, config: dict[str, Any], force: bool, marker: str) -> Status:
+    def _find_status(self, verb: str, config: dict[str, Any], *, force: bool, marker: str) -> Status:
         """Return the status of the directory; `new` if it is empty or may be emptied."""
         path = self.path
         if path.exists() and not path.is_dir():

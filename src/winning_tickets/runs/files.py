@@ -154,7 +154,7 @@ def is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def parse_json(text: str, finite: bool = False) -> Any:
+def parse_json(text: str, *, finite: bool = False) -> Any:
     """Return the value of a JSON text; `finite` refuses NaN, infinity and numbers beyond the range of floats.
 
     Only ValueError is raised, also for text that is not JSON or is nested more than `MAX_DEPTH` levels deep.
@@ -167,11 +167,11 @@ def parse_json(text: str, finite: bool = False) -> Any:
         raise
     # Only few texts can break a limit; the others need no walk through their values.
     if text.count("[") + text.count("{") > MAX_DEPTH or (finite and _MAYBE_INFINITE.search(text)):
-        _check_limits(value, finite)
+        _check_limits(value, finite=finite)
     return value
 
 
-def _check_limits(value: Any, finite: bool) -> None:
+def _check_limits(value: Any, *, finite: bool) -> None:
     level = [value]
     for depth in range(MAX_DEPTH + 1):
         if finite and any(is_number(one) and abs(one) > sys.float_info.max for one in level):

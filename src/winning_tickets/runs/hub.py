@@ -177,6 +177,7 @@ def push(
     repo: str,
     files: Mapping[str, Path | bytes],
     message: str,
+    *,
     private: bool | None,
     token: str | None,
     revision: str | None,

@@ -19,7 +19,7 @@ DEFAULTS_VERSION = 1
 class Identified(Protocol):
     """Settings from which a run id can be made."""
 
-    def identity(self, exclude_defaults: bool) -> dict[str, Any]: ...
+    def identity(self, *, exclude_defaults: bool) -> dict[str, Any]: ...
 
 
 def canonical_json(value: Any) -> str:
@@ -48,7 +48,7 @@ def write_checked(path: Path, body: Mapping[str, Any]) -> None:
     write_json(path, {**body, "checksum": digest(body, 64)})
 
 
-def read_checked(path: Path, what: str, version: int, anew: str, mend: str) -> dict[str, Any]:
+def read_checked(path: Path, what: str, version: int, anew: str, *, mend: str) -> dict[str, Any]:
     """Return a description without its checksum; another format version or a wrong checksum is refused."""
     body = read_json(path, what)
     if not isinstance(body, dict) or body.get("format_version") != version:

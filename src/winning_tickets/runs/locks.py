@@ -189,7 +189,7 @@ def hold(folder: Path | str, *, name: str = "", beside: bool = False, patience: 
             _held[folder] = mine
     if other is not None and not patience:
         raise _in_use(shown, name, "another thread of this process")
-    path = _lock_of(folder, beside)
+    path = _lock_of(folder, beside=beside)
     mine.made = path.parent == folder and not folder.exists()
     try:
         mine.lock = _take(path, shown, name, patience)
@@ -227,7 +227,7 @@ def in_use(folder: Path) -> bool:
     """Return whether a process works in a folder; without locks in the file system, a file of a lock counts as one."""
     from filelock import lock_descriptor
 
-    path = _lock_of(folder, False)
+    path = _lock_of(folder, beside=False)
     try:
         number = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
     except FileNotFoundError:
@@ -256,7 +256,7 @@ def break_lock(folder: Path) -> str:
         UsageError: the folder has no lock.
     """
     folder = Path(folder)
-    paths = [_lock_of(folder.resolve(), beside) for beside in (False, True)]
+    paths = [_lock_of(folder.resolve(), beside=beside) for beside in (False, True)]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         raise UsageError(f"{folder} has no lock; give the folder that a message names as in use.")
@@ -268,7 +268,7 @@ def break_lock(folder: Path) -> str:
     return who
 
 
-def _lock_of(folder: Path, beside: bool) -> Path:
+def _lock_of(folder: Path, *, beside: bool) -> Path:
     """Return the path of the lock of a folder; for a run in a store, this is the store's claim."""
     store = folder.parent.parent
     if folder.parent.name == "runs" and (store / "store.json").is_file():

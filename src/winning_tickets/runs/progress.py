@@ -26,7 +26,7 @@ Advance = Callable[[int, str], None]
 
 
 @contextmanager
-def progress(title: str, total: int, quiet: bool) -> Iterator[Advance]:
+def progress(title: str, total: int, *, quiet: bool) -> Iterator[Advance]:
     """Yield a function that shows progress, given the number of steps done and a short text, such as the loss.
 
     The function moves a bar on a terminal and in a notebook, and logs about ten lines elsewhere.

@@ -100,7 +100,7 @@ def _git(*words: str) -> str | None:
 class Account:
     """Measures the cost of a run from here on; `measured` is false if another process did the run."""
 
-    def __init__(self, resumed: bool = False, measured: bool = True) -> None:
+    def __init__(self, *, resumed: bool = False, measured: bool = True) -> None:
         self._began = time.monotonic()
         self._resumed = resumed
         self._measured = measured

@@ -69,7 +69,7 @@ def constant_score(metric: str, majority: float | None) -> float | None:
     return 0.0 if metric in CORRELATIONS else None
 
 
-def is_at_chance(metric: str, score: float, majority: float | None, constant: bool) -> bool:
+def is_at_chance(metric: str, score: float, majority: float | None, *, constant: bool) -> bool:
     """Return whether a score is no better than one answer for all examples.
 
     `constant` says whether the predictions are known to be constant, which decides where the score alone cannot.

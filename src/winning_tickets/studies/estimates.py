@@ -43,6 +43,7 @@ class Estimator:
         records: Mapping[str, Record],
         speed: Speed = CPU,
         gpus: float = 0,
+        *,
         as_measured: bool = True,
     ) -> None:
         self._plan = plan

@@ -124,32 +124,32 @@ def references_in(value: Any) -> Iterator[tuple[Reference, bool]]:
 _TESTS = ("not", "above", "below", "at_least", "at_most", "same")
 
 
-def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any], so_far: bool = False) -> bool:
+def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any], *, so_far: bool = False) -> bool:
     """Return whether the axes of a run match any condition; a missing axis matches only with `so_far`."""
     if not isinstance(conditions, list | tuple) or not all(isinstance(one, Mapping) for one in conditions):
         raise UsageError(
             f"skip, only and where take a list of conditions, such as [{{task: rte}}], found {shown(conditions)}."
         )
     return any(
-        all(_holds(axes[name], wanted, axes, so_far) if name in axes else so_far for name, wanted in one.items())
+        all(_holds(axes[name], wanted, axes, so_far=so_far) if name in axes else so_far for name, wanted in one.items())
         for one in conditions
     )
 
 
-def _holds(value: Any, wanted: Any, axes: Mapping[str, Any], so_far: bool) -> bool:
+def _holds(value: Any, wanted: Any, axes: Mapping[str, Any], *, so_far: bool) -> bool:
     if isinstance(wanted, Mapping):
         if not wanted or any(test not in _TESTS for test in wanted):
             raise UsageError(
                 f"{shown(dict(wanted))} is no condition; expected a value, a list, or one of {', '.join(_TESTS)}."
             )
-        return all(_test(test, value, limit, axes, so_far) for test, limit in wanted.items())
+        return all(_test(test, value, limit, axes, so_far=so_far) for test, limit in wanted.items())
     choices = wanted if isinstance(wanted, list | tuple) else [wanted]
     return any(same(value, choice) for choice in choices)
 
 
-def _test(test: str, value: Any, limit: Any, axes: Mapping[str, Any], so_far: bool) -> bool:
+def _test(test: str, value: Any, limit: Any, axes: Mapping[str, Any], *, so_far: bool) -> bool:
     if test == "not":
-        return not _holds(value, limit, axes, False)
+        return not _holds(value, limit, axes, so_far=False)
     if test == "same":  # `limit` names another axis
         return same(value, axes[limit]) if limit in axes else so_far
     number, bound = _number(value), _number(limit)

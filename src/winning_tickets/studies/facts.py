@@ -101,7 +101,7 @@ def _one_fine_tuning(given: TransferConfig) -> Facts:
         "clip": _CLIP,
         "dropout": config.dropout,
         "head_dropout": _head_dropout(config.head_dropout, task),
-        "batches": _batches(config.group_by_length),
+        "batches": _batches(by_length=config.group_by_length),
         "evaluations": _evaluations(config.eval_steps, config.patience, task),
         "patience": config.patience,
         "selection": config.select_on,
@@ -123,7 +123,7 @@ def _head_dropout(given: float | None, task: Task) -> float | str:
     return "model" if own is None else own
 
 
-def _batches(by_length: bool) -> str:
+def _batches(*, by_length: bool) -> str:
     return "similar lengths" if by_length else "random"
 
 
@@ -171,7 +171,7 @@ def _sharing(given: ShareConfig, name: str) -> Facts:
         "clip": config.max_grad_norm,
         "dropout": config.dropout,
         "head_dropout": "model" if head is None else head,
-        "batches": _batches(config.group_by_length),
+        "batches": _batches(by_length=config.group_by_length),
         "mixing": config.mixing,
         "patience": config.patience,
         "best_by": config.best_by,
@@ -258,7 +258,7 @@ def _iterative(config: ImpSearch) -> list[Facts]:
                 "learning_rate": config.learning_rate or (5e-5 if config.text_terms else task.fixed_rate),
                 "batch_size": config.batch_size or task.batch_size,
                 "max_length": config.max_length or task.max_length,
-                "batches": _batches(config.group_by_length),
+                "batches": _batches(by_length=config.group_by_length),
             }
         )
     if config.text_terms:

@@ -65,7 +65,7 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
     order = order_of(study)
     try:
         for name in order:
-            placed[name] = list(_place_stage(study, name, parameters, placed, runs))
+            placed[name] = list(_place_stage(study, name, parameters, placed, runs=runs))
     except UsageError as error:
         unset = unset_needs(study, parameters, [name for name in study.needs if name not in BY_DEFAULT])
         raise UsageError(*unset, *error.lines) from error
@@ -246,6 +246,7 @@ def _place_stage(
     name: str,
     parameters: Mapping[str, Any],
     placed: Mapping[str, list[Point]],
+    *,
     runs: dict[str, Run],
 ) -> Iterator[Point]:
     stage = study.stages[name]

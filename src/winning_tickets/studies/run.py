@@ -53,6 +53,7 @@ def run_study(
     store: Store,
     engine: Engine,
     runtime: Runtime | None = None,
+    *,
     retry_failed: bool = False,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
@@ -63,9 +64,9 @@ def run_study(
     Returns:
         `runs`, `done`, `failed` (id -> error), `blocked` (id -> the failed run it waits for), `finished_now`.
     """
-    driver = _Driver(plan, store, engine, runtime or Runtime(quiet=True), watch)
+    driver = _Driver(plan, store, engine, runtime or Runtime(quiet=True), watch=watch)
     try:
-        driver.begin(retry_failed)
+        driver.begin(retry_failed=retry_failed)
         driver.work()
     except (KeyboardInterrupt, SystemExit) as stop:
         number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
@@ -86,7 +87,7 @@ def run_study(
 class _Driver:
     """Tracks the states of all runs and gives jobs to the engine."""
 
-    def __init__(self, plan: Plan, store: Store, engine: Engine, runtime: Runtime, watch: Watch | None) -> None:
+    def __init__(self, plan: Plan, store: Store, engine: Engine, runtime: Runtime, *, watch: Watch | None) -> None:
         self._plan = plan
         self._store = store
         self._engine = engine
@@ -100,7 +101,7 @@ class _Driver:
         self.progress = Progress(dict.fromkeys(plan.runs, "waiting"))
         self.stopping = False
 
-    def begin(self, retry_failed: bool) -> None:
+    def begin(self, *, retry_failed: bool) -> None:
         states = self.progress.states
         for run in self._plan.runs.values():
             status = self._store.status(run.id)
@@ -211,7 +212,7 @@ _AGAIN_SECONDS, _SHARE = 30.0, 20.0
 class ProgressLines:
     """Logs a line of progress for each run that has ended."""
 
-    def __init__(self, plan: Plan, store: Store, workers: int, speed: Speed = CPU, gpus: float = 0) -> None:
+    def __init__(self, plan: Plan, store: Store, workers: int, speed: Speed = CPU, *, gpus: float = 0) -> None:
         self._plan = plan
         self._store = store
         self._workers = workers

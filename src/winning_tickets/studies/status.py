@@ -27,7 +27,7 @@ def blocked_by(plan: Plan, failed: Iterable[str]) -> dict[str, str]:
 
 
 def study_status(
-    plan: Plan, store: Store, workers: int = 1, ask_hub: bool = False, speed: Speed | None = None, gpus: float = 0
+    plan: Plan, store: Store, workers: int = 1, *, ask_hub: bool = False, speed: Speed | None = None, gpus: float = 0
 ) -> dict[str, Any]:
     """Return the counts of `STATES` in total and by stage, failed, blocked and running runs, problems and an estimate.
 
@@ -52,7 +52,7 @@ def study_status(
     problems = list_problems(plan, lambda run: states[run] == "done")
     if ask_hub:
         problems += list_hub_problems(plan, lambda run: states[run] == "done")
-    estimate = Estimator(plan, records, speed or CPU, gpus, speed is None).estimate(left, workers)
+    estimate = Estimator(plan, records, speed or CPU, gpus, as_measured=speed is None).estimate(left, workers)
     return {
         "study": plan.study.name,
         "scale": plan.scale,

@@ -236,7 +236,7 @@ def _as_yaml(value: Any) -> str:
     return value if isinstance(value, str) and not is_reference(value) else json.dumps(value, ensure_ascii=False)
 
 
-def write_template(path: Path, force: bool = False, recipe: str | None = None) -> None:
+def write_template(path: Path, *, force: bool = False, recipe: str | None = None) -> None:
     """Write a commented study that is valid as it is, or a variant of a recipe; the file name becomes its name."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is not the name of a YAML file; expected one that ends with {' or '.join(SUFFIXES)}.")

@@ -78,7 +78,7 @@ def perform(job: Job) -> JobOutcome:
                 return JobOutcome(job.run, "failed", str(kept.get("message", "")))
             if status != "done":
                 try:
-                    with trusting(bool(job.runtime.get("trust_remote_code"))):
+                    with trusting(remote_code=bool(job.runtime.get("trust_remote_code"))):
                         execute(job, store)
                 except (Interrupted, LostError):
                     raise

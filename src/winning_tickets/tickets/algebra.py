@@ -134,25 +134,25 @@ def _moved(name: str, mask: Tensor, fraction: Fraction, generator: torch.Generat
 
 
 def save_combined(
-    operation: str, targets: Sequence[str | Path], out: Path | str, force: bool = False
+    operation: str, targets: Sequence[str | Path], out: Path | str, *, force: bool = False
 ) -> dict[str, Any]:
     """Combine tickets (folders or hub ids) into a ticket folder and return its stored result."""
     if operation not in OPERATIONS:
         raise unknown("operation", operation, OPERATIONS)
     ticket = combine(operation, [Ticket.from_pretrained(target) for target in targets])
     config = {"operation": operation, "targets": [str(target) for target in targets]}
-    return _save("combine", ticket, config, out, force)
+    return _save("combine", ticket, config, out, force=force)
 
 
 def save_perturbed(
-    target: str | Path, fraction: float, seed: int, out: Path | str, force: bool = False
+    target: str | Path, fraction: float, seed: int, out: Path | str, *, force: bool = False
 ) -> dict[str, Any]:
     """Perturb a ticket (folder or hub id) into a ticket folder and return its stored result."""
     ticket = perturb(Ticket.from_pretrained(target), fraction, seed)
-    return _save("perturb", ticket, {"target": str(target), "fraction": fraction, "seed": seed}, out, force)
+    return _save("perturb", ticket, {"target": str(target), "fraction": fraction, "seed": seed}, out, force=force)
 
 
-def _save(verb: str, ticket: Ticket, config: dict[str, Any], out: Path | str, force: bool) -> dict[str, Any]:
+def _save(verb: str, ticket: Ticket, config: dict[str, Any], out: Path | str, *, force: bool) -> dict[str, Any]:
     """Save a ticket as a run of its own, unless it is stored already, and return the stored result."""
     info = ticket.info
     identity = f"{info.method}-{digest([info.method, info.parents, info.seed, info.config])}"

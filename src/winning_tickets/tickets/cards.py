@@ -119,7 +119,7 @@ def published_name(name: str) -> str | None:
     return name if is_id and not Path(name).is_dir() else None
 
 
-def license_of(name: str, revision: str | None = None, ask: bool = False) -> str | None:
+def license_of(name: str, revision: str | None = None, *, ask: bool = False) -> str | None:
     """Return the license that a model's card states, or None; the hub is contacted only if `ask`."""
     from huggingface_hub import ModelCard, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
@@ -179,7 +179,9 @@ def ticket_facts(ticket: Any) -> dict[str, Any]:
     }
 
 
-def model_facts(kind: str, base: str, ticket: Any, tasks: Iterable[str] = (), model_class: str = "") -> dict[str, Any]:
+def model_facts(
+    kind: str, base: str, ticket: Any, tasks: Iterable[str] = (), *, model_class: str = ""
+) -> dict[str, Any]:
     """Return facts about a saved model: its kind (a key of `_KINDS`), base model, ticket (if any), tasks and class."""
     known = base_facts(base) if ticket is None else ticket_facts(ticket)
     return known | {"kind": kind, "tasks": list(tasks), "model_class": model_class}
@@ -421,7 +423,14 @@ def publish(
     card = _published_card(folder, repo, results, facts)
     content: dict[str, Path | bytes] = {name: folder / name for name in files if name != CARD}
     content[CARD] = card.encode("utf-8")
-    return hub.push(repo, content, message or f"Push with winning-tickets {version()}", private, token, revision)
+    return hub.push(
+        repo,
+        content,
+        message or f"Push with winning-tickets {version()}",
+        private=private,
+        token=token,
+        revision=revision,
+    )
 
 
 def _published_card(folder: Path, repo: str, results: Iterable[Path | str], facts: Mapping[str, Any] | None) -> str:

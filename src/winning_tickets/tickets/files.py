@@ -33,7 +33,7 @@ class BaseModelInfo(BaseModel):
     tensors: dict[str, str]
 
     @classmethod
-    def of(cls, encoder: nn.Module, name: str, model_type: str, revision: str | None, layers: int | None) -> Self:
+    def of(cls, encoder: nn.Module, name: str, model_type: str, revision: str | None, *, layers: int | None) -> Self:
         """Describe the weights that an encoder holds now."""
         tensors = weight_hashes(encoder)
         return cls(

@@ -95,13 +95,14 @@ class Held:
         self,
         model: Any,
         ticket: Ticket | Path | str,
+        *,
         allow_other_weights: bool = False,
         optimizer: Any = None,
         mask_adapters: bool = True,
     ) -> None:
         ticket = open_ticket(ticket)
         # If the pruned weights are zero already, the model was trained with this ticket, so its weights may differ.
-        ticket.apply_(model, allow_other_weights or ticket.is_applied_to(model))
+        ticket.apply_(model, allow_other_weights=allow_other_weights or ticket.is_applied_to(model))
         self._model, self._ticket, self._masks_adapters = model, ticket, mask_adapters
         self._held: dict[Place, _HeldParameter] = {}
         self._active = True
@@ -178,6 +179,7 @@ def hold(
     model: Any,
     ticket: Ticket | Path | str,
     optimizer: Any = None,
+    *,
     allow_other_weights: bool = False,
     mask_adapters: bool = True,
 ) -> Held:
@@ -208,7 +210,9 @@ def hold(
         >>> with hold(model, Ticket.from_pretrained("runs/kd60"), optimizer):
         ...     train(model, optimizer)
     """
-    return Held(model, ticket, allow_other_weights, optimizer, mask_adapters)
+    return Held(
+        model, ticket, allow_other_weights=allow_other_weights, optimizer=optimizer, mask_adapters=mask_adapters
+    )
 
 
 held = hold
@@ -228,7 +232,7 @@ class TicketCallback(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, ticket: Ticket | Path | str, allow_other_weights: bool = False, mask_adapters: bool = True
+        self, ticket: Ticket | Path | str, *, allow_other_weights: bool = False, mask_adapters: bool = True
     ) -> None:
         self.ticket = open_ticket(ticket)
         self.mask_adapters = mask_adapters
@@ -239,7 +243,7 @@ class TicketCallback(TrainerCallback):  # type: ignore[misc]
     @neutral()
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Zero the pruned weights."""
-        self.ticket.apply_(model, self.allow_other_weights or self.ticket.is_applied_to(model))
+        self.ticket.apply_(model, allow_other_weights=self.allow_other_weights or self.ticket.is_applied_to(model))
         if self.mask_adapters:
             mask_adapters_of(model, self.ticket)
         self._model = model
@@ -247,7 +251,9 @@ class TicketCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Zero the pruned weights, and mask their gradients from here on."""
         self._release()
-        self._held = Held(model, self.ticket, self.allow_other_weights, mask_adapters=self.mask_adapters)
+        self._held = Held(
+            model, self.ticket, allow_other_weights=self.allow_other_weights, mask_adapters=self.mask_adapters
+        )
         self._model = model
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

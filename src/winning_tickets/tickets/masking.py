@@ -122,7 +122,7 @@ class MaskedWeights:
 
 
 @contextmanager
-def modes(model: nn.Module, training: bool) -> Iterator[None]:
+def modes(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Set all modules to training or evaluation mode inside the block, and restore each module's flag after it."""
     flags = [(module, module.training) for module in model.modules()]
     model.train(training)

@@ -107,6 +107,7 @@ def keep_top(
     sparsity: float,
     ranking: Ranking = "matrix",
     weights: Mapping[str, Tensor] | None = None,
+    *,
     rounding: Rounding = "floor",
     pattern: Pattern | None = None,
 ) -> dict[str, Tensor]:

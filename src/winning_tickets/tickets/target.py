@@ -45,7 +45,7 @@ class Target:
         with self._finding_base(advice):
             return load_plm(self.model, head=head, revision=self.revision, layers=self.layers, **options)
 
-    def examine(self, head: Head = "none", require_mlm_head: bool = False) -> PLM | None:
+    def examine(self, head: Head = "none", *, require_mlm_head: bool = False) -> PLM | None:
         """Check the files of the dense (base) model as `loading.examine` does."""
         with self._finding_base("Say where it is now with --base."):
             return examine(self.model, head, self.revision, self.layers, require_mlm_head=require_mlm_head)

@@ -69,6 +69,7 @@ class Ticket:
         info: TicketInfo,
         mlm_head: Mapping[str, Tensor] | None = None,
         gates: Mapping[str, Tensor] | None = None,
+        *,
         structure: Structure | None = None,
     ) -> None:
         if not isinstance(info, TicketInfo):
@@ -208,7 +209,7 @@ class Ticket:
         return join_parts(self.all_masks(model))
 
     @neutral()
-    def check(self, model: Any, allow_other_weights: bool = False) -> None:
+    def check(self, model: Any, *, allow_other_weights: bool = False) -> None:
         """Check that the ticket fits a model's encoder: names, shapes and, without `allow_other_weights`, the weights.
 
         Raises:
@@ -268,7 +269,7 @@ class Ticket:
 
     @neutral()
     @torch.no_grad()
-    def apply_(self, model: Any, allow_other_weights: bool = False) -> Any:
+    def apply_(self, model: Any, *, allow_other_weights: bool = False) -> Any:
         """Set the pruned weights of a model to exactly +0.0, in place, and return the model.
 
         Args:
@@ -280,7 +281,7 @@ class Ticket:
         Raises:
             ContentError: see `check`.
         """
-        self.check(model, allow_other_weights)
+        self.check(model, allow_other_weights=allow_other_weights)
         parameters = self.encoder_of(model).parameters
         for name, mask in self.masks_on(model).items():
             here = rows_here(parameters[name])
@@ -389,7 +390,7 @@ class Ticket:
         check_settings(settings or {})
         plm = plm_of(model, revision)
         own, scope = own_masks(masks, plm, model)
-        base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, revision, None)
+        base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, revision, layers=None)
         config = dict(settings or {})
         return cls(own, TicketInfo(method=method, scope=scope, config=config, applies_to=base, seed=seed))
 
@@ -430,7 +431,7 @@ class Ticket:
         except (SafetensorError, ValidationError, KeyError, TypeError, ValueError) as error:
             raise ContentError(f"The ticket {directory} cannot be read: {error}") from error
         try:
-            return cls(masks, info, head, gates, structure)
+            return cls(masks, info, head, gates, structure=structure)
         except ContentError as error:
             raise ContentError(f"The ticket {directory} cannot be used: {error}") from error
 

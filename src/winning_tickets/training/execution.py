@@ -24,16 +24,16 @@ _COMPILERS = ("g++", "clang++", "c++")
 _SLOW = 0.9  # time of a product in bfloat16, relative to float32, from which --bf16 comes with a warning
 
 
-def precision_of(device: torch.device, bf16: bool) -> str:
+def precision_of(device: torch.device, *, bf16: bool) -> str:
     """Return the precision of matrix products: `bf16` if wanted, else `tf32` on a GPU and `float32` elsewhere."""
     return "bf16" if bf16 else "tf32" if device.type == "cuda" else "float32"
 
 
 @contextmanager
-def matrix_precision(device: torch.device, bf16: bool) -> Iterator[None]:
+def matrix_precision(device: torch.device, *, bf16: bool) -> Iterator[None]:
     """Let a GPU round the factors of float32 products to TF32 inside the block, which is several times faster."""
     before = torch.get_float32_matmul_precision()
-    if precision_of(device, bf16) == "tf32":
+    if precision_of(device, bf16=bf16) == "tf32":
         torch.set_float32_matmul_precision("high")
     try:
         yield
@@ -42,7 +42,7 @@ def matrix_precision(device: torch.device, bf16: bool) -> Iterator[None]:
 
 
 @contextmanager
-def attention_for_training(model: torch.nn.Module, device: torch.device, bf16: bool) -> Iterator[None]:
+def attention_for_training(model: torch.nn.Module, device: torch.device, *, bf16: bool) -> Iterator[None]:
     """Replace fused attention with plain operations inside the block, if bfloat16 is used on a CPU.
 
     There the backward pass of torch's fused kernel takes longer than separate matrix products and a softmax.

@@ -63,7 +63,7 @@ class TaskInfo:
     doc_stride: int | None  # tokens from one window to the next; None without windows
 
     @classmethod
-    def of(cls, task: Task, max_length: int, doc_stride: int | None, ticket_id: str | None, sparsity: float) -> Self:
+    def of(cls, task: Task, max_length: int, doc_stride: int | None, ticket_id: str | None, *, sparsity: float) -> Self:
         columns, labels = task.text_columns, task.labels
         return cls(task.name, columns, labels, max_length, ticket_id, sparsity, task.kind, doc_stride)
 
@@ -182,6 +182,7 @@ def encode_split(
     split: Split,
     max_length: int,
     kind: Kind = "classification",
+    *,
     doc_stride: int | None = None,
     teacher: PLM | None = None,
     any_words: bool = False,
@@ -211,7 +212,7 @@ def load_fine_tuned(folder: Path, info: TaskInfo) -> PLM:
     return load_plm(str(folder), head=head_of(info.kind), num_labels=num_outputs(info.kind, info.labels))
 
 
-def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Array]:
+def predict_split(plm: PLM, split: EncodedSplit, *, bf16: bool = False) -> list[Array]:
     """Return the outputs of a model with a head, without dropout, in batches of similar lengths."""
     # For each item, in the order of the split: `(outputs,)`, or `(tokens, outputs)` without padding; float32.
     pad = make_collator(plm.tokenizer)
@@ -333,9 +334,11 @@ class Predictor:
         info, kind = self.info, KINDS[self.info.kind]
         split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
         known = self._knows_words  # a large file is not refused for a few rows in the middle
-        encoded = encode_split(self._plm, split, info.max_length, info.kind, info.doc_stride, any_words=known)
+        encoded = encode_split(
+            self._plm, split, info.max_length, info.kind, doc_stride=info.doc_stride, any_words=known
+        )
         self._knows_words = True
-        return kind.predict(predict_split(self._plm, encoded, self._bf16), encoded, split, info.labels)
+        return kind.predict(predict_split(self._plm, encoded, bf16=self._bf16), encoded, split, info.labels)
 
 
 _CLASSES = {"ForSequenceClassification": "classification", "ForTokenClassification": "tokens"}

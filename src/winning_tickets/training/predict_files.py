@@ -79,13 +79,13 @@ def predict_file(
         while chunk := list(islice(rows, CHUNK)):
             found = predictor.predict([texts for _, texts in chunk])
             for (cells, _), prediction in zip(chunk, found, strict=True):
-                added = _added(prediction, probabilities)
+                added = _added(prediction, probabilities=probabilities)
                 counts.update([added[PREDICTION]] if "label" in prediction else [])
                 yield cells | added
             done += len(chunk)
             advance(done, "")
 
-    with progress(f"labeling {source.name}", total, runtime.quiet) as advance:
+    with progress(f"labeling {source.name}", total, quiet=runtime.quiet) as advance:
         write_atomic(out, lambda path: _write(path, out.suffix.lower(), labelled(advance)))
     return {
         "task": predictor.info.task,
@@ -106,7 +106,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], 
         yield cells, texts_of_row(where, cells, columns)
 
 
-def _added(prediction: dict[str, Any], probabilities: bool) -> dict[str, Any]:
+def _added(prediction: dict[str, Any], *, probabilities: bool) -> dict[str, Any]:
     """Return the columns of a prediction: `prediction`, and others by kind, such as `probability` and `p(CLASS)`."""
     if "answer" in prediction:
         return {PREDICTION: prediction["answer"], "start": prediction["start"]}

@@ -211,6 +211,7 @@ def save_shared(
     model: SharedEncoder,
     tokenizer: Any,
     infos: Mapping[str, TaskInfo],
+    *,
     tickets: Mapping[str, Ticket],
     base_hash: str,
 ) -> None:

@@ -58,15 +58,19 @@ def inspect_data(config: TransferConfig) -> Outlook:
             str(here / definition.validation_file),
             definition.text_columns,
             definition.label_column,
-            definition.metric,
-            definition.kind,
-            definition.drop_unlabelled,
+            metric=definition.metric,
+            kind=definition.kind,
+            drop_unlabelled=definition.drop_unlabelled,
         )
     if config.task is not None and splits is None:
         return outlook_of_task(config.task, config.data_dir)
     train, validation = splits or (config.train_file, config.validation_file)
-    how = (config.text_columns, config.label_column, config.metric, config.kind, config.drop_unlabelled)
-    return outlook_of_files(str(train), str(validation), *how)
+    return outlook_of_files(
+        *(str(train), str(validation), config.text_columns, config.label_column),
+        metric=config.metric,
+        kind=config.kind,
+        drop_unlabelled=config.drop_unlabelled,
+    )
 
 
 def train_split(config: TransferConfig, data: TaskData, seed: int) -> Split:

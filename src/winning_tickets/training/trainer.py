@@ -58,7 +58,7 @@ class FiniteSteps:
 
     # `skipped` says whether the last step was skipped; at most `MAX_SKIPPED` consecutive ones are.
 
-    def __init__(self, skip: bool) -> None:
+    def __init__(self, *, skip: bool) -> None:
         self._skip = skip
         self._in_a_row = 0
         self.skipped = False
@@ -243,7 +243,7 @@ class TrainerArguments:
     @property
     def execution(self) -> dict[str, Any]:
         """How steps are computed if not in plain float32; every record of the log includes it."""
-        precision = execution.precision_of(self.device, self.bf16)
+        precision = execution.precision_of(self.device, bf16=self.bf16)
         facts = {} if precision == "float32" else {"precision": precision}
         return facts | ({"compiled": True} if self.torch_compile else {})
 
@@ -354,8 +354,8 @@ class TicketTrainer:
         del state
         device, steps = self.args.device, range(self.step, self.max_steps)
         with (
-            execution.matrix_precision(device, self.args.bf16),
-            execution.attention_for_training(self.model, device, self.args.bf16),
+            execution.matrix_precision(device, bf16=self.args.bf16),
+            execution.attention_for_training(self.model, device, bf16=self.args.bf16),
             parallel.prepared_ahead(self._prepare, steps, device) as prepared,
         ):
             while self.step < self.max_steps and not self.should_stop:
@@ -506,7 +506,7 @@ class TicketTrainer:
             old.unlink()
 
 
-def _read_checkpoint(path: Path, mapped: bool) -> dict[str, Any]:
+def _read_checkpoint(path: Path, *, mapped: bool) -> dict[str, Any]:
     """Return a checkpoint; if `mapped`, only the parts that are copied from it are read into memory."""
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     return state

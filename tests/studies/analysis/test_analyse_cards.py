@@ -24,7 +24,7 @@ def test_a_card_by_hand():
     train = Split((["a b", "A  b", "c", "d e f"], ["x", "x", "y z", ""]), [1, 0, 1, 1])
     dev = Split((["a b", "c", "new"], ["X", "y z", "w"]), [1, 0, 0])
     task = Task("mine", ("first", "second"), ("no", "yes"), ("accuracy", "f1"), licence="mine")
-    found = card(TaskData.of(task, train, {"validation": dev}, "files", {"train": 2}), {"T": 9})
+    found = card(TaskData.of(task, train, {"validation": dev}, "files", unlabelled={"train": 2}), {"T": 9})
     first, second = found["splits"]
     assert (first["split"], first["examples"], first["unlabelled"]) == ("train", 4, 2)
     assert first["labels"] == {"no": 1, "yes": 3}

@@ -44,7 +44,7 @@ def ticket_of(plm, task, closed, method="importance", **base):
     gates |= {f"layers.{i}.ffn": torch.ones(1, dtype=torch.bool) for i in range(2)}
     for name, indices in closed.items():
         gates.setdefault(name, torch.ones(structure.intermediate_size, dtype=torch.bool))[indices] = False
-    about = BaseModelInfo.of(plm.encoder, plm.name, "bert", None, None).model_copy(update=base)
+    about = BaseModelInfo.of(plm.encoder, plm.name, "bert", None, layers=None).model_copy(update=base)
     source = None if task is None else f"{task}, fine-tuned with seed 0"
     info = TicketInfo(method=method, scope="encoder", config={}, applies_to=about, scores_from=source)
     return Ticket({}, info, gates=gates, structure=structure)

@@ -169,12 +169,12 @@ def test_the_highest_winning_sparsity_naively(verdicts):
 
 def test_degenerate_tasks():
     """WNLI: 40 of 71 is the majority class; a model that beats it by one sentence is healthy."""
-    assert degenerate_reasons([40 / 71] * 3, False, 40 / 71) == ("majority",)
-    assert degenerate_reasons([41 / 71] * 3, False, 40 / 71) == ()
-    assert degenerate_reasons([40 / 71, 39 / 71], True, 40 / 71) == ("constant", "majority")
-    assert degenerate_reasons([0.0], True, None) == ("constant",)
-    assert degenerate_reasons([0.5, 0.6, 0.9], False, 0.65) == ()
-    assert degenerate_reasons([0.5, 0.6, 0.9], False, 0.65, "median") == ("majority",)
+    assert degenerate_reasons([40 / 71] * 3, constant=False, majority=40 / 71) == ("majority",)
+    assert degenerate_reasons([41 / 71] * 3, constant=False, majority=40 / 71) == ()
+    assert degenerate_reasons([40 / 71, 39 / 71], constant=True, majority=40 / 71) == ("constant", "majority")
+    assert degenerate_reasons([0.0], constant=True, majority=None) == ("constant",)
+    assert degenerate_reasons([0.5, 0.6, 0.9], constant=False, majority=0.65) == ()
+    assert degenerate_reasons([0.5, 0.6, 0.9], constant=False, majority=0.65, statistic="median") == ("majority",)
 
 
 def test_refusals():

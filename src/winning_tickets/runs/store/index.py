@@ -84,7 +84,7 @@ class Index:
         return read_body(self._layout.files(run_id))
 
     def rows(
-        self, conditions: Sequence[Condition] = (), only: Collection[str] | None = None, content: bool = True
+        self, conditions: Sequence[Condition] = (), only: Collection[str] | None = None, *, content: bool = True
     ) -> list[Row]:
         """Return the rows of all runs, by id.
 
@@ -97,28 +97,28 @@ class Index:
             try:
                 # A store that does not exist, or whose index cannot be used, gets an index in memory.
                 on_disk = attempt < 2 and self._layout.exists()
-                with closing(self._open(on_disk)) as database:
-                    rows = self._fresh_rows(database, conditions, content)
+                with closing(self._open(on_disk=on_disk)) as database:
+                    rows = self._fresh_rows(database, conditions, content=content)
                 return [row for row in rows if only is None or row.id in only]
             except sqlite3.Error as error:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_USABLE:
-                    return self._rows_without_disk(conditions, only, content)
+                    return self._rows_without_disk(conditions, only, content=content)
                 with suppress(OSError):
                     self._path.unlink()
         raise AssertionError("an index in memory cannot be damaged")
 
     def _rows_without_disk(
-        self, conditions: Sequence[Condition], only: Collection[str] | None, content: bool
+        self, conditions: Sequence[Condition], only: Collection[str] | None, *, content: bool
     ) -> list[Row]:
         """Return the rows with an index in memory, filled from the one on disk as far as that can be read."""
         with closing(self._open(on_disk=False)) as database:
             old_file = f"{self._path.resolve().as_uri()}?mode=ro"
             with suppress(sqlite3.Error), closing(sqlite3.connect(old_file, timeout=0, uri=True)) as old:
                 _copy(old, database)
-            rows = self._fresh_rows(database, conditions, content)
+            rows = self._fresh_rows(database, conditions, content=content)
         return [row for row in rows if only is None or row.id in only]
 
-    def _open(self, on_disk: bool) -> sqlite3.Connection:
+    def _open(self, *, on_disk: bool) -> sqlite3.Connection:
         if on_disk:
             with suppress(OSError):
                 self._path.parent.mkdir(exist_ok=True)
@@ -133,7 +133,7 @@ class Index:
             raise
         return database
 
-    def _fresh_rows(self, database: sqlite3.Connection, conditions: Sequence[Condition], content: bool) -> list[Row]:
+    def _fresh_rows(self, database: sqlite3.Connection, conditions: Sequence[Condition], *, content: bool) -> list[Row]:
         ids = self.ids()
         stamps = {run_id: self._stamps(run_id) for run_id in ids}
         known = {row[0] for row in database.execute(f"SELECT {_COLUMNS} FROM runs") if _is_fresh(row, stamps)}  # noqa: S608 - a constant
@@ -148,11 +148,11 @@ class Index:
         where, values = _where(conditions)
         wanted = "id, state, verb, headline" + (", content, content_check" if content or conditions else "")
         rows = database.execute(f"SELECT {wanted} FROM runs {where} ORDER BY id", values)  # noqa: S608 - values are bound
-        return [self._checked(*row) for row in rows]
+        return [self._checked(row) for row in rows]
 
-    def _checked(
-        self, run_id: str, state: State, verb: str, headline: str, content: str | None = None, check: int = 0
-    ) -> Row:
+    def _checked(self, row: tuple[Any, ...]) -> Row:
+        """Return a row of the table; its content, where it has one, is read again if it is damaged."""
+        run_id, state, verb, headline, content, check = row if len(row) == 6 else (*row, None, 0)
         if content is not None and crc32(content.encode()) != check:
             _, _, state, verb, headline, _, _, content = self._read(run_id, b"")
         return Row(run_id, state, verb, headline, content)
@@ -164,7 +164,7 @@ class Index:
         record = record_of(run_id, body, "unfinished" if state == "open" else state)
         content = json.dumps({name: value for name, value in asdict(record).items() if name != "status"})
         line = (run_id, stamps, state, record.verb, record.headline)
-        return (*line, _line_check(*line), crc32(content.encode()), content)
+        return (*line, _line_check(line), crc32(content.encode()), content)
 
     def _stamps(self, run_id: str) -> bytes:
         """Return the time, size and inode of each file; files are replaced whole, so the inode changes every time."""
@@ -202,7 +202,8 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
         new.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", old.execute("SELECT * FROM runs"))
 
 
-def _line_check(run_id: str, stamps: bytes, state: str, verb: str, headline: str) -> int:
+def _line_check(line: Sequence[Any]) -> int:
+    run_id, stamps, state, verb, headline = line
     return crc32(stamps, crc32("\0".join((run_id, state, verb, headline)).encode()))
 
 
@@ -210,7 +211,7 @@ def _is_fresh(row: tuple[Any, ...], stamps: dict[str, bytes]) -> bool:
     """Return whether a row is intact and its files are those that it was made from."""
     *line, check = row
     try:
-        return bool(stamps.get(line[0]) == line[1] and _line_check(*line) == check)
+        return bool(stamps.get(line[0]) == line[1] and _line_check(line) == check)
     except (TypeError, AttributeError):  # values of other types than were written
         return False
 

@@ -126,7 +126,7 @@ class Store:
         self._layout.create()
         with hold(folder, name=f"The run {run_id}") as claim:
             # A run that was killed between its result and its checksums is done; its cost is unknown.
-            self._accounts[run_id] = Account((folder / MARKER).exists(), measured=not is_done(folder))
+            self._accounts[run_id] = Account(resumed=(folder / MARKER).exists(), measured=not is_done(folder))
             try:
                 yield claim
             finally:

@@ -150,7 +150,7 @@ def distance(
         return computed[key]
 
     searches = [
-        _search(name, path, sparsity, folders, reference_of)
+        _search(name, path, sparsity, folders, reference_of=reference_of)
         for name, path in zip(names, paths, strict=True)
         for sparsity, folders in _by_sparsity(path).items()
     ]
@@ -183,6 +183,7 @@ def _search(
     path: AnyTicket,
     sparsity: float,
     folders: Sequence[AnyTicket],
+    *,
     reference_of: Callable[[Ticket, AnyTicket], Ticket],
 ) -> dict[str, Any]:
     first = open_ticket(folders[0])

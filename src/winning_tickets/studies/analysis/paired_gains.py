@@ -73,10 +73,10 @@ def gain(
         "groups": {name: _describe(group) for name, group in groups.items()},
         "cells": cells,
         "tasks": [
-            _task(task, cells, [key for key in keys if key[0] == task], groups, task in silent) for task in tasks
+            _task(task, cells, [key for key in keys if key[0] == task], groups, silent=task in silent) for task in tasks
         ],
-        "mean": _mean(cells, counted, groups, nothing),
-        "dense_share": _dense_share(counted, groups, nothing) if dense else None,
+        "mean": _mean(cells, counted, groups, nothing=nothing),
+        "dense_share": _dense_share(counted, groups, nothing=nothing) if dense else None,
         "missing": missing,
         "degenerate": [
             {"group": name, "task": key[0], "seed": key[1]}
@@ -144,7 +144,7 @@ def _counts(gains: Sequence[float]) -> dict[str, int]:
 
 
 def _task(
-    task: str, cells: Sequence[Mapping[str, Any]], keys: Sequence[Key], groups: Groups, silent: bool
+    task: str, cells: Sequence[Mapping[str, Any]], keys: Sequence[Key], groups: Groups, *, silent: bool
 ) -> dict[str, Any]:
     own = [cell for cell in cells if cell["task"] == task]
     gains = [cell["gain"] for cell in own]
@@ -189,7 +189,7 @@ def _mean_over_tasks(keys: Sequence[Key], group: Mapping[Key, RunScore]) -> floa
     return statistics.fmean(statistics.fmean(group[key].value for key in keys if key[0] == task) for task in tasks)
 
 
-def _mean(cells: Sequence[Mapping[str, Any]], keys: Sequence[Key], groups: Groups, nothing: bool) -> dict[str, Any]:
+def _mean(cells: Sequence[Mapping[str, Any]], keys: Sequence[Key], groups: Groups, *, nothing: bool) -> dict[str, Any]:
     found = _difference(keys, groups["target"], groups["baseline"])
     gains = {(cell["task"], cell["seed"]): cell["gain"] for cell in cells if (cell["task"], cell["seed"]) in keys}
     tasks = dict.fromkeys(task for task, _ in keys)
@@ -205,7 +205,7 @@ def _mean(cells: Sequence[Mapping[str, Any]], keys: Sequence[Key], groups: Group
     }
 
 
-def _dense_share(keys: Sequence[Key], groups: Groups, nothing: bool) -> dict[str, Any] | None:
+def _dense_share(keys: Sequence[Key], groups: Groups, *, nothing: bool) -> dict[str, Any] | None:
     """Return the means of target and baseline as shares of the dense mean, over cells that the dense model has, too.
 
     A share is 1 plus the mean difference from the dense model divided by its mean, and so is its interval.

@@ -57,7 +57,7 @@ class RunScore:
     @property
     def at_chance(self) -> bool:
         """True if one answer for all examples has this score."""
-        return is_at_chance(self.metric, self.value, self.majority, self.degenerate)
+        return is_at_chance(self.metric, self.value, self.majority, constant=self.degenerate)
 
     @property
     def constant_score(self) -> float | None:
@@ -128,7 +128,7 @@ def is_transfer(content: Any) -> bool:
 
 def _read_run(run: Run, score: Score, metric: str | None) -> list[RunScore]:
     if isinstance(run, Mapping):
-        return _cells(run, name_in_memory(run), score, metric, {})
+        return _cells(run, name_in_memory(run), score, metric, common={})
     path = Path(run)
     if not path.exists():
         raise UsageError(f"There is no transfer run {path}; give folders made by tickets transfer --out.")
@@ -151,10 +151,10 @@ def _read_run(run: Run, score: Score, metric: str | None) -> list[RunScore]:
 
 
 def _read_file(path: Path, score: Score, wanted: str | None, common: Mapping[str, Any]) -> list[RunScore]:
-    return _cells(read_json(path, "result"), str(path), score, wanted, common)
+    return _cells(read_json(path, "result"), str(path), score, wanted, common=common)
 
 
-def _cells(content: Any, path: str, score: Score, wanted: str | None, common: Mapping[str, Any]) -> list[RunScore]:
+def _cells(content: Any, path: str, score: Score, wanted: str | None, *, common: Mapping[str, Any]) -> list[RunScore]:
     """Return the scores in a summary, or in a seed's result, whose missing fields come from the summary `common`."""
     if not is_transfer(content):
         found = content.get("verb") if isinstance(content, Mapping) else None

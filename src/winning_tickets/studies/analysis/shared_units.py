@@ -226,7 +226,7 @@ def _task(member: Member, index: int, kept: Mapping[str, Array], encoder: Mappin
 
 
 def _together(
-    members: Sequence[Member], kept: Mapping[str, Array], encoder: Mapping[str, Any], every: bool
+    members: Sequence[Member], kept: Mapping[str, Array], encoder: Mapping[str, Any], *, every: bool
 ) -> dict[str, Any]:
     """Count the structures and weights that at least one task keeps, or that `every` task keeps."""
     combine = torch.logical_and if every else torch.logical_or

@@ -76,6 +76,7 @@ def non_inferior(
     full: Mapping[Any, float],
     margin: float = 0.01,
     confidence: float = 0.95,
+    *,
     axes: Sequence[str] = ("seed",),
 ) -> CriterionOutcome:
     """Test that the subnetwork is less than `margin` worse: the lower end of the interval of paired differences."""
@@ -118,7 +119,7 @@ def highest_winning(verdicts: Mapping[float, bool | None]) -> Highest:
 
 
 def degenerate_reasons(
-    full: Sequence[float], constant: bool, majority: float | None, statistic: Statistic = "mean"
+    full: Sequence[float], *, constant: bool, majority: float | None, statistic: Statistic = "mean"
 ) -> tuple[str, ...]:
     """Return why a verdict is meaningless: `constant` predictions, or a full model no better than the `majority`."""
     reasons = ["constant"] if constant else []

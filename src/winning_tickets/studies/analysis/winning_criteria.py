@@ -131,7 +131,7 @@ def winning(
             for key, label in labels.items()
         ],
         "cells": [_record(point, outcome, tasks[point.task]) for point, outcome in judged],
-        "highest": [_highest(pair, judged, tasks[pair[0]], rule, report_seeds) for pair in pairs],
+        "highest": [_highest(pair, judged, tasks[pair[0]], rule, report=report_seeds) for pair in pairs],
         "different_settings": [
             {"task": task, "setting": setting, "values": values}
             for task, cells in tasks.items()
@@ -213,7 +213,9 @@ def _summary(cells: Sequence[RunScore]) -> dict[str, Any]:
 def _task(task: str, full: Sequence[RunScore], rule: Rule) -> dict[str, Any]:
     majority = next((cell.majority for cell in full if cell.majority is not None), None)
     constant = any(cell.degenerate for cell in full)
-    reasons = criteria.degenerate_reasons([cell.value for cell in full], constant, majority, rule.statistic)
+    reasons = criteria.degenerate_reasons(
+        [cell.value for cell in full], constant=constant, majority=majority, statistic=rule.statistic
+    )
     return {
         "task": task,
         "metric": full[0].metric,
@@ -266,6 +268,7 @@ def _highest(
     judged: Sequence[tuple[LevelPoint, CriterionOutcome]],
     full: Sequence[RunScore],
     rule: Rule,
+    *,
     report: Seeds,
 ) -> dict[str, Any]:
     """Return the highest winning sparsity of a task and group, and its scores on the seeds to report."""

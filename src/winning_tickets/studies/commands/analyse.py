@@ -69,7 +69,7 @@ def analysis(cls: type[TyperCommand] | None = None, **readers: Callable[[Any], A
     """
 
     def register(function: Callable[..., dict[str, Any] | None]) -> Any:
-        def run(out: Out = None, force: Force = False, as_json: Json = False, **given: Any) -> None:
+        def run(*, out: Out = None, force: Force = False, as_json: Json = False, **given: Any) -> None:
             from winning_tickets.studies.analysis.kinds import ANALYSES
             from winning_tickets.studies.analysis.report import save
 
@@ -81,7 +81,7 @@ def analysis(cls: type[TyperCommand] | None = None, **readers: Callable[[Any], A
                 result = ANALYSES[function.__name__](paths, **chosen)
                 if out is not None:
                     save.save(result, out, force=force)
-            emit(result, as_json, partial(_table, out=out))
+            emit(result, as_json=as_json, show=partial(_table, out=out))
 
         own, more = (inspect.signature(one, eval_str=True).parameters for one in (function, run))
         parameters = [*own.values(), *(more[name] for name in ("out", "force", "as_json"))]
@@ -163,6 +163,7 @@ def sharing(
         str,
         typer.Option("--definition", help="Definition of importance: sample (the paper's), token, batch or released."),
     ] = "sample",
+    *,
     base: Base = None,
 ) -> None:
     """Show the heads and FFNs that each task keeps, and their importance for it.
@@ -180,6 +181,7 @@ def cards(
         typer.Option("--task-file", help="YAML that defines --tasks. Without --tasks all its tasks are meant."),
     ] = None,
     train_file: Annotated[str | None, typer.Option("--train-file", help="Your own file, as transfer takes it.")] = None,
+    *,
     validation_file: Annotated[
         str | None, typer.Option("--validation-file", help="Another file of that format.")
     ] = None,
@@ -221,6 +223,7 @@ def gain(
         list[str] | None, typer.Option("--dense", metavar="RUN...", help="Transfer runs of the dense model.")
     ] = None,
     score: Score = "final",
+    *,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out tasks and seeds that a group lacks.")
     ] = False,
@@ -247,6 +250,7 @@ def winning(
     std_of: Annotated[
         str, typer.Option("--std-of", help="Standard deviation of within-std: that of full, subnetwork or max.")
     ] = "full",
+    *,
     margin: Annotated[
         float, typer.Option("--margin", min=0, help="Loss that non-inferior allows, as a fraction.")
     ] = 0.01,
@@ -273,6 +277,7 @@ def winning(
 @analyse_app.command()
 def average(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfers, one per task.")],
+    *,
     as_json: Json = False,
 ) -> None:
     """Average the scores of several tasks, by both rules of the Super Tickets paper.
@@ -282,7 +287,7 @@ def average(
     from winning_tickets.studies.analysis.averages import average_runs
 
     result = average_runs(runs)
-    emit(result, as_json, averages_text)
+    emit(result, as_json=as_json, show=averages_text)
 
 
 def averages_text(result: dict[str, Any]) -> str:

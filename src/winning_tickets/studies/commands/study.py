@@ -66,7 +66,7 @@ Shard = Annotated[
 
 
 def _plan(
-    source: str, scale: str, overrides: list[str] | None, where: list[str] | None = None, shard: str | None = None
+    source: str, scale: str, overrides: list[str] | None, where: list[str] | None = None, *, shard: str | None = None
 ) -> Plan:
     from winning_tickets.studies.load import load_study
     from winning_tickets.studies.plan import parse_overrides, part_of, plan_study
@@ -75,7 +75,7 @@ def _plan(
     return part_of(whole, where or (), shard) if where or shard is not None else whole
 
 
-def _speed(on: str | None, tokens_per_second: float | None, gpus: float, bf16: bool) -> Speed | None:
+def _speed(on: str | None, tokens_per_second: float | None, gpus: float, *, bf16: bool) -> Speed | None:
     """Return what the time is estimated for; None if the user named nothing, and runs in the store may say more."""
     from winning_tickets.report.costs import Speed
 
@@ -98,6 +98,7 @@ def plan(
     scale: Scale,
     set_: Set = None,
     where: Where = None,
+    *,
     shard: Shard = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
     workers: Workers = 1,
@@ -115,11 +116,11 @@ def plan(
     from winning_tickets.studies.status import study_status
     from winning_tickets.studies.text import plan_text
 
-    planned = _plan(study, scale, set_, where, shard)
-    speed = _speed(on, tokens_per_second, gpus, bf16)
+    planned = _plan(study, scale, set_, where, shard=shard)
+    speed = _speed(on, tokens_per_second, gpus, bf16=bf16)
     result = study_status(planned, Store(store), workers, ask_hub=True, speed=speed, gpus=gpus)
     runs = [{"id": one.id, "stage": one.stage, "verb": one.verb, "needs": one.needs} for one in planned.runs.values()]
-    emit(result | {"parameters": planned.parameters, "planned": runs}, as_json, plan_text)
+    emit(result | {"parameters": planned.parameters, "planned": runs}, as_json=as_json, show=plan_text)
 
 
 @study_app.command()
@@ -128,6 +129,7 @@ def status(
     scale: Scale,
     set_: Set = None,
     where: Where = None,
+    *,
     shard: Shard = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
     workers: Workers = 1,
@@ -145,9 +147,9 @@ def status(
     from winning_tickets.studies.status import study_status
     from winning_tickets.studies.text import status_text
 
-    speed = _speed(on, tokens_per_second, gpus, bf16)
-    result = study_status(_plan(study, scale, set_, where, shard), Store(store), workers, speed=speed, gpus=gpus)
-    emit(result, as_json, status_text)
+    speed = _speed(on, tokens_per_second, gpus, bf16=bf16)
+    result = study_status(_plan(study, scale, set_, where, shard=shard), Store(store), workers, speed=speed, gpus=gpus)
+    emit(result, as_json=as_json, show=status_text)
 
 
 @study_app.command()
@@ -156,6 +158,7 @@ def run(
     scale: Scale,
     set_: Set = None,
     where: Where = None,
+    *,
     shard: Shard = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
     engine: Annotated[str, typer.Option("--engine", help="Engine: local, ray or slurm.")] = "local",
@@ -204,9 +207,9 @@ def run(
 
     check_engine(engine)
     trackers, sbatch = commands.trackers_of(report_to), _pairs("--slurm", slurm)
-    planned = _plan(study, scale, set_, where, shard)
+    planned = _plan(study, scale, set_, where, shard=shard)
     found = Store(store)
-    speed = _speed(on, tokens_per_second, gpus, bf16)
+    speed = _speed(on, tokens_per_second, gpus, bf16=bf16)
     status = study_status(planned, found, workers, ask_hub=engine == "local", speed=speed, gpus=gpus)
     # The nodes of a cluster may have data that this machine lacks.
     problems = status["problems"] if engine == "local" else unmet_needs(planned)
@@ -215,7 +218,7 @@ def run(
     if problems:
         raise UsageError(*problems)
     if dry_run:
-        return emit(status, as_json, plan_text)
+        return emit(status, as_json=as_json, show=plan_text)
     engine_options = EngineOptions.of(
         workers=workers, address=address, cpus=cpus, gpus=gpus, walltime=walltime, slurm=sbatch
     )
@@ -228,11 +231,13 @@ def run(
         report_to=trackers,
         trust_remote_code=trust_remote_code,
     )
-    watch = ProgressLines(planned, found, workers, speed or CPU, gpus)
-    result = run_study(planned, found, make_engine(engine, engine_options, found.path), runtime, retry_failed, watch)
+    watch = ProgressLines(planned, found, workers, speed or CPU, gpus=gpus)
+    result = run_study(
+        planned, found, make_engine(engine, engine_options, found.path), runtime, retry_failed=retry_failed, watch=watch
+    )
     _check(result)
     result = {"study": planned.study.name, "scale": scale, **result}
-    return emit(result, as_json, run_text)
+    return emit(result, as_json=as_json, show=run_text)
 
 
 def _check(result: dict[str, Any]) -> None:
@@ -247,7 +252,7 @@ def _check(result: dict[str, Any]) -> None:
 
 
 @study_app.command("list")
-def list_studies(store: commands.StoreFolder = commands.DEFAULT_STORE, as_json: commands.Json = False) -> None:
+def list_studies(store: commands.StoreFolder = commands.DEFAULT_STORE, *, as_json: commands.Json = False) -> None:
     """List the studies that have runs in a store.
 
     Example: tickets study list
@@ -256,7 +261,7 @@ def list_studies(store: commands.StoreFolder = commands.DEFAULT_STORE, as_json: 
     from winning_tickets.studies.text import studies_in, studies_text
 
     found = studies_in(Store(store))
-    emit({"store": str(store), "studies": found}, as_json, studies_text)
+    emit({"store": str(store), "studies": found}, as_json=as_json, show=studies_text)
 
 
 @study_app.command()
@@ -265,6 +270,7 @@ def report(
     scale: Scale,
     out: Annotated[Path, typer.Option("--out", help="Folder: absent, empty, or holding a report of this study.")],
     set_: Set = None,
+    *,
     where: Where = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
     formats: Annotated[
@@ -283,8 +289,8 @@ def report(
     found = Store(store)
     if not found.exists():
         raise UsageError(f"There is no store at {store}; name the one that `tickets study run` was given by --store.")
-    result = report_study(_plan(study, scale, set_, where), found, out, split_words(formats) or [], force)
-    emit(result, as_json, report_text)
+    result = report_study(_plan(study, scale, set_, where), found, out, split_words(formats) or [], force=force)
+    emit(result, as_json=as_json, show=report_text)
 
 
 @study_app.command()
@@ -293,6 +299,7 @@ def new(
     recipe: Annotated[
         str | None, typer.Option("--from", metavar="RECIPE", help="Recipe that the study is a variant of.")
     ] = None,
+    *,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -304,12 +311,13 @@ def new(
     """
     from winning_tickets.studies.text import template_text, write_template
 
-    write_template(file, force, recipe)
-    emit({"file": str(file)}, as_json, template_text)
+    write_template(file, force=force, recipe=recipe)
+    emit({"file": str(file)}, as_json=as_json, show=template_text)
 
 
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one, to change it.")] = None,
+    *,
     as_json: commands.Json = False,
 ) -> None:
     """List the built-in studies, for the papers' tables and figures.
@@ -321,13 +329,14 @@ def recipes(
 
     if name is not None:
         text = recipe_text(name)
-        return emit({"name": name, "yaml": text}, as_json, lambda _: text.rstrip())
+        return emit({"name": name, "yaml": text}, as_json=as_json, show=lambda _: text.rstrip())
     found = recipe_list()
-    return emit({"recipes": found}, as_json, recipes_text)
+    return emit({"recipes": found}, as_json=as_json, show=recipes_text)
 
 
 def demo(
     out: commands.Out = Path("demo-out"),
+    *,
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
     device: commands.Device = "auto",
     quiet: commands.Quiet = False,
@@ -337,4 +346,6 @@ def demo(
     from winning_tickets.studies.demo import REPORT, run_demo, table
 
     result = run_demo(out, Runtime.of(device=device, quiet=quiet), "smoke" if tiny else "small")
-    emit(result, as_json, lambda found: f"{table(found).text()}\n\n" + printable(f"Report: {out / REPORT}"))
+    emit(
+        result, as_json=as_json, show=lambda found: f"{table(found).text()}\n\n" + printable(f"Report: {out / REPORT}")
+    )

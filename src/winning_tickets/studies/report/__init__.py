@@ -82,7 +82,7 @@ FILE, PAGE, LONG = "report.json", "index.html", "runs.csv"
 
 
 def report_study(
-    plan: Plan, store: Store, out: Path | str, formats: Sequence[str] = FORMATS, force: bool = False
+    plan: Plan, store: Store, out: Path | str, formats: Sequence[str] = FORMATS, *, force: bool = False
 ) -> dict[str, Any]:
     """Write the report of a study from its store: tables, figures, the verdict on each claim, and one page with all.
 
@@ -103,9 +103,9 @@ def report_study(
     for name in formats:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
-    _check_out(out, plan, force)
+    _check_out(out, plan, force=force)
     with hold(out):
-        _check_out(out, plan, force)  # another launch may have written a report meanwhile
+        _check_out(out, plan, force=force)  # another launch may have written a report meanwhile
         files, result = report_files(plan, store, formats)
         _write(out, files, result)
     return {**result, "out": str(out)}
@@ -135,7 +135,15 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
     if "csv" in formats:
         files[LONG] = long_form(planned).encode()
     if "html" in formats:
-        page = render_page(plan, held, planned, grids, list(zip(plots, plotted, svgs, strict=True)), verdicts, problems)
+        page = render_page(
+            plan,
+            held,
+            planned,
+            grids,
+            plots=list(zip(plots, plotted, svgs, strict=True)),
+            verdicts=verdicts,
+            problems=problems,
+        )
         files[PAGE] = page.encode()
     result = {
         "verb": "study-report",
@@ -156,7 +164,7 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
     return files, result
 
 
-def _check_out(out: Path, plan: Plan, force: bool) -> None:
+def _check_out(out: Path, plan: Plan, *, force: bool) -> None:
     """Refuse a folder that is not absent, empty, or a report of this study; `force` allows that of another study."""
     if out.is_file():
         raise UsageError(f"--out {out} is a file; give a directory that is absent or empty.")

@@ -93,9 +93,9 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         words = any(isinstance(x, str) for x in positions)
         few = len(positions) <= _MOST_TICKS
         if positions and (words or log or (few and figure.x_at is None)):
-            shown = positions if few else _thin(positions, log)
+            shown = positions if few else _thin(positions, log=log)
             ticks = [x if figure.x_at is None or isinstance(x, str) else float(f"{at:.2g}") for x, at in shown.items()]
-            axes.set_xticks(list(shown.values()), [_tick(x, log) for x in ticks])
+            axes.set_xticks(list(shown.values()), [_tick(x, log=log) for x in ticks])
             axes.minorticks_off()
         # Numbers of the paper are crosses in the color of the line of this study.
         for index, name in enumerate(names):
@@ -162,12 +162,12 @@ def _line_names(plot: Plot) -> list[str]:
     return list(dict.fromkeys(curve.name for panel in plot.panels for curve in panel.curves))
 
 
-def _tick(x: Any, log: bool) -> str:
+def _tick(x: Any, *, log: bool) -> str:
     """Return the label of a position; thousands on a logarithmic axis, which has little room, are `10k`."""
     return f"{x / 1000:g}k" if log and isinstance(x, int | float) and x >= 1000 else label(x)
 
 
-def _thin(positions: Mapping[Any, float], log: bool) -> dict[Any, float]:
+def _thin(positions: Mapping[Any, float], *, log: bool) -> dict[Any, float]:
     """Return the positions whose labels have room: words, and numbers that are far enough from the one before."""
     found: dict[Any, float] = {}
     ordered = list(positions.values())

@@ -76,7 +76,8 @@ def choice_grids(study: Study, runs: Sequence[StudyRun]) -> list[Grid]:
         if own:
             grids.append(
                 make_grid(
-                    f"chosen-{name}", axes, labels, [(text, tables.percent) for text in words], cells, (), None, marked,
+                    f"chosen-{name}", axes, labels, [(text, tables.percent) for text in words],
+                    cells=cells, published=(), best=None, marked=marked,
                     title=f"Settings chosen for {name}", notes=(_NOTE,), problems=(),
                 )
             )  # fmt: skip

@@ -394,10 +394,10 @@ def _judge(claim: StudyClaim, planned: Sequence[_Pair], confidence: float = CONF
         missing += max(0, FEWEST - have) * len(own[0].cells) if can_repeat or not have else 0
         by_task[task] = max(by_task.get(task, 0), have)
     if effect is None or min(by_task.values(), default=0) < FEWEST:
-        reason = _too_few(len(planned), n, by_task, missing, degenerate)
+        reason = _too_few(len(planned), n, by_task, missing, degenerate=degenerate)
         return Finding("inconclusive", reason, n, len(planned), None, missing, degenerate)
     word = _region(claim).judge(effect.interval)
-    reason = _reason(claim, effect, word, n, len(planned), degenerate)
+    reason = _reason(claim, effect, word, n, planned=len(planned), degenerate=degenerate)
     return Finding(word, reason, n, len(planned), effect, 0, degenerate)
 
 
@@ -510,7 +510,7 @@ def describe_test(claim: StudyClaim) -> str:
     return f"Estimated: {what}{turned}. The claim holds if the 95 % interval lies {allowed}{each}."
 
 
-def _reason(claim: StudyClaim, effect: Effect, word: Word, n: int, planned: int, degenerate: Sequence[str]) -> str:
+def _reason(claim: StudyClaim, effect: Effect, word: Word, n: int, *, planned: int, degenerate: Sequence[str]) -> str:
     low, high = (format_estimate(claim, end) for end in effect.interval)
     first = f"{_ESTIMATES.get(claim.test, 'Mean difference')} {format_estimate(claim, effect.estimate)}"
     # p is about no effect, which is the end of the allowed values only in these tests.
@@ -535,7 +535,7 @@ def _name_degenerate(degenerate: Sequence[str]) -> str:
     return f" {describe_silent(degenerate)}" if degenerate else ""
 
 
-def _too_few(planned: int, n: int, by_task: _Counts, missing: int, degenerate: Sequence[str]) -> str:
+def _too_few(planned: int, n: int, by_task: _Counts, missing: int, *, degenerate: Sequence[str]) -> str:
     if not planned:
         return NO_PAIRS
     if not missing and n:

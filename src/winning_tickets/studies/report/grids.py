@@ -290,7 +290,7 @@ _FRACTION = re.compile(
 )
 
 
-def form_of(path: str, signed: bool = False) -> Form:
+def form_of(path: str, *, signed: bool = False) -> Form:
     """Return the format of the numbers at a path: fractions x 100, durations and counts whole, the rest with decimals.
 
     Signed numbers are differences, which have one more decimal.
@@ -407,6 +407,7 @@ def make_grid(
     axes: Sequence[str],
     labels: Sequence[tuple[str, ...]],
     heads: Sequence[tuple[str, Form]],
+    *,
     cells: Places,
     published: Iterable[Published],
     best: Literal["max", "min"] | None = None,
@@ -501,9 +502,9 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
         table.rows,
         [tuple(map(label, key)) for key in rows],
         heads,
-        cells,
-        study.published,
-        table.best,
+        cells=cells,
+        published=study.published,
+        best=table.best,
         title=table.title or name,
         notes=_notes(table, list(cells.values()), _rates(rows, cells)),
         problems=tuple(f"{name}: {words}" for text in empty for words in describe_absent(paths[text], sources[text])),

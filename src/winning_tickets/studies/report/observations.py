@@ -149,7 +149,7 @@ def _logged(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator[
             for key in path.split(".")[1:] if path != HOURS else ():
                 node = node.get(key) if isinstance(node, Mapping) else None
             if node is not None:
-                one = _make_observation(run, seed, {}, "done", node)
+                one = _make_observation(run, seed, {}, "done", value=node)
                 yield replace(one, axes={**one.axes, "step": record["step"]}, part=(seed, f"step {record['step']}"))
 
 
@@ -185,7 +185,7 @@ class _Node:
         """Return True if a constant prediction has this score: the majority class, or no correlation."""
         if self.metric is None or score is None:
             return False
-        return is_at_chance(self.metric, score, self.majority, self.constant)
+        return is_at_chance(self.metric, score, self.majority, constant=self.constant)
 
 
 def _values(run: StudyRun, found: _Node) -> Iterator[Observation]:
@@ -195,10 +195,10 @@ def _values(run: StudyRun, found: _Node) -> Iterator[Observation]:
         if len(seeds) != len(node["values"]):
             raise edited_error(run, f"has {len(node['values'])} values for {len(seeds)} seeds")
         for seed, value in zip(seeds, node["values"], strict=True):
-            yield _make_observation(run, seed, found.axes, "done", value)
+            yield _make_observation(run, seed, found.axes, "done", value=value)
         return
     value = node.get("median", node.get("mean")) if isinstance(node, Mapping) else node
-    yield _make_observation(run, None, found.axes, "done", value)
+    yield _make_observation(run, None, found.axes, "done", value=value)
 
 
 def edited_error(run: StudyRun, how: str) -> ContentError:
@@ -209,7 +209,7 @@ def edited_error(run: StudyRun, how: str) -> ContentError:
 
 
 def _make_observation(
-    run: StudyRun, seed: Any, opened: Mapping[str, str], state: State, value: Any = None
+    run: StudyRun, seed: Any, opened: Mapping[str, str], state: State, *, value: Any = None
 ) -> Observation:
     """Return an observation; a value that is not a finite number counts as missing."""
     axes = dict(run.axes)

@@ -34,6 +34,7 @@ def render_page(
     held: Held,
     runs: Sequence[StudyRun],
     grids: Sequence[Grid],
+    *,
     plots: Sequence[tuple[Plot, Grid, str]],
     verdicts: Sequence[Verdict],
     problems: Sequence[str],

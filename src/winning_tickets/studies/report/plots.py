@@ -175,7 +175,7 @@ def _curves(
             places = group_by(own, [figure.x]).items()
             points = [PlotPoint(x, make_cell(inside, figure.average, needed)) for (x,), inside in places]
             if figure.x_at is not None:
-                points = _move(points, figure.x, figure.x_at, own, runs)
+                points = _move(points, figure.x, figure.x_at, own, runs=runs)
         if figure.kind != "bar":
             # Words such as `all` come after the numbers.
             points.sort(key=lambda point: float(point.x) if isinstance(point.x, int | float) else float("inf"))
@@ -186,7 +186,7 @@ def _curves(
 
 
 def _move(
-    points: Sequence[PlotPoint], axis: str, at: Value, observations: Sequence[Observation], runs: Sequence[StudyRun]
+    points: Sequence[PlotPoint], axis: str, at: Value, observations: Sequence[Observation], *, runs: Sequence[StudyRun]
 ) -> list[PlotPoint]:
     """Return points moved to the mean of another value, such as the hours after so many steps; drop those without."""
     steps = frozenset(point.x for point in points)
@@ -435,7 +435,9 @@ def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> grids.Grid:
         for panel in plot.panels
         for row, column in panel.marked
     }
-    return grids.make_grid(plot.name, axes, rows, heads, cells, published, notes=notes, marked=marked, **further)
+    return grids.make_grid(
+        plot.name, axes, rows, heads, cells=cells, published=published, notes=notes, marked=marked, **further
+    )
 
 
 def _describe_marks(figure: Figure) -> list[str]:

@@ -195,7 +195,7 @@ def check_negatives(segments: str, batch_tokens: int) -> None:
 
 
 def logits_sum(
-    student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None = None, top_k: int | None = None
+    student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None = None, *, top_k: int | None = None
 ) -> Tensor:
     """Return the sum over predicted tokens of KL(teacher || student) in nats, not multiplied by the temperature."""
     # Both are logits `(n, vocabulary)` and are divided by the temperature; `counted` is `(n,)`, or None for all.
@@ -218,7 +218,7 @@ def _logits_term(student: Outputs, teacher: Outputs, batch: Batch, settings: Ter
     def divergence(logits: Tensor, targets: Tensor, counted: Tensor | None, theirs: Tensor) -> Tensor:
         with torch.no_grad():
             other = teacher.logits_of(theirs)
-        return logits_sum(logits, other, settings.logits_temperature, counted, settings.logits_top_k)
+        return logits_sum(logits, other, settings.logits_temperature, counted, top_k=settings.logits_top_k)
 
     return _over_predictions(divergence, student, batch, teacher.predicting)
 
@@ -290,7 +290,7 @@ MEASURES: dict[str, Term] = {
 ALL_TERMS = TERMS | MEASURES
 
 
-def needs_of(names: Iterable[str], teacher: bool = False) -> frozenset[Need]:
+def needs_of(names: Iterable[str], *, teacher: bool = False) -> frozenset[Need]:
     """Return the outputs that the terms need from the student's forward pass, or from the teacher's."""
     chosen = [ALL_TERMS[name] for name in names]
     return frozenset().union(*(term.needs for term in chosen if term.teacher or not teacher))

@@ -57,15 +57,15 @@ def check_out(out: Path | None) -> None:
         raise foreign(out, "an analysis")
 
 
-def save(result: Result, out: Path | str, force: bool = False) -> list[Path]:
+def save(result: Result, out: Path | str, *, force: bool = False) -> list[Path]:
     """Write an analysis, `analysis.json` last; an equal analysis may be rewritten, `force` replaces another one."""
     out = Path(out)
     check_out(out)
     with hold(out):
-        return _save(result, out, force)
+        return _save(result, out, force=force)
 
 
-def _save(result: Result, out: Path, force: bool) -> list[Path]:
+def _save(result: Result, out: Path, *, force: bool) -> list[Path]:
     if (out / FILE).is_file() and not force:
         found: Any = read_json(out / FILE, "analysis")
         if found != json.loads(json.dumps(result)):

@@ -154,10 +154,10 @@ def draw_sharing(axes: Any, result: Result) -> None:
         if weighted:
             top, shares = largest[one["unit"]], one["share"] or {}
             radius = _RADIUS * one["importance"] / top if top else 0.0
-            draw_pie(axes, center, radius, [shares.get(name, 0.0) for name in names], [True] * len(names))
+            draw_pie(axes, center, radius, [shares.get(name, 0.0) for name in names], filled=[True] * len(names))
         else:
             sectors = [1 / len(names)] * len(names)
-            draw_pie(axes, center, 0.85 * _RADIUS, sectors, [name in one["tasks"] for name in names])
+            draw_pie(axes, center, 0.85 * _RADIUS, sectors, filled=[name in one["tasks"] for name in names])
     axes.set_xlim(-0.6, heads + _GAP + 0.6)
     axes.set_ylim(layers - 0.4, -0.6)
     axes.set_xticks([*range(heads), heads + _GAP], [*map(str, range(heads)), "FFN"], fontsize=8.5)
