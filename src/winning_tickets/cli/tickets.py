@@ -22,7 +22,7 @@ app.add_typer(mask_app, name="mask")
 
 
 @small_verb(app, "compare", CompareConfig, runtime=(), targets="TICKET...")
-def compare(config: CompareConfig, _: Runtime) -> Printed:
+def compare(config: CompareConfig, runtime: Runtime) -> Printed:
     """Compare the masks of tickets: their overlap and that of chance.
 
     Example: tickets compare ticket-a ticket-b --json

@@ -90,6 +90,7 @@ def vocabulary(texts: Iterable[str], letters: Iterable[str] = ()) -> dict[str, i
 
 
 def make_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of lower-case words and their parts, with these ids."""
     backend = Tokenizer(WordPiece(ids, unk_token="[UNK]"))  # noqa: S106 - a token of a vocabulary
     backend.normalizer = BertNormalizer(lowercase=True)
     backend.pre_tokenizer = BertPreTokenizer()
