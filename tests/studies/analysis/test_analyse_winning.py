@@ -8,7 +8,7 @@ from samples.analyse_samples import command_line
 from samples.analyse_samples import transfer_run as run
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.studies.analysis.kinds import ANALYSES
-from winning_tickets.studies.analysis.report.save import analysis_table
+from winning_tickets.studies.analysis.report.views import analysis_table
 
 winning = ANALYSES["winning"]
 KD, MLM = ({"method": "mask-training", "search": {"objective": objective}} for objective in ("kd", "mlm"))
