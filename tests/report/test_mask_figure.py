@@ -9,6 +9,7 @@ import torch
 
 from winning_tickets.cli.tickets import check_figure_file
 from winning_tickets.report import masks
+from winning_tickets.report.figures import printed
 from winning_tickets.runs.errors import UsageError
 
 
@@ -76,3 +77,19 @@ def test_refused_files(tmp_path):
         with pytest.raises(UsageError, match=message):
             check_figure_file(tmp_path / name, force=False)
     check_figure_file(tmp_path / "there.svg", force=True)
+
+
+def test_in_a_narrow_column_long_names_are_turned():
+    ticket = ticket_of(layer__0__intermediate__weight=(6, 4), layer__0__key__weight=(6, 4), embeddings__weight=(9, 4))
+    with printed(4):
+        turned = {one.get_title(): one.title.get_rotation() for one in masks.mask_figure(ticket).figure.axes}
+    assert {name: turned[name] for name in ("intermediate", "key")} == {"intermediate": 90, "key": 0}
+
+
+def test_a_width_without_room_for_the_text_is_refused():
+    ticket = ticket_of(**{f"layer__{layer}__{'long' * 20}{layer}__weight": (2, 2) for layer in range(30)})
+    with (
+        pytest.raises(UsageError, match=r"A figure of 4 cm has no room for its text; give a larger --width\."),
+        printed(4),
+    ):
+        masks.mask_figure(ticket)

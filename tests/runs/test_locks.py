@@ -19,6 +19,7 @@ from samples.launch import Launch
 from samples.tiny_models import make_model
 from winning_tickets import cli, export, search
 from winning_tickets.config import SearchConfig
+from winning_tickets.report import files
 from winning_tickets.runs import locks
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.distributed import together
@@ -27,7 +28,6 @@ from winning_tickets.runs.locks import ClaimedError, LostError, hold
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import report
 from winning_tickets.studies.analysis.kinds import ANALYSES
-from winning_tickets.studies.analysis.report import save
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import plan_study
 
@@ -330,12 +330,11 @@ def test_analyses_and_reports_are_refused_before_any_work(tmp_path, monkeypatch)
     def work(*_):
         raise AssertionError("it has begun")
 
-    monkeypatch.setattr(save, "analysis_table", work)
     monkeypatch.setattr(report, "report_files", work)
     monkeypatch.setitem(ANALYSES, "similarity", work)
     with held_by_another(tmp_path / "out"):
         with pytest.raises(ClaimedError):
-            save.save({"kind": "similarity"}, tmp_path / "out")
+            files.save_analysis({"kind": "similarity"}, (work, work), tmp_path / "out")
         with pytest.raises(ClaimedError):
             report.report_study(plan_study(load_study("demo"), "smoke"), Store(tmp_path / "store"), tmp_path / "out")
         ended = typer.testing.CliRunner().invoke(

@@ -393,6 +393,7 @@ ROWS: dict[str, str] = {
         --average mean | 2 | pooled
         --labels a | 2 | --labels
         --out foreign | 2 | untouched
+        --out new --formats pfd | 2 | Did you mean
         --out file.txt | 2 | is a file
     """,
     "analyse distance": """
@@ -401,6 +402,7 @@ ROWS: dict[str, str] = {
         --base nowhere/x | 2 | nowhere/x
         --labels a,b | 2 | --labels
         --out foreign | 2 | untouched
+        --out new --formats pfd | 2 | Did you mean
     """,
     "analyse predictors": """
         ! nowhere/x | 2 | nowhere/x
@@ -410,6 +412,7 @@ ROWS: dict[str, str] = {
         --seed -1 | 2 | seed
         --seed 4294967296 | 2 | seed
         --out foreign | 2 | untouched
+        --out new --formats pfd | 2 | Did you mean
     """,
     "analyse sharing": """
         ! nowhere/x structured | 2 | nowhere/x
@@ -419,6 +422,7 @@ ROWS: dict[str, str] = {
         --definition sampel --importances importance,importance | 2 | 'sample'
         --base nowhere/x | 2 | nowhere/x
         --out foreign | 2 | untouched
+        --out new --formats pfd | 2 | Did you mean
     """,
     "analyse cards": """
         ! | 2 | --tasks
@@ -432,6 +436,7 @@ ROWS: dict[str, str] = {
         --text-columns nowhere | 1 | lacks the columns
         --metric acuracy | 2 | Did you mean 'accuracy'
         --out foreign | 2 | untouched
+        --out new --formats pfd | 2 | Did you mean
     """,
     "analyse gain": """
         ! nowhere/x --baseline dense | 2 | nowhere/x
@@ -441,6 +446,7 @@ ROWS: dict[str, str] = {
         --seed -1 | 2 | seed
         --seed 4294967296 | 2 | seed
         --out foreign | 2 | untouched
+        --out new --formats pfd | 2 | Did you mean
     """,
     "analyse winning": """
         ! nowhere/x --dense dense | 2 | nowhere/x
@@ -453,6 +459,7 @@ ROWS: dict[str, str] = {
         --select-seeds 9 | 2 | seed
         --report-seeds x | 2 | --report-seeds
         --out foreign | 2 | untouched
+        --out new --formats pfd | 2 | Did you mean
     """,
     "study plan": """
         ! nowhere.yaml --scale smoke | 2 | no file

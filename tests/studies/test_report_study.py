@@ -646,7 +646,7 @@ def test_a_report_of_an_empty_store_is_all_missing(tmp_path):
 
 def test_what_the_report_refuses(full, tmp_path):
     plan, store = full
-    with pytest.raises(UsageError, match="Unknown format 'pfd'.*Known: csv, html, md, png, svg, tex"):
+    with pytest.raises(UsageError, match="Unknown format 'pfd'. Did you mean 'pdf'\\?"):
         report_study(plan, store, tmp_path / "out", ["pfd"])
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="holds files that are not the report of a study; it was left untouched"):

@@ -32,6 +32,7 @@ from winning_tickets.config import (
 from winning_tickets.config.search import problems_of
 from winning_tickets.config.share import SELECT_ON
 from winning_tickets.data.names import misnamed
+from winning_tickets.report.files import FORMATS, check_formats
 from winning_tickets.runs import distributed
 from winning_tickets.runs.ambient import neutral_if_loaded
 from winning_tickets.runs.directory import trusting
@@ -93,6 +94,23 @@ Kept = Annotated[Path | None, _running("--out", help="New or empty folder to kee
 DryRun = Annotated[
     bool, _running("--dry-run", help="Check command line and files, print what would run, but do nothing.")
 ]
+AnalysisOut = Annotated[
+    Path | None, typer.Option("--out", help="Folder for analysis.json, its tables and its figure; absent or empty.")
+]
+ReplaceAnalysis = Annotated[bool, typer.Option("--force", help="Replace another analysis in --out.")]
+Formats = Annotated[
+    str | None,
+    typer.Option("--formats", help=f"Formats of the files in --out, of {','.join(FORMATS)}. By default all of them."),
+]
+Width = Annotated[
+    float | None,
+    typer.Option(
+        "--width",
+        min=4,
+        max=100,
+        help="Width of figures in print, in centimeters, such as 8 for a column or 16 for a page; text is 8 points.",
+    ),
+]
 Config = Annotated[Path | None, _running("--config", help="YAML or JSON file of settings. Options override it.")]
 Device = Annotated[str, _running("--device", help=Runtime.help_of("device"))]
 Bf16 = Annotated[bool, _running("--bf16", help=Runtime.help_of("bf16"))]
@@ -134,6 +152,15 @@ StoreFolder = Annotated[
     Path, typer.Option("--store", envvar="WINNING_TICKETS_STORE", help="Folder of the store that holds the runs.")
 ]
 DEFAULT_STORE = Path("tickets-store")
+
+
+def formats_of(text: str | None, width: float | None = None, out: Path | None = None) -> tuple[str, ...]:
+    """Return the formats that `--formats` names, by default all; it and `--width` are about the files in `--out`."""
+    if out is None and (text is not None or width is not None):
+        raise UsageError(f"{'--formats' if text is not None else '--width'} needs --out, the folder for the files.")
+    formats = FORMATS if text is None else tuple(split_words(text) or ())
+    check_formats(formats)
+    return formats
 
 
 Printed = tuple[dict[str, Any], Show]

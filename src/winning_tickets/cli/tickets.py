@@ -39,6 +39,7 @@ def inspect(
         Path | None, typer.Option("--figure", help="File for a picture of the masks: svg, png or pdf.")
     ] = None,
     *,
+    width: commands.Width = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --figure.")] = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -51,17 +52,20 @@ def inspect(
     from winning_tickets.tickets.files import children
     from winning_tickets.tickets.ticket import Ticket, describe
 
-    if figure is None and force:
-        raise UsageError("--force needs --figure, the file that is replaced.")
+    if figure is None and (force or width is not None):
+        raise UsageError(f"{'--force' if force else '--width'} needs --figure, a file for the picture.")
     if figure is not None:
         check_figure_file(figure, force=force)
     found = Ticket.from_pretrained(ticket)
     result = describe(found) | {"tickets_inside": children(ticket)}
     if figure is not None:
+        from winning_tickets.report.figures import printed
         from winning_tickets.report.masks import mask_figure
         from winning_tickets.runs.files import write_bytes
 
-        write_bytes(figure, mask_figure(found, show.title_of(result))[figure.suffix[1:]])
+        with printed(width):
+            drawing = mask_figure(found, show.title_of(result))
+        write_bytes(figure, drawing[figure.suffix[1:]])
         result["figure"] = str(figure)
     emit(result, as_json=as_json, show=show.description)
 

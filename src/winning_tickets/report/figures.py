@@ -10,13 +10,15 @@ import functools
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from winning_tickets.runs.errors import ContentError
+from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.escapes import printable_lines
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.statistics import summarize
@@ -76,6 +78,10 @@ DASHED: dict[str, Any] = {"color": INK, "linewidth": 1.2, "linestyle": (0, (5, 3
 
 FORMATS = ("png", "svg", "pdf")
 _DPI = 160
+_PRINTED_POINTS = 8.0
+_CENTIMETERS = 2.54  # in an inch
+_PANEL_CENTIMETERS = 5.0  # the least width of one of several panels side by side, in print
+_PRINTED: ContextVar[float | None] = ContextVar("printed width in centimeters", default=None)
 # Dates and program names would change the bytes from run to run.
 _METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
@@ -89,13 +95,13 @@ class Drawing(Mapping[str, bytes]):
 
     def __init__(self, figure: Any, salt: str, formats: Sequence[str]) -> None:
         self.figure = figure
-        self._salt, self._formats = salt, formats
+        self._salt, self._formats, self._printed = salt, formats, _PRINTED.get()
 
     @functools.cached_property
     def _files(self) -> dict[str, bytes]:
         """The files, made once and always in the same order, as writing one slightly changes the layout of the next."""
         made: dict[str, bytes] = {}
-        with _style(self._salt):
+        with _style(self._salt, self._printed), _refuse_too_narrow(self._printed):
             for suffix in self._formats:
                 buffer = io.BytesIO()
                 self.figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=_METADATA[suffix])
@@ -114,23 +120,85 @@ class Drawing(Mapping[str, bytes]):
         return len(self._formats)
 
 
-def _style(salt: str) -> Any:
+def _style(salt: str, printed: float | None) -> Any:
     import matplotlib as mpl
 
-    return mpl.rc_context(STYLE | {"svg.hashsalt": salt})
+    size = {} if printed is None else {"font.size": _PRINTED_POINTS, "axes.titlesize": _PRINTED_POINTS}
+    return mpl.rc_context(STYLE | {"svg.hashsalt": salt} | size)
+
+
+@contextmanager
+def _refuse_too_narrow(centimeters: float | None) -> Iterator[None]:
+    """Raise `UsageError` where Matplotlib warns that the text of a figure for print leaves no room for its axes."""
+    with warnings.catch_warnings():
+        if centimeters is not None:
+            warnings.filterwarnings("error", "constrained_layout not applied", UserWarning)
+        try:
+            yield
+        except UserWarning:
+            raise UsageError(
+                f"A figure of {centimeters:g} cm has no room for its text; give a larger --width."
+            ) from None
+
+
+@contextmanager
+def printed(centimeters: float | None) -> Iterator[None]:
+    """Draw the figures of the block for print: of this width, with text of 8 points; None: as on a page.
+
+    Panels that would be too narrow side by side are drawn below each other.
+    """
+    token = _PRINTED.set(centimeters)
+    try:
+        yield
+    finally:
+        _PRINTED.reset(token)
 
 
 @contextmanager
 def canvas(width: float, height: float, salt: str, formats: Sequence[str] = FORMATS) -> Iterator[tuple[Any, Drawing]]:
     """Yield an empty figure of a size in inches, to draw on inside the block, and the `Drawing` with its files.
 
-    The salt makes the ids in the SVG differ from the ids of other figures on the same page.
+    The salt makes the ids in the SVG differ from the ids of other figures on the same page. Inside `printed` the
+    figure has that width; its height shrinks less than its width, as text does not shrink along.
     """
     from matplotlib.figure import Figure
 
-    with _style(salt):
-        figure = Figure(figsize=(width, height), layout="constrained")
+    wide = _PRINTED.get()
+    with _style(salt, wide):
+        scale = 1.0 if wide is None else wide / _CENTIMETERS / width
+        figure = Figure(figsize=(width * scale, height * max(scale, 0.6)), layout="constrained")
         yield figure, Drawing(figure, salt, formats)
+        if wide is not None:
+            with _refuse_too_narrow(wide):
+                _fit_texts(figure)
+
+
+def _fit_texts(figure: Any) -> None:
+    """Give all text of a figure the size for print, and break titles and labels that are wider than their panel."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_fontsize(_PRINTED_POINTS)
+    figure.draw_without_rendering()  # so that axes have their places
+    for texts, box in [
+        (figure.texts, figure.bbox),
+        *((axes.findobj(Text, include_self=False), axes.get_window_extent()) for axes in figure.axes),
+    ]:
+        for text in texts:
+            points = (box.height if text.get_rotation() == 90 else box.width) * 72 / figure.dpi
+            letter = (0.7 if text.get_fontweight() == "bold" else 0.6) * _PRINTED_POINTS
+            _break_lines(text, points / letter)
+
+
+def _break_lines(text: Any, letters: float) -> None:
+    """Break the lines of a text after so many letters, but not inside words; turn it if a word is longer."""
+    if text.get_ha() == "right":
+        return  # it stands beside its panel
+    lines = text.get_text().split("\n")
+    if text.get_ha() == "center" and any(len(word) > letters for line in lines for word in line.split()):
+        text.set_rotation(90)
+        return
+    text.set_text("\n".join(textwrap.fill(line, max(1, int(letters)), break_long_words=False) for line in lines))
 
 
 def _clean_svg(svg: str) -> str:
@@ -169,6 +237,8 @@ def _recolor(svg: str, colors: Mapping[str, str]) -> str:
 
 def layout_panels(count: int, most: int = 3) -> tuple[int, int]:
     """Return the numbers of columns and rows of a grid of panels, whose rows have about equal length."""
+    if (wide := _PRINTED.get()) is not None:
+        most = min(most, max(1, int(wide / _PANEL_CENTIMETERS)))
     down = -(-count // most)
     return -(-count // max(1, down)), down
 

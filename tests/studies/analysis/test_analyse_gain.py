@@ -10,7 +10,7 @@ from samples.analyse_samples import transfer_run as run
 from winning_tickets.report.effects import mean_effect
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.studies.analysis.kinds import ANALYSES
-from winning_tickets.studies.analysis.report import save
+from winning_tickets.studies.analysis.report import views
 
 gain = ANALYSES["gain"]
 
@@ -118,7 +118,7 @@ def test_tasks_weigh_the_same_and_too_few_seeds_have_no_interval(tmp_path):
     said = (
         "Mean gain +20.0, without an interval: 1 to 3 repetitions of a task, and an interval needs 3; better in 3 of 4"
     )
-    assert said in save.analysis_table(result).text()
+    assert said in views.analysis_table(result).text()
 
 
 def test_one_cell_has_no_interval_and_scores_can_be_the_best(tmp_path):
@@ -162,13 +162,13 @@ def test_runs_that_learned_nothing_are_said_and_a_task_of_nothing_else_is_not_co
     assert result["mean"]["levels"] == {"task": 1, "seed": 3}
     assert result["dense_share"]["target"] == pytest.approx(0.71 / 0.8)
     assert result["dense_share"]["constant"] == pytest.approx(0.5 / 0.8)
-    text = save.analysis_table(result).text()
+    text = views.analysis_table(result).text()
     assert "Not above chance, so not counted: rte." in text
     assert "better in 3 of 3 cells and on the average of 1 of 1 tasks. It is about mrpc alone." in text
     assert "one answer for all examples 62.5 %." in text
     nothing = gain(target[:1], baseline[:1], dense[:1])
     assert nothing["mean"]["interval"] is nothing["dense_share"]["target_interval"] is None
-    assert "without an interval: no run of either group is above chance" in save.analysis_table(nothing).text()
+    assert "without an interval: no run of either group is above chance" in views.analysis_table(nothing).text()
 
 
 def test_files_and_unfinished_runs_are_read_too(tmp_path):
@@ -211,7 +211,8 @@ def test_settings_that_differ_are_said_with_their_values_and_the_option(tmp_path
     }  # fmt: skip
     assert (
         "Not a fair comparison: the groups differ in learning_rate on rte, cola (target 0.0002, baseline 0.0001). "
-        "Fine-tune all of them with the same --learning-rate of tickets transfer." in save.analysis_table(result).text()
+        "Fine-tune all of them with the same --learning-rate of tickets transfer."
+        in views.analysis_table(result).text()
     )
 
 

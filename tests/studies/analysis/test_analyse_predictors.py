@@ -14,7 +14,7 @@ from winning_tickets import EvaluateConfig, Runtime, SearchConfig, TransferConfi
 from winning_tickets.report.correlations import correlate, correlate_within, pearson, spearman
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.studies.analysis.kinds import ANALYSES
-from winning_tickets.studies.analysis.report import save
+from winning_tickets.studies.analysis.report import views
 from winning_tickets.studies.analysis.transfer_predictors import method_of
 
 predictors = ANALYSES["predictors"]
@@ -187,7 +187,7 @@ def test_the_sample_of_a_correlation_are_methods_and_inside_them_it_may_turn(tmp
     assert whole < -0.9
     assert one["within_method"]["pearson"] == pytest.approx(1.0)
     assert one["within_method"]["groups"] == 5
-    assert "within methods too" in save.analysis_table(result).text()
+    assert "within methods too" in views.analysis_table(result).text()
 
 
 def test_texts_of_one_name_that_were_cut_differently_are_columns_of_their_own(tmp_path):

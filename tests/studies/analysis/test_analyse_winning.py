@@ -8,7 +8,7 @@ from samples.analyse_samples import command_line
 from samples.analyse_samples import transfer_run as run
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.studies.analysis.kinds import ANALYSES
-from winning_tickets.studies.analysis.report.save import analysis_table
+from winning_tickets.studies.analysis.report.views import analysis_table
 
 winning = ANALYSES["winning"]
 KD, MLM = ({"method": "mask-training", "search": {"objective": objective}} for objective in ("kd", "mlm"))
@@ -311,9 +311,9 @@ def test_the_command_line(grid, dense, tickets, tmp_path):
     code, out, err = tickets(*words, "--json", "--out", tmp_path / "out")
     assert (code, err) == (0, "")
     assert json.loads(out) == json.loads((tmp_path / "out" / "analysis.json").read_text())
-    assert {one.name for one in (tmp_path / "out").iterdir()} == {
-        "analysis.json", "table.csv", "grid.csv", "cells.csv", "figure.png", "figure.svg", "figure.pdf",
-    }  # fmt: skip
+    tables = {f"{name}.{suffix}" for name in ("table", "grid", "cells") for suffix in ("md", "tex", "csv")}
+    figures = {"figure.png", "figure.svg", "figure-dark.svg", "figure.pdf"}
+    assert {one.name for one in (tmp_path / "out").iterdir()} == {"analysis.json", "index.html", *tables, *figures}
     code, out, err = tickets(*words, "--std-of", "max", "--select-seeds", "0,1", "--report-seeds", "2")
     assert (code, err) == (0, "")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]

@@ -9,7 +9,7 @@ from samples.study_samples import little
 from winning_tickets.cli import show
 from winning_tickets.finetuning import super_ticket
 from winning_tickets.studies.analysis.kinds import ANALYSES
-from winning_tickets.studies.analysis.report import save
+from winning_tickets.studies.analysis.report import views
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.report.claims import judge_claim
 from winning_tickets.studies.report.grids import table_grid
@@ -84,11 +84,11 @@ def test_one_task_through_every_door(tmp_path):
     gain = ANALYSES["gain"](groups["new"], groups["old"])
     for facts in (gain["mean"], gain["tasks"][0]):
         assert (facts["interval"], facts["p"]) == (pytest.approx(expected.interval), pytest.approx(expected.p))
-    assert f"Mean gain +0.6, 95 % interval {ONE}, p = 0.23 (1 task, 3 seeds)" in save.analysis_table(gain).text()
+    assert f"Mean gain +0.6, 95 % interval {ONE}, p = 0.23 (1 task, 3 seeds)" in views.analysis_table(gain).text()
     groups = of_folders(tmp_path / "dense", ["mrpc"], dense=True)
     winning = ANALYSES["winning"](groups["new"], groups["old"])
     assert winning["cells"][0]["interval"] == pytest.approx(expected.interval)
-    assert ONE in save.analysis_table(winning).text()
+    assert ONE in views.analysis_table(winning).text()
     stored, printed = of_super("mrpc")
     assert (stored["interval"], stored["p"]) == (pytest.approx(expected.interval), pytest.approx(expected.p))
     assert f"against the full model +0.6, 95 % interval {ONE}, p = 0.23 (3 seeds)" in printed
@@ -102,7 +102,7 @@ def test_two_tasks_through_every_door_that_pools(tmp_path):
     groups = of_folders(tmp_path, ["rte", "mrpc"])
     gain = ANALYSES["gain"](groups["new"], groups["old"])
     assert (gain["mean"]["interval"], gain["mean"]["p"]) == (pytest.approx(expected.interval), pytest.approx(p))
-    assert f"Mean gain +1.7, 95 % interval {BOTH}, p = 0.37 (2 tasks, 3 seeds)" in save.analysis_table(gain).text()
+    assert f"Mean gain +1.7, 95 % interval {BOTH}, p = 0.37 (2 tasks, 3 seeds)" in views.analysis_table(gain).text()
 
 
 def test_two_seeds_have_no_interval_at_any_door(tmp_path):
@@ -111,7 +111,7 @@ def test_two_seeds_have_no_interval_at_any_door(tmp_path):
     groups = of_folders(tmp_path, ["mrpc"], seeds=2, dense=True)
     gain, winning = ANALYSES["gain"](groups["new"], groups["old"]), ANALYSES["winning"](groups["new"], groups["old"])
     said = "2 repetitions of mrpc, and an interval needs 3"
-    assert f"Mean gain +0.7, without an interval: {said};" in save.analysis_table(gain).text()
+    assert f"Mean gain +0.7, without an interval: {said};" in views.analysis_table(gain).text()
     stored, printed = of_super("mrpc", seeds=2)
     for facts in (gain["mean"], winning["cells"][0], stored):
         assert (facts["interval"], facts["p"]) == (None, None)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import xml.etree.ElementTree as ET
 from functools import cache
 
@@ -10,11 +11,11 @@ import matplotlib as mpl
 import pytest
 
 from samples import sharing_samples
-from winning_tickets.report.figures import FORMATS
+from winning_tickets.report import files
+from winning_tickets.report.figures import FORMATS, printed
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.studies.analysis.kinds import ANALYSES
-from winning_tickets.studies.analysis.report import save
-from winning_tickets.studies.analysis.report.save import REPORTS, analysis_table, figure
+from winning_tickets.studies.analysis.report.views import REPORTS, analysis_table, figure
 
 
 def matrix(layer, kind, kept, empty_rows=0.0, empty_columns=0.0):
@@ -145,7 +146,12 @@ def drawn(kind):
 @pytest.fixture
 def quick_figures(monkeypatch):
     """Files take their figures from `drawn`; that each drawing gives the same bytes has a test of its own."""
-    monkeypatch.setattr(save, "figure", lambda result: drawn(result["kind"]))
+    for kind, (table, _) in REPORTS.items():
+        monkeypatch.setitem(REPORTS, kind, (table, lambda result: drawn(result["kind"])))
+
+
+def save(result, out, **options):
+    return files.save_analysis(result, REPORTS[result["kind"]], out, **options)
 
 
 def words(kind):
@@ -224,22 +230,23 @@ def test_what_the_tables_say():
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_an_analysis_as_files(tmp_path, quick_figures, kind):
     out = tmp_path / "new" / "out"
-    files = save.save(SAMPLES[kind], out)
-    expected = {"analysis.json", "table.csv", "figure.png", "figure.svg", "figure.pdf"}
+    made = save(SAMPLES[kind], out)
+    expected = {"analysis.json", "index.html", "figure.png", "figure.svg", "figure-dark.svg", "figure.pdf"}
     further = {
-        "predictors": {"correlations.csv"},
-        "winning": {"grid.csv", "cells.csv"},
-        "sharing": {"used_by.csv", "layers.csv", "overlap.csv", "structures.csv"},
-        "cards": {"labels.csv"},
+        "predictors": {"correlations"},
+        "winning": {"grid", "cells"},
+        "sharing": {"used_by", "layers", "overlap", "structures"},
+        "cards": {"labels"},
     }
-    expected |= further.get(kind, set())
-    assert {file.name for file in files} == {file.name for file in out.iterdir()} == expected
-    assert files[-1].name == "analysis.json"
+    stems = {"table"} | further.get(kind, set())
+    expected |= {f"{stem}.{name}" for stem in stems for name in ("md", "tex", "csv")}
+    assert {file.name for file in made} == {file.name for file in out.iterdir()} == expected
+    assert made[-1].name == "analysis.json"
     assert {name: (out / f"figure.{name}").read_bytes() for name in FORMATS} == drawn(kind)
-    assert json.loads(files[-1].read_text()) == json.loads(json.dumps(SAMPLES[kind]))
-    before = {file.name: file.read_bytes() for file in files}
-    assert save.save(SAMPLES[kind], out) == files
-    assert before == {file.name: file.read_bytes() for file in files}
+    assert json.loads(made[-1].read_text()) == json.loads(json.dumps(SAMPLES[kind]))
+    before = {file.name: file.read_bytes() for file in made}
+    assert save(SAMPLES[kind], out) == made
+    assert before == {file.name: file.read_bytes() for file in made}
 
 
 def test_the_csv_is_unrounded():
@@ -259,23 +266,44 @@ def test_a_folder_is_never_overwritten_by_accident(tmp_path, quick_figures):
     (mine / "notes.txt").write_text("keep")
     for force in (False, True):
         with pytest.raises(UsageError, match="holds files that are not an analysis; it was left untouched"):
-            save.save(SAMPLES["gain"], mine, force=force)
+            save(SAMPLES["gain"], mine, force=force)
     assert [file.name for file in mine.iterdir()] == ["notes.txt"]
     with pytest.raises(UsageError, match="is a file"):
-        save.check_out(mine / "notes.txt")
+        files.check_folder(mine / "notes.txt")
     out = tmp_path / "out"
-    save.save(SAMPLES["gain"], out)
+    save(SAMPLES["gain"], out)
     other = SAMPLES["gain"] | {"missing": []}
     with pytest.raises(UsageError, match=r"holds another analysis \(gain, from other files or settings\)"):
-        save.save(other, out)
+        save(other, out)
     assert json.loads((out / "analysis.json").read_text())["missing"]
-    save.save(other, out, force=True)
+    save(other, out, force=True)
     assert json.loads((out / "analysis.json").read_text())["missing"] == []
     with pytest.raises(UsageError, match=r"holds another analysis \(gain"):
-        save.save(SAMPLES["similarity"], out)
-    save.save(SAMPLES["predictors"], out, force=True)
-    save.save(SAMPLES["gain"], out, force=True)
+        save(SAMPLES["similarity"], out)
+    save(SAMPLES["predictors"], out, force=True)
+    save(SAMPLES["gain"], out, force=True)
     assert not (out / "correlations.csv").exists()
     (out / "analysis.json").unlink()  # as if it had been stopped just before
     (out / ".analysis.json.0123.tmp").write_text("{")
-    assert save.save(SAMPLES["gain"], out)[-1].is_file()
+    assert save(SAMPLES["gain"], out)[-1].is_file()
+
+
+def inches(made):
+    """Width of the svg and of the pdf of a figure."""
+    width = float(ET.fromstring(made["svg"]).attrib["width"].removesuffix("pt"))
+    box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ", made["pdf"])
+    return width / 72, float(box[1]) / 72
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+@pytest.mark.parametrize("width", [8.0, 16.0])
+def test_a_figure_for_print_has_the_width_that_was_asked_and_text_of_8_points(kind, width):
+    with printed(width):
+        made = figure(SAMPLES[kind])
+    assert inches(made) == pytest.approx((width / 2.54,) * 2, abs=0.01)
+    root = ET.fromstring(made["svg"])
+    shown = [one for one in root.iter() if one.tag.endswith("}text")]
+    assert len(shown) > 3  # text is text
+    assert {re.search(r"([\d.]+)px", one.attrib["style"])[1] for one in shown} == {"8"}
+    assert b"/FontFile2" in made["pdf"]  # TrueType, which other programs can edit
+    assert b"/Type3" not in made["pdf"]

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from samples.sharing_samples import CARDS, SHARING
-from winning_tickets.studies.analysis.report.save import analysis_table, figure
+from winning_tickets.studies.analysis.report.views import analysis_table, figure
 
 
 def words(result):

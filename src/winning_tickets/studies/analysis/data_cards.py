@@ -18,7 +18,7 @@ from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.user_files import load_files
 from winning_tickets.report.result import resulting
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.studies.analysis.report.save import REPORTS
+from winning_tickets.studies.analysis.report.views import REPORTS
 
 Key = tuple[str, ...]
 

@@ -17,7 +17,7 @@ from winning_tickets.models.loading import PLM
 from winning_tickets.report.result import resulting
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
-from winning_tickets.studies.analysis.report.save import REPORTS
+from winning_tickets.studies.analysis.report.views import REPORTS
 from winning_tickets.studies.analysis.results import as_list
 from winning_tickets.tickets.files import INFO_FILE, children
 from winning_tickets.tickets.overlap import Average, check_scopes, compare, jaccard, overlap_by_matrix, pool

@@ -10,7 +10,7 @@ from winning_tickets.report.effects import Estimate, Place, mean_effect
 from winning_tickets.report.result import resulting
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.statistics import TIE, deviation
-from winning_tickets.studies.analysis.report.save import REPORTS
+from winning_tickets.studies.analysis.report.views import REPORTS
 from winning_tickets.studies.analysis.results import (
     Runs,
     RunScore,

@@ -17,7 +17,7 @@ from winning_tickets.pruning.importance import DEFINITIONS, IMPORTANCE_FILE, Imp
 from winning_tickets.report.result import resulting
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.studies.analysis.masks import AnyTicket, Tickets, base_model_of, labels_of
-from winning_tickets.studies.analysis.report.save import REPORTS
+from winning_tickets.studies.analysis.report.views import REPORTS
 from winning_tickets.studies.analysis.results import as_list
 from winning_tickets.tickets.overlap import Overlap, all_overlaps, pool
 from winning_tickets.tickets.ticket import Ticket, names_of, open_ticket

@@ -17,7 +17,7 @@ from winning_tickets.report.result import resulting
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.files import read_json, read_object
-from winning_tickets.studies.analysis.report.save import REPORTS
+from winning_tickets.studies.analysis.report.views import REPORTS
 from winning_tickets.studies.analysis.results import (
     UNKNOWN,
     Runs,

@@ -13,7 +13,7 @@ from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.statistics import deviation
 from winning_tickets.studies.analysis import results
 from winning_tickets.studies.analysis import statistics as criteria
-from winning_tickets.studies.analysis.report.save import REPORTS
+from winning_tickets.studies.analysis.report.views import REPORTS
 from winning_tickets.studies.analysis.results import Runs, RunScore, Score, group_key, index_once
 from winning_tickets.studies.analysis.statistics import Criterion, CriterionOutcome, Statistic, StdOf
 

@@ -13,7 +13,17 @@ import typer
 from typer.core import TyperCommand
 
 from winning_tickets.cli import show
-from winning_tickets.cli.commands import Base, DataDir, Json, emit
+from winning_tickets.cli.commands import (
+    AnalysisOut,
+    Base,
+    DataDir,
+    Formats,
+    Json,
+    ReplaceAnalysis,
+    Width,
+    emit,
+    formats_of,
+)
 from winning_tickets.cli.options import split_ints, split_words
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.escapes import printable
@@ -24,11 +34,6 @@ analyse_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Folder for analysis.json, table.csv and the figure; absent or empty.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace another analysis in --out.")]
 
 
 class ListOptions(TyperCommand):
@@ -56,35 +61,46 @@ class ListOptions(TyperCommand):
 
 def _table(result: Mapping[str, Any], out: Path | None) -> str:
     """Return the table of an analysis, its notes, and the folder of its files."""
-    from winning_tickets.studies.analysis.report.save import analysis_table
+    from winning_tickets.studies.analysis.report.views import analysis_table
 
     return analysis_table(result).text() + ("" if out is None else "\n" + printable(f"Saved in {out}"))
 
 
 def analysis(cls: type[TyperCommand] | None = None, **readers: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Register a function as the command of the analysis of its name, with `--out`, `--force` and `--json`.
+    """Register a function as the command of the analysis of its name, with `--out`, `--json` and what belongs to them.
 
     The analysis gets what the function returns or, if that is None, the arguments of the function. `readers` convert
     arguments that the command line gives as text.
     """
 
     def register(function: Callable[..., dict[str, Any] | None]) -> Any:
-        def run(*, out: Out = None, force: Force = False, as_json: Json = False, **given: Any) -> None:
+        def run(
+            *,
+            out: AnalysisOut = None,
+            force: ReplaceAnalysis = False,
+            formats: Formats = None,
+            width: Width = None,
+            as_json: Json = False,
+            **given: Any,
+        ) -> None:
+            from winning_tickets.report.files import check_folder, save_analysis
             from winning_tickets.studies.analysis.kinds import ANALYSES
-            from winning_tickets.studies.analysis.report import save
+            from winning_tickets.studies.analysis.report.views import REPORTS
 
+            chosen_formats = formats_of(formats, width, out)
             given |= {name: read(given[name]) for name, read in readers.items()}
             chosen = function(**given) or given
-            save.check_out(out)
+            check_folder(out)
             paths = chosen.pop(next(iter(own)))  # the first parameter, such as tickets, searches or runs
             with nullcontext() if out is None else hold(out):
                 result = ANALYSES[function.__name__](paths, **chosen)
                 if out is not None:
-                    save.save(result, out, force=force)
+                    views = REPORTS[result["kind"]]
+                    save_analysis(result, views, out, chosen_formats, width=width, force=force)
             emit(result, as_json=as_json, show=partial(_table, out=out))
 
         own, more = (inspect.signature(one, eval_str=True).parameters for one in (function, run))
-        parameters = [*own.values(), *(more[name] for name in ("out", "force", "as_json"))]
+        parameters = [*own.values(), *(more[name] for name in ("out", "force", "formats", "width", "as_json"))]
         run.__name__, run.__doc__ = function.__name__, function.__doc__
         run.__annotations__ = {one.name: one.annotation for one in parameters}
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

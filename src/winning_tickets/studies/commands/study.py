@@ -9,7 +9,6 @@ import typer
 
 from winning_tickets.cli import commands
 from winning_tickets.cli.commands import emit
-from winning_tickets.cli.options import split_words
 from winning_tickets.config import Runtime
 from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.runs.escapes import printable
@@ -273,9 +272,8 @@ def report(
     *,
     where: Where = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
-    formats: Annotated[
-        str, typer.Option("--formats", help="Formats of md, tex, csv, svg, png and html, with commas.")
-    ] = "md,tex,csv,svg,png,html",
+    formats: commands.Formats = None,
+    width: commands.Width = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the report of another study in --out.")] = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -289,7 +287,9 @@ def report(
     found = Store(store)
     if not found.exists():
         raise UsageError(f"There is no store at {store}; name the one that `tickets study run` was given by --store.")
-    result = report_study(_plan(study, scale, set_, where), found, out, split_words(formats) or [], force=force)
+    chosen = commands.formats_of(formats, width, out)
+    planned = _plan(study, scale, set_, where)
+    result = report_study(planned, found, out, chosen, force=force, width=width)
     emit(result, as_json=as_json, show=report_text)
 
 

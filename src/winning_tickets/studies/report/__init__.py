@@ -9,8 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.report.figures import dark_svg
-from winning_tickets.runs.errors import UsageError, foreign, unknown
+from winning_tickets.report.figures import printed
+from winning_tickets.report.files import FORMATS, check_formats, figure_files, figure_formats, table_files
+from winning_tickets.runs.errors import UsageError, foreign
 from winning_tickets.runs.escapes import csv_cell
 from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json
 from winning_tickets.runs.locks import hold
@@ -20,10 +21,10 @@ from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.report.charts import draw_plot
 from winning_tickets.studies.report.chosen import choice_grids, keep_chosen
 from winning_tickets.studies.report.claims import Finding, Verdict, judge_claim
-from winning_tickets.studies.report.grids import Grid, table_grid
+from winning_tickets.studies.report.grids import table_grid
 from winning_tickets.studies.report.observations import StudyRun, count_states, gather_runs
 from winning_tickets.studies.report.page import render_page
-from winning_tickets.studies.report.plots import Plot, drawn_runs, plot_grid, plot_of
+from winning_tickets.studies.report.plots import drawn_runs, plot_grid, plot_of
 from winning_tickets.studies.report.published_claims import judge_published
 from winning_tickets.studies.schema import Study
 
@@ -77,12 +78,17 @@ def numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
             yield from numbers(value, f"{path}.{index}")
 
 
-FORMATS = ("md", "tex", "csv", "svg", "png", "html")
 FILE, PAGE, LONG = "report.json", "index.html", "runs.csv"
 
 
 def report_study(
-    plan: Plan, store: Store, out: Path | str, formats: Sequence[str] = FORMATS, *, force: bool = False
+    plan: Plan,
+    store: Store,
+    out: Path | str,
+    formats: Sequence[str] = FORMATS,
+    *,
+    force: bool = False,
+    width: float | None = None,
 ) -> dict[str, Any]:
     """Write the report of a study from its store: tables, figures, the verdict on each claim, and one page with all.
 
@@ -95,23 +101,24 @@ def report_study(
         out: a folder that is absent or empty, or holds a report of this study, which is replaced.
         formats: some of `FORMATS`.
         force: replace the report of another study.
+        width: width of each figure in centimeters, as printed; None: as on a page.
 
     Returns:
         `runs` (how many are done, failed, missing), `tables`, `figures`, `claims`, `problems` and `files`.
     """
     out = Path(out)
-    for name in formats:
-        if name not in FORMATS:
-            raise unknown("format", name, FORMATS)
+    check_formats(formats)
     _check_out(out, plan, force=force)
     with hold(out):
         _check_out(out, plan, force=force)  # another launch may have written a report meanwhile
-        files, result = report_files(plan, store, formats)
+        files, result = report_files(plan, store, formats, width)
         _write(out, files, result)
     return {**result, "out": str(out)}
 
 
-def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any]]:
+def report_files(
+    plan: Plan, store: Store, formats: Sequence[str], width: float | None = None
+) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the files of a report by their names, and its result."""
     planned = gather_runs(plan, store)
     study, whole, held = plan.study, not plan.part, Held(plan)
@@ -125,13 +132,14 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
     problems = list(dict.fromkeys(chain.from_iterable(problems_of_each)))
     files: dict[str, bytes] = {}
     for grid in (*grids, *plotted):
-        writers = {"md": grid.markdown, "tex": grid.latex, "csv": grid.csv}
-        files |= {f"{grid.stem}.{name}": write().encode() for name, write in writers.items() if name in formats}
+        files |= table_files(grid.stem, grid, formats)
     svgs = []
+    wanted = figure_formats(formats)
     for plot, grid in zip(plots, plotted, strict=True):
-        drawn = _draw_files(plot, grid, formats)
-        svgs.append(drawn.get(f"{grid.stem}.svg", b"").decode())
-        files |= {name: content for name, content in drawn.items() if name.rsplit(".", 1)[1] in formats}
+        with printed(width):
+            drawn = {} if plot.empty or not wanted else draw_plot(plot, wanted, grid)
+        svgs.append(drawn.get("svg", b"").decode())
+        files |= figure_files(grid.stem, drawn, formats) if drawn else {}
     if "csv" in formats:
         files[LONG] = long_form(planned).encode()
     if "html" in formats:
@@ -179,17 +187,6 @@ def _check_out(out: Path, plan: Plan, *, force: bool) -> None:
             f"--out {out} holds the report of {found.get('study')} at {found.get('scale')}, this one is of {own[0]} at "
             f"{own[1]}; it was left untouched. Give another directory, or --force to replace it."
         )
-
-
-def _draw_files(plot: Plot, grid: Grid, formats: Sequence[str]) -> dict[str, bytes]:
-    """Return the files of a figure; none while it has no number."""
-    wanted = [*(["png"] if "png" in formats else []), *(["svg"] if {"svg", "html"} & set(formats) else [])]
-    if plot.empty or not wanted:
-        return {}
-    files = {f"{grid.stem}.{suffix}": content for suffix, content in draw_plot(plot, wanted, grid).items()}
-    if "svg" in wanted:
-        files[f"{grid.stem}-dark.svg"] = dark_svg(files[f"{grid.stem}.svg"].decode()).encode()
-    return files
 
 
 def _record(verdict: Verdict) -> dict[str, Any]:

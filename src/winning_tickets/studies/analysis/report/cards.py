@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from winning_tickets.report.figures import BLUE, ORANGE, Drawing, canvas
+from winning_tickets.report.figures import BLUE, ORANGE, Drawing, add_panels, canvas, layout_panels
 from winning_tickets.report.tables import Result, Row, Table, columns, format_count, percent
 
 
@@ -89,8 +89,9 @@ def cards_figure(result: Result) -> Drawing:
     from matplotlib.ticker import LogLocator, NullLocator
 
     cards = result["cards"]
-    with canvas(8.4, 1.6 + 0.36 * len(cards), "cards") as (drawing, made):
-        sizes, lengths = drawing.subplots(1, 2, sharey=True)
+    across, down = layout_panels(2)
+    with canvas(4.2 * across, (1.6 + 0.36 * len(cards)) * down, "cards") as (drawing, made):
+        sizes, lengths = add_panels(drawing, 2, sharey=True)
         for place, card in enumerate(cards):
             train, *others = card["splits"]
             sizes.plot([train["examples"]], [place], "o", color=BLUE)

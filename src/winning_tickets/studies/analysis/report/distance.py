@@ -6,7 +6,9 @@ from winning_tickets.report.figures import (
     PALETTE,
     Drawing,
     add_legend,
+    add_panels,
     canvas,
+    layout_panels,
 )
 from winning_tickets.report.tables import Column, Result, Table, columns, decimal, format_count, percent
 
@@ -37,8 +39,9 @@ def distance_figure(result: Result) -> Drawing:
     searches = result["searches"]
     several = len({one["sparsity"] for one in searches}) > 1
     reference = "OMP" if result["reference"] is None else "the reference"
-    with canvas(11.0, 3.6 + 0.22 * len(searches), "distance") as (drawing, made):
-        first, second, third = drawing.subplots(1, 3)
+    across, down = layout_panels(3)
+    with canvas(11.0 * across / 3, 1.4 + 2.2 * down + 0.22 * len(searches), "distance") as (drawing, made):
+        first, second, third = add_panels(drawing, 3)
         for index, one in enumerate(searches):
             name = f"{one['label']} ({100 * one['sparsity']:g} %)" if several else one["label"]
             points, last = one["checkpoints"], one["checkpoints"][-1]["by_kind"]
