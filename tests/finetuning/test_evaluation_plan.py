@@ -67,7 +67,8 @@ def test_the_profiles_fill_every_open_choice():
 def test_every_choice_is_explained():
     page = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "profiles.md"
     section = page.read_text(encoding="utf-8").split("## Transfer")[1].split("\n## ")[0]
-    rows = [line.split("|")[1:5] for line in section.splitlines() if line.startswith("| `")]
+    *rows, rate = [line.split("|")[1:5] for line in section.splitlines() if line.startswith("| `")]
+    assert rate[0].strip(" `") == "learning_rate"  # of a task, and of width and steps: tests of the rule hold it
     assert [row[0].strip(" `") for row in rows] == [
         "evaluate_each_epoch",
         *OPEN[2:6],

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from samples import miniature
 from samples.behavior import check
 from samples.miniature import miniature_parameters, miniature_settings, plan_miniature
 from samples.recipes import RECIPES, planned
@@ -27,6 +28,7 @@ from winning_tickets.studies.estimates import Estimator
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.report import report_study
 from winning_tickets.studies.run import run_study
+from winning_tickets.studies.tiny import tiny_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = {"seeds": [0], "search_seeds": [0]}
@@ -119,6 +121,27 @@ def test_every_handful_is_a_part_of_its_recipes(handful):
         assert {run.verb for run in plan.runs.values()} == {
             run.verb for run in planned(name, "miniature").runs.values()
         }
+
+
+@pytest.mark.parametrize(("name", "pooled"), [("bert-pretrained", True), ("roberta-pretrained", False)])
+def test_tiny_models_are_trained_the_same_every_time(name, pooled, tmp_path, monkeypatch):
+    """They know the sentences, and have the weights of a checkpoint of pre-training, a pooler too where it has one."""
+    weights = []
+    for folder, steps in ((tmp_path / "a", 3), (tmp_path / "b", 3), (tmp_path / "c", 1)):
+        monkeypatch.setattr(miniature, "PRETRAINING_STEPS", steps)
+        weights.append((tiny_folder(name, folder) / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+    assert (b"pooler.dense.weight" in weights[0]) is pooled
+    tokens = (tmp_path / "a" / name / "tokenizer.json").read_text()
+    assert all(f'"{piece}"' in tokens for piece in ("window", "their", "##z", "7", "?"))
+
+
+@pytest.mark.parametrize("name", ["articles", "glue-more"])
+def test_the_data_are_the_same_every_time(name, tmp_path):
+    first, second = tiny_folder(name, tmp_path / "a"), tiny_folder(name, tmp_path / "b")
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert files
+    assert [(first / file).read_bytes() for file in files] == [(second / file).read_bytes() for file in files]
 
 
 def test_parameters_are_smaller_and_agree_with_each_other():
