@@ -69,7 +69,7 @@ def test_verbs_of_tickets(tickets, world):
     assert tickets("mask", "perturb", second, "--out", folder / "third")[0] == 0
     assert tickets("mask", "combine", "union", first, second, "--out", folder / "fourth")[0] == 0
     assert tickets("runs", second, "--verify")[0] == 0
-    assert tickets("analyse", "similarity", first, second, "--labels", f"{NASTY.replace(',', '')},b")[0] == 0
+    assert tickets("compare", first, second, "--labels", f"{NASTY.replace(',', '')},b")[0] == 0
     text = ("--corpus", folder / "texts.txt", "--segments", "packed:16", "--max-tokens", "64", "--batch-tokens", "64")
     assert tickets("evaluate", second, "--objective", "kd", *text)[0] == 0
     export = ("export", second, "--format", "masked", "--out", folder / "export")

@@ -139,7 +139,7 @@ RUNS = {
     "export-mask-pt": "export out/magnitude-encoder --format mask-pt",
     "export-tamt": "export out/magnitude-encoder --format mask-pt --convention tamt",
     "import-mask": "mask import out/export-mask-pt/mask.pt --base bert",
-    "analyse-similarity": "analyse similarity out/magnitude/sparsity-0.70 out/kd/sparsity-0.70 out/mlm --labels a,b,c",
+    "compare-pruned": "compare out/magnitude/sparsity-0.70 out/kd/sparsity-0.70 out/mlm --of pruned --labels a,b,c",
     "analyse-distance": "analyse distance out/kd",
     "analyse-predictors": "analyse predictors json/evaluate-kd.json json/evaluate-magnitude.json json/evaluate-random.json"
     " out/transfer-ticket out/transfer-kd out/transfer-random",

@@ -30,6 +30,7 @@ from winning_tickets.studies import report
 from winning_tickets.studies.analysis.kinds import ANALYSES
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import plan_study
+from winning_tickets.tickets import overlap
 
 HERE = socket.gethostname()
 
@@ -331,13 +332,13 @@ def test_analyses_and_reports_are_refused_before_any_work(tmp_path, monkeypatch)
         raise AssertionError("it has begun")
 
     monkeypatch.setattr(report, "report_files", work)
-    monkeypatch.setitem(ANALYSES, "similarity", work)
+    monkeypatch.setitem(ANALYSES, "distance", work)
+    monkeypatch.setattr(overlap, "compare", work)
     with held_by_another(tmp_path / "out"):
         with pytest.raises(ClaimedError):
             files.save_analysis({"kind": "similarity"}, (work, work), tmp_path / "out")
         with pytest.raises(ClaimedError):
             report.report_study(plan_study(load_study("demo"), "smoke"), Store(tmp_path / "store"), tmp_path / "out")
-        ended = typer.testing.CliRunner().invoke(
-            cli.app, ["analyse", "similarity", "a", "b", "--out", str(tmp_path / "out")]
-        )
-    assert isinstance(ended.exception, ClaimedError)
+        for words in (["analyse", "distance"], ["compare", "b"]):
+            ended = typer.testing.CliRunner().invoke(cli.app, [*words, "a", "--out", str(tmp_path / "out")])
+            assert isinstance(ended.exception, ClaimedError)

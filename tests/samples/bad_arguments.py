@@ -26,7 +26,6 @@ BASE: dict[str, str] = {
     "runs": "--store store",
     "recipes": "",
     "demo": "--out out",
-    "analyse similarity": "ticket other",
     "analyse distance": "ticket",
     "analyse predictors": "run evaluation.json",
     "analyse sharing": "structured structured",
@@ -237,6 +236,14 @@ ROWS: dict[str, str] = {
         ! ticket bert | 2 | bert
         ! ticket damaged | 1 | edited
         --average mean | 2 | pooled
+        --of kep | 2 | kept
+        --labels a | 2 | --labels
+        --out foreign | 2 | untouched
+        --out file.txt | 2 | is a file
+        --formats csv | 2 | --formats needs --out
+        --formats cvs --out out | 2 | Did you mean 'csv'
+        --width 8 | 2 | --width needs --out
+        --width 3 --out out | 2 | width
     """,
     "inspect": """
         ! nowhere/x | 2 | no ticket
@@ -251,6 +258,7 @@ ROWS: dict[str, str] = {
         --figure masks.gif | 2 | ends with .png, .svg, .pdf
         --figure nowhere/masks.svg | 2 | no folder nowhere
         --force | 2 | --force needs --figure
+        --width 8 | 2 | --width needs --figure
     """ + f"! {'x' * 300} | 1 | File name too long. Give another path",
     "analyse average": """
         ! nowhere/x | 2 | nowhere/x
@@ -386,23 +394,14 @@ ROWS: dict[str, str] = {
         --out foreign | 2 | untouched
         --device gpu | 2 | device
     """,
-    "analyse similarity": """
-        ! nowhere/x ticket | 2 | no ticket
-        ! ticket damaged | 1 | edited
-        --of kep | 2 | kept
-        --average mean | 2 | pooled
-        --labels a | 2 | --labels
-        --out foreign | 2 | untouched
-        --out new --formats pfd | 2 | Did you mean
-        --out file.txt | 2 | is a file
-    """,
     "analyse distance": """
         ! nowhere/x | 2 | nowhere/x
         --reference nowhere/x | 2 | nowhere/x
         --base nowhere/x | 2 | nowhere/x
         --labels a,b | 2 | --labels
+        --formats cvs --out new | 2 | Did you mean 'csv'
+        --width 8 | 2 | --width needs --out
         --out foreign | 2 | untouched
-        --out new --formats pfd | 2 | Did you mean
     """,
     "analyse predictors": """
         ! nowhere/x | 2 | nowhere/x
@@ -411,8 +410,9 @@ ROWS: dict[str, str] = {
         --score fnal | 2 | Did you mean 'final'
         --seed -1 | 2 | seed
         --seed 4294967296 | 2 | seed
+        --formats cvs --out new | 2 | Did you mean 'csv'
+        --width 8 | 2 | --width needs --out
         --out foreign | 2 | untouched
-        --out new --formats pfd | 2 | Did you mean
     """,
     "analyse sharing": """
         ! nowhere/x structured | 2 | nowhere/x
@@ -421,8 +421,9 @@ ROWS: dict[str, str] = {
         --importances nowhere/x | 2 | importance
         --definition sampel --importances importance,importance | 2 | 'sample'
         --base nowhere/x | 2 | nowhere/x
+        --formats cvs --out new | 2 | Did you mean 'csv'
+        --width 8 | 2 | --width needs --out
         --out foreign | 2 | untouched
-        --out new --formats pfd | 2 | Did you mean
     """,
     "analyse cards": """
         ! | 2 | --tasks
@@ -435,8 +436,9 @@ ROWS: dict[str, str] = {
         --kind span2 | 2 | Did you mean 'span'
         --text-columns nowhere | 1 | lacks the columns
         --metric acuracy | 2 | Did you mean 'accuracy'
+        --formats cvs --out new | 2 | Did you mean 'csv'
+        --width 8 | 2 | --width needs --out
         --out foreign | 2 | untouched
-        --out new --formats pfd | 2 | Did you mean
     """,
     "analyse gain": """
         ! nowhere/x --baseline dense | 2 | nowhere/x
@@ -445,8 +447,9 @@ ROWS: dict[str, str] = {
         --score fnal | 2 | Did you mean 'final'
         --seed -1 | 2 | seed
         --seed 4294967296 | 2 | seed
+        --formats cvs --out new | 2 | Did you mean 'csv'
+        --width 8 | 2 | --width needs --out
         --out foreign | 2 | untouched
-        --out new --formats pfd | 2 | Did you mean
     """,
     "analyse winning": """
         ! nowhere/x --dense dense | 2 | nowhere/x
@@ -458,8 +461,9 @@ ROWS: dict[str, str] = {
         --metric acuracy | 2 | Did you mean 'accuracy'
         --select-seeds 9 | 2 | seed
         --report-seeds x | 2 | --report-seeds
+        --formats cvs --out new | 2 | Did you mean 'csv'
+        --width 8 | 2 | --width needs --out
         --out foreign | 2 | untouched
-        --out new --formats pfd | 2 | Did you mean
     """,
     "study plan": """
         ! nowhere.yaml --scale smoke | 2 | no file
@@ -509,6 +513,7 @@ ROWS: dict[str, str] = {
         --store nowhere | 2 | no store
         --store file.txt | 2 | is a file
         --formats mdd | 2 | Did you mean 'md'
+        --width 3 | 2 | width
         --out foreign | 2 | untouched
         --out file.txt | 2 | is a file
     """,

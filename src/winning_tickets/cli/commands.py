@@ -98,6 +98,9 @@ AnalysisOut = Annotated[
     Path | None, typer.Option("--out", help="Folder for analysis.json, its tables and its figure; absent or empty.")
 ]
 ReplaceAnalysis = Annotated[bool, typer.Option("--force", help="Replace another analysis in --out.")]
+Labels = Annotated[
+    str | None, typer.Option("--labels", help="Names of the paths, with commas. By default their folders.")
+]
 Formats = Annotated[
     str | None,
     typer.Option("--formats", help=f"Formats of the files in --out, of {','.join(FORMATS)}. By default all of them."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from winning_tickets.config.objective import MEASURED
@@ -195,16 +196,17 @@ def _mean_and_std(scores: dict[str, Any], *, loss: bool = False) -> str:
     return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
 
 
-def comparison(result: dict[str, Any]) -> str:
-    """Show the overlap of every pair, of kept and of pruned weights, with the chance level."""
-    names = result["names"]
-    lines = []
-    for i, first in enumerate(names):
-        for j in range(i + 1, len(names)):
-            kept, pruned = result["kept_jaccard"][i][j], result["pruned_jaccard"][i][j]
-            chance = result["chance_kept"][i][j]
-            lines.append(f"{first} | {names[j]}: kept {kept:.4f} (chance {chance:.4f}), pruned {pruned:.4f}")
-    return "\n".join(lines)
+def comparison(result: dict[str, Any], out: Path | None = None) -> str:
+    """Show the overlap of two tickets in one line, and that of more as a matrix, with the chance level."""
+    from winning_tickets.report.result import comparison_table
+
+    if len(names := result["labels"]) > 2:
+        text = comparison_table(result).text()
+    else:
+        kept, pruned = result["kept_jaccard"][0][1], result["pruned_jaccard"][0][1]
+        chance = result["chance_kept"][0][1]
+        text = f"{names[0]} | {names[1]}: kept {kept:.4f} (chance {chance:.4f}), pruned {pruned:.4f}"
+    return text if out is None else f"{text}\nSaved in {out}"
 
 
 def title_of(result: dict[str, Any]) -> str:

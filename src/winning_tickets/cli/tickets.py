@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ from winning_tickets.cli import commands, plans, show
 from winning_tickets.cli.commands import Printed, app, emit, small_verb
 from winning_tickets.cli.options import fraction, split_words
 from winning_tickets.config import LAST_SEED, CompareConfig, ExportConfig, ImportConfig, MeasureConfig, Runtime
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, unknown
 
 mask_app = typer.Typer(
     help="Combine, perturb and import masks. Those of the papers' released code can be imported.",
@@ -21,15 +23,44 @@ mask_app = typer.Typer(
 app.add_typer(mask_app, name="mask")
 
 
-@small_verb(app, "compare", CompareConfig, runtime=(), targets="TICKET...")
-def compare(config: CompareConfig, runtime: Runtime) -> Printed:
+@app.command()
+def compare(
+    targets: Annotated[list[str], typer.Argument(metavar="TICKET...", help=CompareConfig.help_of("targets"))],
+    average: Annotated[str, typer.Option("--average", help=CompareConfig.help_of("average"))] = "pooled",
+    of: Annotated[
+        str, typer.Option("--of", help="Weights of the matrix and the figure: kept or pruned. JSON has both.")
+    ] = "kept",
+    *,
+    labels: commands.Labels = None,
+    out: commands.AnalysisOut = None,
+    force: commands.ReplaceAnalysis = False,
+    formats: commands.Formats = None,
+    width: commands.Width = None,
+    as_json: commands.Json = False,
+) -> None:
     """Compare the masks of tickets: their overlap and that of chance.
 
     Example: tickets compare ticket-a ticket-b --json
-    """
-    from winning_tickets.tickets.overlap import compare as overlap
 
-    return overlap(config.targets, config.average), show.comparison
+    Example: tickets compare tickets/* --out overlap
+    """
+    from winning_tickets.report.files import check_folder, save_analysis
+    from winning_tickets.report.result import comparison_figure, comparison_table
+    from winning_tickets.runs.locks import hold
+    from winning_tickets.tickets.overlap import OF
+    from winning_tickets.tickets.overlap import compare as overlap
+    from winning_tickets.tickets.ticket import labels_of
+
+    if of not in OF:
+        raise unknown("kind of weights", of, OF)
+    chosen = commands.formats_of(formats, width, out)
+    check_folder(out)
+    names = labels_of(targets, split_words(labels))
+    with nullcontext() if out is None else hold(out):
+        result = {"kind": "compare", "labels": names, "of": of} | overlap(targets, average)
+        if out is not None:
+            save_analysis(result, (comparison_table, comparison_figure), out, chosen, width=width, force=force)
+    emit(result, as_json=as_json, show=partial(show.comparison, out=out))
 
 
 @app.command()

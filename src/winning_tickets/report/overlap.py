@@ -1,4 +1,4 @@
-"""The table and the heat map of the overlap of tickets, of `compare` and `analyse similarity`."""
+"""The table and the heat map of the overlap of tickets, of the verb `compare` and the analysis `similarity`."""
 
 from __future__ import annotations
 

@@ -238,17 +238,18 @@ def super_figure(found: Found) -> Drawing:
 
 
 def _as_similarity(found: Found) -> Found:
-    keys = {"labels": "names", "jaccard": "kept_jaccard", "chance": "chance_kept"}
-    return {**found, "of": "kept", **{key: found[name] for key, name in keys.items()}}
+    of = found.get("of", "kept")
+    own = {"of": of, "labels": found.get("labels", found["names"])}
+    return {**found, **own, "jaccard": found[f"{of}_jaccard"], "chance": found[f"chance_{of}"]}
 
 
 def comparison_table(found: Found) -> Table:
-    """Return the overlap of kept weights of each pair, and the chance level."""
+    """Return the overlap of each pair, of kept weights unless `of` is pruned, and the chance level."""
     return similarity_table(_as_similarity(found))
 
 
 def comparison_figure(found: Found) -> Drawing:
-    """Draw a heat map of the overlap of kept weights of all pairs."""
+    """Draw a heat map of the overlap of all pairs, of kept weights unless `of` is pruned."""
     return similarity_figure(_as_similarity(found))
 
 

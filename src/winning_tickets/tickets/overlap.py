@@ -17,6 +17,8 @@ Average = Literal["pooled", "matrix"]
 """Over all weights together, or the unweighted mean over matrices."""
 
 AVERAGES: tuple[Average, ...] = ("pooled", "matrix")
+Of = Literal["kept", "pruned"]
+OF: tuple[Of, ...] = ("kept", "pruned")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import html
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -453,6 +453,24 @@ def names_of(targets: Iterable[Ticket | Path | str]) -> list[str]:
         f"{name} {one.id}" if isinstance(one, Ticket) and short.count(name) > 1 else name
         for name, one in zip(short, targets, strict=True)
     ]
+
+
+def labels_of(
+    paths: Sequence[Ticket | Path | str], given: Sequence[str] | None = None, option: str = "--labels"
+) -> list[str]:
+    """Return short names: the given ones, or else the names of the folders, with parents if names are equal."""
+    if given is not None:
+        if len(given) != len(paths) or len(set(given)) < len(given):
+            raise UsageError(f"{option} must name each of the {len(paths)} paths differently, found: {','.join(given)}")
+        return list(given)
+    paths = names_of(paths)
+    parts = [Path(path).resolve().parts if Path(path).exists() else Path(path).parts for path in paths]
+    deepest = max(len(part) for part in parts)
+    for depth in range(1, deepest):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
 
 
 def count_empty(mask: Tensor) -> dict[str, int]:

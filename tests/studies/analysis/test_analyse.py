@@ -194,12 +194,32 @@ def test_refusals_of_distance(world, tmp_path):
 
 
 def test_the_command_line(tickets, pair, world, tmp_path):
-    code, out, err = tickets("analyse", "similarity", *pair, "--average", "matrix", "--labels", "x,y", "--json")
+    code, out, err = tickets("compare", *pair, "--average", "matrix", "--labels", "x,y", "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == similarity(pair, average="matrix", labels=["x", "y"])
-    code, out, err = tickets("analyse", "similarity", *pair)
+    found = json.loads(out)
+    for of in ("kept", "pruned"):
+        same = similarity(pair, of=of, average="matrix", labels=["x", "y"])
+        assert (found["labels"], found[f"{of}_jaccard"]) == (same["labels"], same["jaccard"])
+        assert found[f"chance_{of}"] == same["chance"]
+    code, out, err = tickets("compare", *pair)
     assert (code, err) == (0, "")
-    assert "| b      | jaccard | 0.286 | 1.000 |" in out
+    assert out.startswith("a | b: kept 0.2857 (chance ")
+    code, out, err = tickets("compare", *pair, pair[0], "--labels", "a,b,c", "--out", tmp_path / "o", "--width", "8")
+    assert (code, err) == (0, "")
+    assert "| b      | jaccard | 0.286 | 1.000 | 0.286 |" in out
+    assert f"Saved in {tmp_path / 'o'}" in out
+    table, page = (tmp_path / "o" / "table.csv").read_text(), (tmp_path / "o" / "index.html").read_text()
+    assert table.startswith("ticket,value,a,b,c\na,jaccard,1.0,0.285")
+    assert "Similarity of kept weights" in page
+    assert 'width="226.' in (tmp_path / "o" / "figure.svg").read_text()
+    pruned = tickets("compare", *pair, pair[0], "--labels", "a,b,c", "--of", "pruned", "--formats", "csv", "--force",
+                     "--out", tmp_path / "o")  # fmt: skip
+    assert pruned[0] == 0
+    assert sorted(file.name for file in (tmp_path / "o").iterdir() if file.name[0] != ".") == [
+        "analysis.json",
+        "table.csv",
+    ]
+    assert (tmp_path / "o" / "table.csv").read_text() != table
     code, out, err = tickets("analyse", "distance", world / "kd", "--reference", world / "omp", "--out", tmp_path / "d")
     assert (code, err) == (0, "")
     assert f"Saved in {tmp_path / 'd'}" in out
@@ -207,8 +227,8 @@ def test_the_command_line(tickets, pair, world, tmp_path):
     assert (code, err) == (0, "")
     assert json.loads(out)["kind"] == "distance"
     for wrong, message in (
-        (["analyse", "similarity", pair[0]], "expected two or more"),
-        (["analyse", "similarities", *pair], "Did you mean 'similarity'?"),
+        (["compare", pair[0]], "expected two or more"),
+        (["analyse", "distances", *pair], "Did you mean 'distance'?"),
     ):
         code, out, err = tickets(*wrong)
         assert (code, out) == (2, ""), wrong

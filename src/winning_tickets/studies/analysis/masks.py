@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -20,10 +20,10 @@ from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.studies.analysis.report.views import REPORTS
 from winning_tickets.studies.analysis.results import as_list
 from winning_tickets.tickets.files import INFO_FILE, children
-from winning_tickets.tickets.overlap import Average, check_scopes, compare, jaccard, overlap_by_matrix, pool
+from winning_tickets.tickets.overlap import OF, Average, Of, check_scopes, compare, jaccard, overlap_by_matrix, pool
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.tickets.target import Target
-from winning_tickets.tickets.ticket import Ticket, names_of, open_ticket
+from winning_tickets.tickets.ticket import Ticket, labels_of, names_of, open_ticket
 
 
 def base_model_of(ticket: Ticket, name: str, base: Any, why: str) -> PLM:
@@ -41,26 +41,6 @@ def base_model_of(ticket: Ticket, name: str, base: Any, why: str) -> PLM:
 AnyTicket = Ticket | str | Path
 """A ticket itself, or its folder or hub id."""
 Tickets = AnyTicket | Sequence[AnyTicket]
-
-
-def labels_of(paths: Sequence[AnyTicket], given: Sequence[str] | None = None, option: str = "--labels") -> list[str]:
-    """Return short names: the given ones, or else the names of the folders, with parents if names are equal."""
-    if given is not None:
-        if len(given) != len(paths) or len(set(given)) < len(given):
-            raise UsageError(f"{option} must name each of the {len(paths)} paths differently, found: {','.join(given)}")
-        return list(given)
-    paths = names_of(paths)
-    parts = [Path(path).resolve().parts if Path(path).exists() else Path(path).parts for path in paths]
-    deepest = max(len(part) for part in parts)
-    for depth in range(1, deepest):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
-
-
-Of = Literal["kept", "pruned"]
-OF: tuple[Of, ...] = ("kept", "pruned")
 
 
 @resulting(views=REPORTS)

@@ -16,11 +16,11 @@ from winning_tickets.models.structure import Structure, open_units
 from winning_tickets.pruning.importance import DEFINITIONS, IMPORTANCE_FILE, Importance
 from winning_tickets.report.result import resulting
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
-from winning_tickets.studies.analysis.masks import AnyTicket, Tickets, base_model_of, labels_of
+from winning_tickets.studies.analysis.masks import AnyTicket, Tickets, base_model_of
 from winning_tickets.studies.analysis.report.views import REPORTS
 from winning_tickets.studies.analysis.results import as_list
 from winning_tickets.tickets.overlap import Overlap, all_overlaps, pool
-from winning_tickets.tickets.ticket import Ticket, names_of, open_ticket
+from winning_tickets.tickets.ticket import Ticket, labels_of, names_of, open_ticket
 from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared
 
 Array = np.ndarray[Any, Any]
@@ -144,7 +144,7 @@ def _check(paths: Sequence[str], tickets: Sequence[Ticket]) -> None:
         if ticket.structure is None:
             raise ContentError(
                 f"{path} is a ticket of single weights ({ticket.info.method}); give tickets of heads and FFNs (tickets "
-                "search --method importance), or compare weights with tickets analyse similarity."
+                "search --method importance), or compare weights with tickets compare."
             )
         if ticket.base.hash != first.base.hash or ticket.structure != first.structure:
             raise ContentError(

@@ -19,6 +19,7 @@ from winning_tickets.cli.commands import (
     DataDir,
     Formats,
     Json,
+    Labels,
     ReplaceAnalysis,
     Width,
     emit,
@@ -109,26 +110,7 @@ def analysis(cls: type[TyperCommand] | None = None, **readers: Callable[[Any], A
     return register
 
 
-Tickets = Annotated[list[str], typer.Argument(metavar="TICKET...", help="Ticket folders or hub ids.")]
-Labels = Annotated[
-    str | None, typer.Option("--labels", help="Names of the paths, with commas. By default their folders.")
-]
 Score = Annotated[str, typer.Option("--score", help="Score of each seed: final or best.")]
-
-
-@analysis(labels=split_words)
-def similarity(
-    tickets: Tickets,
-    of: Annotated[str, typer.Option("--of", help="Overlap of kept or of pruned weights: kept or pruned.")] = "kept",
-    average: Annotated[
-        str, typer.Option("--average", help="Average: pooled over all weights, or the mean over matrices (matrix).")
-    ] = "pooled",
-    labels: Labels = None,
-) -> None:
-    """Compare all pairs of tickets: the overlap of their masks, and that of chance.
-
-    Example: tickets analyse similarity tickets/* --out similarity
-    """
 
 
 @analysis(labels=split_words)

@@ -297,7 +297,7 @@ def _matrix(
 
 
 def _stored_matrix(run: StudyRun, path: str) -> dict[tuple[str, str], Cell]:
-    """Return a matrix inside one result, such as that of `compare` or `analyse similarity`; empty if there is none."""
+    """Return a matrix inside one result, such as that of `compare`; empty if there is none."""
     result = run.result or {}
     node = result.get(path)
     names = result.get("labels", result.get("names"))
