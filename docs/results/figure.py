@@ -41,7 +41,7 @@ def main() -> None:
                 axes.text(1.03, at, f"{estimate:+.1f} {interval(name)}", ha="left", color=color, **text)
                 at += 1
         axes.set(
-            ylim=(at - 0.5, -0.7), xlim=(-8, 19), yticks=[], xlabel="difference of scores in points, 95 % interval"
+            ylim=(at - 0.5, -0.7), xlim=(-8, 21), yticks=[], xlabel="difference of scores in points, 95 % interval"
         )
         axes.grid(axis="x")
         for side in ("left", "right", "top"):
