@@ -173,12 +173,14 @@ def multiplicity() -> str:
     if remaining != {first, *random}:
         raise ValueError(f"The sentence below is about other differences than {remaining}.")
     largest = max(found()[name]["p"] for name in random)
-    return (
-        f"The figure, the table of what does not hold and the page of the base size have {len(names)} differences of\n"
-        f"scores, {sum(p < 0.05 for p in p_values)} of them with p < 0.05. Holm's correction leaves four: mask training by "
-        f"KD minus iterative\npruning by MLM at the rates of the dense model, p = {found()[first]['p']:.4f}, and minus "
-        f"random pruning on three tasks at\nbase size, p at most {largest:.4f}.\n"
+    small, p = sum(one < 0.05 for one in p_values), found()[first]["p"]
+    text = (
+        f"The figure, the table of what does not hold and the page of the base size have {len(names)} differences of "
+        f"scores, {small} of them with p < 0.05. Holm's correction leaves four: mask training by KD minus iterative "
+        f"pruning by MLM at the rates of the dense model, p = {p:.4f}, and minus random pruning on three tasks at base "
+        f"size, p at most {largest:.4f}."
     )
+    return fill(text, 120) + "\n"
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[int]:
@@ -202,7 +204,7 @@ def headline() -> str:
         f"At 70 % sparsity on five tasks, mask training by KD minus iterative pruning by MLM is {first} points at the "
         f"fine-tuning rates of the dense model, and {second} at 2e-4, tried afterwards on the same dev sets.",
         "**This compares objectives as much as methods**: with the same objective, mask training minus iterative "
-        f"pruning is {imp} points by MLM on two of these tasks and {base} by KD on three tasks with MPNet-base, which "
+        f"pruning is {imp} points by MLM on two of these tasks and {base} by KD on three with MPNet-base, which "
         f"is no verdict; mask training by MLM minus magnitude pruning is {omp} on MNLI.",
         f"Of the dense mean the ticket keeps {kept(rates)} at the first rates (for these five tasks {these}, which "
         f"contradicts the claim of 95 %) and {kept('rate 2e-4')} at the second.",
