@@ -211,7 +211,9 @@ def _transfer(settings: TransferConfig) -> dict[str, Any]:
     task = _task(settings.task)
     own = settings.patience is not None or settings.eval_steps is not None
     measured = {"max_tokens": EVALUATED_TOKENS} if task is MLM else {}
-    return _trained(settings, task) | measured | ({} if own else {"eval_steps": EVAL_STEPS})
+    values = _trained(settings, task) | measured | ({} if own else {"eval_steps": EVAL_STEPS})
+    brought = () if settings.settings_from is None else ("batch_size", "learning_rate")  # those of another run
+    return {name: value for name, value in values.items() if name not in brought}
 
 
 def _super(settings: SuperConfig) -> dict[str, Any]:
