@@ -78,6 +78,8 @@ def fill(path: Path, plan: Plan) -> None:
         value = 0.5 + (number % 97) / 400
         kinds = {kind: {"mean": value, "std": None, "values": [value]} for kind in ("final", "best")}
         result = {"verb": run.verb, "run_id": run.id, "metrics": {"accuracy": kinds}, "primary_metric": "accuracy"}
+        result |= {"task": point.axes.get("task", "rte"), "ticket_id": None, "sparsity": 0.0}
+        result |= {"method": point.axes.get("method", "random"), "scope": "encoder"}
         result |= {"seeds": [point.axes.get("seed", 0)], "failed_seeds": [], "versions": {"python": "3"}}
         about = path / "about" / run.id
         about.mkdir(exist_ok=True)

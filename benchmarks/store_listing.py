@@ -42,6 +42,9 @@ def fill(path: Path, runs: int) -> None:
         cost = {"seconds": 1.5, "resumed": False, "peak_memory": 10**9, "versions": package_versions}
         result = {
             "verb": "transfer",
+            "task": TASKS[number % 3],
+            "ticket_id": None,
+            "sparsity": 0.0,
             "primary_metric": "accuracy",
             "metrics": {"accuracy": scores, "f1": scores},
             "seeds": [seed],

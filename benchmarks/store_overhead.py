@@ -78,7 +78,10 @@ def work(store: Store, run_id: str, content: bytes) -> None:
     for step in range(100):
         run.log({"step": step, "loss": 0.5})
     (run.path / "ticket.safetensors").write_bytes(content)
-    run.finish({"verb": "transfer", "metrics": {"accuracy": {"final": {"mean": 0.5}}}})
+    scores = {"mean": 0.5, "std": None, "values": [0.5]}
+    kinds = {"accuracy": {"final": scores, "best": scores}}
+    about = {"verb": "transfer", "task": "rte", "ticket_id": None, "sparsity": 0.0}
+    run.finish({**about, "metrics": kinds, "primary_metric": "accuracy", "seeds": [0]})
 
 
 def main() -> None:

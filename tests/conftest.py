@@ -14,6 +14,9 @@ import pytest
 import typer.main
 import typer.testing
 
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.results import StoredResult, undocumented
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -42,6 +45,21 @@ def _commands_are_made_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_command", made)
         patch.setattr(typer.testing, "_get_command", made)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _results_have_no_other_keys():
+    """A run stores only keys that the class of its verb describes; others would be missing in the reference."""
+    finish = RunDirectory.finish
+
+    def check(run, result):
+        finish(run, result)
+        others = undocumented(StoredResult.parse(run.result(), run.path))
+        assert not others or result.get("verb") not in StoredResult.by_verb(), f"undescribed keys: {others}"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDirectory, "finish", check)
         yield
 
 

@@ -1,6 +1,7 @@
-"""Write the generated parts of command_line.md and python.md, or with --check only compare them; `make reference`.
+"""Write the generated parts of the pages here, and results.schema.json; with --check only compare them.
 
-With --recipes it also writes the list that `tickets recipes` shows, for which all recipes are planned (half a minute).
+`make reference` calls it. With --recipes it also writes the list that `tickets recipes` shows, for which all recipes
+are planned (half a minute).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from winning_tickets import config
 from winning_tickets.cli.application import whole_application
 from winning_tickets.cli.help import Verb, written
 from winning_tickets.config.search import METHOD_NAMES, readers_of
+from winning_tickets.runs.results import Stored, StoredResult, schema
 from winning_tickets.studies.text import describe_recipes
 
 HERE = Path(__file__).parent
@@ -178,18 +180,71 @@ def settings(options: str) -> str:
     return "\n".join(lines)
 
 
+def own_fields(cls: type[Stored]) -> dict[str, Any]:
+    """The fields of a class of results without those that all results have, its own first."""
+    found: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if issubclass(base, Stored):
+            common = StoredResult.model_fields if issubclass(cls, StoredResult) else {}
+            names = [name for name in base.__annotations__ if name in cls.model_fields and name not in common]
+            found |= {name: cls.model_fields[name] for name in names if name not in found}
+    return found
+
+
+def parts_of(annotation: Any) -> list[type[Stored]]:
+    """The classes of results that the type of a field holds."""
+    if isinstance(annotation, type) and issubclass(annotation, Stored):
+        return [annotation]
+    return [part for inner in get_args(annotation) for part in parts_of(inner)]
+
+
+def described(cls: type[Stored], title: str) -> list[str]:
+    """The section of a class of results; fields with one meaning share a row. Types are in the schema."""
+    fields = StoredResult.model_fields if cls is StoredResult else own_fields(cls)
+    names: dict[str, list[str]] = {}
+    for name, one in fields.items():
+        parts = dict.fromkeys(f"[{part.__name__}](#{part.__name__.lower()})" for part in parts_of(one.annotation))
+        meaning = "; ".join(filter(None, (one.description, *parts)))
+        names.setdefault(meaning, []).append(f"`{name}`")
+    rows = [(", ".join(same), meaning) for meaning, same in names.items()]
+    summary = " ".join((cls.__doc__ or "").partition("\n\n")[0].split())
+    return [f"## {title}", "", summary, "", *table(("key", ""), rows)]
+
+
+def stored_results() -> str:
+    """The results that runs store, by verb, and then what they hold."""
+    lines = described(StoredResult, "All results")
+    kinds = StoredResult.by_verb()
+    parts: dict[type[Stored], None] = {}
+    for cls in dict.fromkeys(kinds.values()):
+        lines += described(cls, ", ".join(verb for verb, kind in kinds.items() if kind is cls))
+        waiting = [cls]
+        for one in waiting:
+            inner = [part for field in own_fields(one).values() for part in parts_of(field.annotation)]
+            waiting += [part for part in inner if part not in parts]
+            parts |= dict.fromkeys(inner)
+    for cls in parts:
+        lines += described(cls, cls.__name__)
+    return "\n".join(lines)
+
+
 def pages() -> dict[Path, str]:
-    """The pages as they should be."""
+    """The pages as they should be, and the JSON schema of the results."""
     options = command_line()
-    made = {HERE / "command_line.md": options, HERE / "python.md": f"## Settings\n\n{SAME}\n\n{settings(options)}"}
-    return {
+    made = {
+        HERE / "command_line.md": options,
+        HERE / "python.md": f"## Settings\n\n{SAME}\n\n{settings(options)}",
+        HERE / "json.md": stored_results(),
+    }
+    written = {
         path: path.read_text(encoding="utf-8").partition(MARKER)[0] + MARKER + "\n" + text
         for path, text in made.items()
     }
+    return written | {HERE / "results.schema.json": json.dumps(schema(), indent=1) + "\n"}
 
 
 def main() -> None:
-    stale = [path for path, text in pages().items() if path.read_text(encoding="utf-8") != text]
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv and stale:
         sys.exit(f"{', '.join(path.name for path in stale)}: not current; run `make reference`.")
     for path in stale:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from samples.results import transfer_result
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import cli
 from winning_tickets.deploy.verify import verify
@@ -37,7 +38,7 @@ def tickets(capsys, monkeypatch):
 
 def result_of(mean, std):
     final = {"mean": mean, "std": std, "values": [mean]}
-    return {"verb": "transfer", "primary_metric": "accuracy", "metrics": {"accuracy": {"final": final, "best": final}}}
+    return transfer_result({0: mean}, metrics={"accuracy": {"final": final, "best": final}})
 
 
 @pytest.fixture

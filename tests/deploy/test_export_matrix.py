@@ -96,8 +96,12 @@ def sources(tmp_path_factory):
         elif kind == "super run":
             saved(out / "best" / "seed-0" / "model", *TASKS["two classes"])
             (out / "best" / "seed-0" / "result.json").write_text("{}")
+            best = {"level": 50.0, "folder": "super-ticket", "runs": ["best"]}
+            about = {"model": "m", "task": "rte", "metric": "accuracy", "seeds": [0], "levels": [50.0]}
             (out / "config.json").write_text(json.dumps({"verb": "super", "id": "super-1", "config": {}}))
-            (out / "result.json").write_text(json.dumps({"super_ticket": {"runs": ["best"]}}))
+            (out / "result.json").write_text(
+                json.dumps({"verb": "super", **about, "full": {}, "selections": {}, "super_ticket": best})
+            )
         else:
             export(made("three classes"), kind.split()[0], out)
         return out

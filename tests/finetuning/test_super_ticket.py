@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from samples.results import transfer_result
 from samples.tiny_models import make_model
 from samples.tiny_tasks import task_data, tasks_fixture
 from winning_tickets import (
@@ -115,9 +116,17 @@ def test_random_tickets_differ_by_seed_and_losing_ones_lose_what_winning_ones_ke
 def test_what_tickets_keep_is_the_mean_over_seeds(config, tmp_path):
     """Where units overlap, random tickets of one level differ: a head may lie in a pruned layer or not."""
     for seed, (sparsity, share) in enumerate(((0.6, 0.25), (0.8, 0.375))):
-        rung = {"folder": "level-50", "ticket_id": str(seed), "units": {}, "sparsity": sparsity}
+        rung = {
+            "folder": "level-50",
+            "ticket_id": str(seed),
+            "units": {},
+            "sparsity": sparsity,
+            "pruned": 1,
+            "total": 2,
+        }
         (tmp_path / str(seed)).mkdir()
-        rungs = {"rungs": [rung | {"pruned_share_of_all_parameters": share}]}
+        found = {"verb": "search", "method": "random", "scope": "encoder"}
+        rungs = found | {"rungs": [rung | {"pruned_share_of_all_parameters": share}]}
         (tmp_path / str(seed) / "result.json").write_text(json.dumps(rungs))
     facts = module._ticket_facts(tuple(str(tmp_path / str(seed) / "level-50") for seed in (0, 1)), config)
     assert (facts["sparsity"], facts["weight_remaining"]) == pytest.approx((0.7, 1 - 0.3125))
@@ -282,7 +291,7 @@ def test_a_super_ticket_among_scores_that_mean_nothing_says_so(whole, tmp_path):
         "The super ticket was chosen among scores that are no better than one answer for all examples: the full model "
         "and the tickets of level 50 %."
     )
-    (tmp_path / "result.json").write_text('{"degenerate": true}')
+    (tmp_path / "result.json").write_text(json.dumps(transfer_result(degenerate=True)))
     (warning,) = module._warnings(tmp_path, runs[False], {50.0: runs[False]}, 50.0)
     assert warning.startswith("The importances are of a model that is no better than one answer for all examples")
     full = result["full"] | {"degenerate": True}

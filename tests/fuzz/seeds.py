@@ -196,7 +196,7 @@ def corpus(folder: Path) -> None:
 
 
 def _result(*scores: float) -> dict[str, object]:
-    final = {"mean": sum(scores) / len(scores), "std": None, "values": scores}
+    final = {"mean": sum(scores) / len(scores), "std": None, "values": list(scores)}
     return {
         "verb": "transfer", "task": "rte", "primary_metric": "accuracy", "seeds": [*range(len(scores))],
         "failed_seeds": [],

@@ -6,6 +6,7 @@ import pytest
 
 import winning_tickets as wt
 from samples.analyse_samples import command_line
+from samples.results import transfer_result
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.store.folders import find_records
@@ -21,14 +22,15 @@ def make_run(folder, verb="transfer", result=None, marker="config.json", **confi
 @pytest.fixture
 def folder(tmp_path):
     """A transfer with a seed and a model, a failed one, a head, and a search that has not finished."""
-    score = {"final": {"mean": 0.75, "std": 0.01, "values": [0.74, 0.76]}}
-    result = {"primary_metric": "accuracy", "metrics": {"accuracy": score}, "machine": {"cpus": 2}}
+    result = transfer_result({0: 0.74, 1: 0.76}, machine={"cpus": 2})
     make_run(tmp_path / "all" / "rte" / "dense", result=result, task="rte")
-    make_run(tmp_path / "all" / "rte" / "dense" / "seed-0", "transfer-seed", {})
+    (tmp_path / "all" / "rte" / "dense" / "seed-0").mkdir()
     (tmp_path / "all" / "rte" / "dense" / "model").mkdir()
     (tmp_path / "all" / "rte" / "dense" / "model" / "config.json").write_text('{"model_type": "bert"}')
-    make_run(tmp_path / "all" / "mrpc", result={"failed_seeds": [{"seed": 1}]}, task="mrpc")
-    make_run(tmp_path / "all" / "head", "fit-head", {"steps": 3}, marker="fit_head.json")
+    make_run(tmp_path / "all" / "mrpc", result=transfer_result({}, failed_seeds=[1]), task="mrpc")
+    quality = {"mlm_loss": 2.0, "perplexity": 7.4, "mlm_accuracy": 0.5}
+    fitted = {"model": "m", "steps": 3, "start": quality, "final": quality}
+    make_run(tmp_path / "all" / "head", "fit-head", fitted, marker="fit_head.json")
     (tmp_path / "all" / "head" / "config.json").write_text('{"model_type": "bert"}')
     make_run(tmp_path / "all" / "search", "search", sparsity=0.7)
     (tmp_path / "all" / "notes").mkdir()
@@ -73,7 +75,7 @@ def test_the_command_line(folder, capsys, monkeypatch):
     tickets = command_line(capsys, monkeypatch)
     code, out, err = tickets("runs", folder)
     assert (code, err) == (0, "")
-    assert out.splitlines()[2] == "done       transfer  rte/dense  accuracy 75.0 ± 1.0"
+    assert out.splitlines()[2] == "done       transfer  rte/dense  accuracy 75.0 ± 1.4"
     assert out.splitlines()[-1] == f"{folder}: 4 runs (2 done, 2 unfinished)"
     code, out, _ = tickets("runs", folder, "--csv", "--status", "done")
     assert out.splitlines()[0].startswith("id,verb,status")

@@ -129,12 +129,14 @@ def result_of(plan: Plan, point: Point) -> dict[str, Any]:
             for name, value in scores.items()
         }
         seeds = {"seeds": [axes["seed"]], "failed_seeds": []}
-        return {**common, "task": axes["task"], "metrics": metrics, "primary_metric": names[0], **seeds}
+        ticket = {"ticket_id": None, "sparsity": float(axes.get("sparsity", 0.0))}
+        return {**common, "task": axes["task"], "metrics": metrics, "primary_metric": names[0], **seeds, **ticket}
     if verb == "evaluate":
         worse = {"KD": 0.03, "OMP": 0.05, "MIX": 0.08, "Rand": 0.15}.get(axes["method"], 0.0)
         loss = 0.1 + 0.2 * (axes["sparsity"] - 0.5) + worse
         return {**common, "kd_loss": round(loss, 6), "mlm_loss": None}
-    return {**common, **{axis: axes[axis] for axis in ("method", "sparsity") if axis in axes}}
+    found = {axis: axes[axis] for axis in ("method", "sparsity") if axis in axes}
+    return {**common, **({"method": "sample", "scope": "encoder"} if verb == "search" else {}), **found}
 
 
 def write_run(store: Path, plan: Plan, point: Point, result: Mapping[str, Any] | None = None) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from samples.results import transfer_result
 from samples.study_samples import little, planned
 from winning_tickets.cli import app
 from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, Smart, SuperConfig, TransferConfig
@@ -228,7 +229,7 @@ def test_seconds_are_those_of_similar_runs_for_each_token(tmp_path):
     plan, store = planned(study({"one": stage})), Store(tmp_path / "store")
     short, long = plan.runs
     store.describe(short, "transfer", plan.runs[short].config)
-    RunDirectory.claim(store.folder(short), "transfer", short, {}).finish({"verb": "transfer"})
+    RunDirectory.claim(store.folder(short), "transfer", short, {}).finish(transfer_result())
     fields = {"verb": "transfer", "status": "done", "config": plan.runs[short].config}
     record = Record(short, **fields, seconds=50.0, resumed=False)
     estimate = Estimator(plan, {short: record}).estimate([long], 1)

@@ -250,7 +250,7 @@ def test_a_path_that_no_run_has_is_told(full):
     grid = table_grid(plan.study, "main", gather_runs(plan, full[1]))
     assert grid.problems == (
         "main: No finished run has metrics.acuracy.final; their results have failed_seeds, metrics, primary_metric, "
-        "run_id, seeds, task, verb, versions.",
+        "run_id, seeds, sparsity, task, ticket_id, verb, versions.",
     )
 
 

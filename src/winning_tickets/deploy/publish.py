@@ -9,10 +9,10 @@ from typing import Any
 from winning_tickets.deploy.export import EXPORT_FILE
 from winning_tickets.deploy.source import files_in
 from winning_tickets.runs.ambient import neutral
-from winning_tickets.runs.directory import HEAD_MARKER, MARKER, METRICS, RESULT, refuse_unfinished, stored_run
+from winning_tickets.runs.directory import HEAD_MARKER, MARKER, METRICS, refuse_unfinished, stored_run
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.runs.files import read_object
 from winning_tickets.runs.progress import TENSORBOARD_FOLDER
+from winning_tickets.runs.results import RESULT, FitHeadResult, ShrinkResult, StoredResult, read_result
 from winning_tickets.tickets.cards import CARD, publish, ticket_facts
 from winning_tickets.tickets.files import FILES, find_ticket, is_run_of, is_ticket
 from winning_tickets.tickets.ticket import Ticket
@@ -72,14 +72,14 @@ def _find_model(path: Path, seed: int | None) -> Path:
         raise UsageError(f"--seed {seed} chooses among the seeds of a run, and {path} is a single model.")
     if (path / EXPORT_FILE).is_file():
         return path
-    result = read_object(path / RESULT, "result") if (path / RESULT).is_file() else {}
-    if result.get("verb") == "shrink":
-        models = [path / str(one["folder"]) / MODEL_FOLDER for one in result["models"]]
+    result = read_result(path, StoredResult) if (path / RESULT).is_file() else None
+    if isinstance(result, ShrinkResult):
+        models = [path / str(one.folder) / MODEL_FOLDER for one in result.models]
         if len(models) > 1:
             raise UsageError(f"{path} has {len(models)} models; push one of {', '.join(map(str, models))}.")
         return models[0]
     is_model = (path / "config.json").is_file() and stored_run(path / MARKER) is None
-    if result.get("verb") == "fit-head" or (is_model and (path / CARD).is_file()):
+    if isinstance(result, FitHeadResult) or (is_model and (path / CARD).is_file()):
         return path
     refuse_unfinished(path)
     raise UsageError(

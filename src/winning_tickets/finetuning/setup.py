@@ -24,10 +24,10 @@ from winning_tickets.models.device import choose_device
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import PLM, base_hash, set_dropout, weight_hashes
 from winning_tickets.models.weights import content_hash, load_start_weights, write_state_
-from winning_tickets.runs.directory import RESULT, missing
+from winning_tickets.runs.directory import missing
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
-from winning_tickets.runs.files import read_object
 from winning_tickets.runs.identity import run_id
+from winning_tickets.runs.results import RESULT, StoredResult, SuperResult, read_result
 from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.execution import check_compiler
@@ -185,12 +185,11 @@ def check_transfer(config: TransferConfig) -> None:
 
 def _best_settings(folder: str) -> dict[str, Any]:
     """Return the learning rate and the batch size of the super ticket that a search found."""
-    path = Path(folder).expanduser() / RESULT
-    found = read_object(path, "result") if path.is_file() else {}
-    best = found.get("super_ticket") if found.get("verb") == "super" else None
-    if not isinstance(best, dict):
+    path = Path(folder).expanduser()
+    found = read_result(path, StoredResult) if (path / RESULT).is_file() else None
+    if not isinstance(found, SuperResult):
         raise UsageError(f"--settings-from {folder} is not a finished search by tickets super, which has them.")
-    return {name: best[name] for name in ("learning_rate", "batch_size")}
+    return {"learning_rate": found.super_ticket.learning_rate, "batch_size": found.super_ticket.batch_size}
 
 
 def _data_problems(config: TransferConfig) -> list[str]:

@@ -42,12 +42,13 @@ from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance
 from winning_tickets.pruning.preparation import make_gate_ticket
 from winning_tickets.pruning.removal_losses import measure_losses
 from winning_tickets.pruning.steps import counted
-from winning_tickets.runs.directory import MARKER, RESULT, SCRATCH, RunDirectory, stored_run
+from winning_tickets.runs.directory import MARKER, SCRATCH, RunDirectory, stored_run
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import build_directory, read_json, write_json
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import machine, versions
+from winning_tickets.runs.results import RESULT
 from winning_tickets.tickets.files import BaseModelInfo, is_ticket
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.distillation import Distillation

@@ -36,9 +36,17 @@ from winning_tickets.report.effects import paired_effect
 from winning_tickets.report.figures import PhasePoint, phase_figure
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.files import read_json
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.provenance import versions
+from winning_tickets.runs.results import (
+    RESULT,
+    FoundTicket,
+    SearchResult,
+    StoredResult,
+    TransferResult,
+    TransferSeedResult,
+    read_result,
+)
 from winning_tickets.runs.statistics import best_of
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.distillation import Distillation
@@ -325,8 +333,8 @@ _NO_BETTER = "no better than one answer for all examples"
 def _warnings(source: Path, full: Runs, winning: Mapping[float, Runs], level: float) -> list[str]:
     """Return warnings about results that depend on models that learned nothing."""
     found = []
-    stored = read_json(source / "result.json", "result") if (source / "result.json").is_file() else {}
-    if stored.get("degenerate"):
+    stored = read_result(source, StoredResult) if (source / RESULT).is_file() else None
+    if isinstance(stored, TransferResult | TransferSeedResult) and stored.degenerate:
         found.append(
             f"The importances are of a model that is {_NO_BETTER} ({source.name}), so they say nothing of the task."
         )
@@ -421,19 +429,18 @@ def _ticket_facts(folders: tuple[str, ...], config: SuperConfig) -> dict[str, An
     """Return the average sizes of the tickets of one level: random tickets differ by seed where units overlap."""
     stored = [_stored(Path(folder), config) for folder in folders]
     return {
-        "ticket_ids": [result["ticket_id"] for result in stored],
-        "units": stored[0]["units"],
-        "sparsity": statistics.fmean(result["sparsity"] for result in stored),
-        "weight_remaining": 1.0 - statistics.fmean(result["pruned_share_of_all_parameters"] for result in stored),
+        "ticket_ids": [ticket.ticket_id for ticket in stored],
+        "units": stored[0].units,
+        "sparsity": statistics.fmean(ticket.sparsity for ticket in stored),
+        "weight_remaining": 1.0 - statistics.fmean(ticket.pruned_share_of_all_parameters for ticket in stored),
     }
 
 
-def _stored(folder: Path, config: SuperConfig) -> dict[str, Any]:
+def _stored(folder: Path, config: SuperConfig) -> FoundTicket:
     """Return the search's result for the ticket in a folder: its own file, or an entry of the parent folder's file."""
     if len(config.level) == 1:
-        return dict(read_json(folder / "result.json", "result"))
-    levels = read_json(folder.parent / "result.json", "result")["rungs"]
-    return next(dict(level) for level in levels if level["folder"] == folder.name)
+        return read_result(folder, SearchResult).tickets[0]
+    return next(one for one in read_result(folder.parent, SearchResult).tickets if one.folder == folder.name)
 
 
 def _keep(result: dict[str, Any], tickets: Mapping[str, Mapping[float, tuple[str, ...]]], folder: Path) -> None:

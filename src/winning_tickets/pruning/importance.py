@@ -31,10 +31,11 @@ from winning_tickets.data.encode import EncodedSplit, make_collator, train_subse
 from winning_tickets.data.records import TaskData
 from winning_tickets.models.loading import PLM, base_hash, weight_hashes
 from winning_tickets.models.structure import UNITS, GateGradients, Structure
-from winning_tickets.runs.directory import MARKER, RESULT
+from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import read_json, write_bytes
 from winning_tickets.runs.identity import digest, write_checked
+from winning_tickets.runs.results import RESULT, TransferSeedResult, read_result
 from winning_tickets.tickets.masking import modes
 from winning_tickets.training.execution import attention_for_training
 from winning_tickets.training.objectives.base import Batch, Objective
@@ -308,13 +309,13 @@ class ImportanceModel:
             )
         try:
             transfer = TransferConfig.model_validate(read_json(run / MARKER, "settings")["config"])
-            result = read_json(run / RESULT, "result")
-            base, degenerate = str(result["base_hash"]), bool(result.get("degenerate"))
         except (ValidationError, KeyError, TypeError) as error:
             raise ContentError(f"The settings in {run / MARKER} cannot be read: {error}") from error
+        result = read_result(run, TransferSeedResult)
         if data_dir is not None:
             transfer = transfer.model_copy(update={"data_dir": data_dir})
-        return cls(folder, TaskInfo.read(folder), transfer, load_data(transfer), base, degenerate)
+        info, base = TaskInfo.read(folder), str(result.base_hash)
+        return cls(folder, info, transfer, load_data(transfer), base, degenerate=bool(result.degenerate))
 
     def load(self) -> PLM:
         """Load the model with its task head."""

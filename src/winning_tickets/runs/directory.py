@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from winning_tickets.runs import distributed
-from winning_tickets.runs.errors import ContentError, UsageError, closest, foreign, shown
+from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, closest, foreign, shown
 from winning_tickets.runs.files import (
     append_line,
     is_temporary,
     parse_json,
-    read_json,
+    read_object,
     remove_leftovers,
     write_json,
     write_text,
 )
 from winning_tickets.runs.locks import Hold, hold, is_lock, remove_dead_lock
+from winning_tickets.runs.results import RESULT, StoredResult, problem
 
 HEAD_MARKER = "fit_head.json"  # marker of a fitted head: its folder is a model, which has a `config.json` of its own
 MARKER = "config.json"
-RESULT = "result.json"
 METRICS = "metrics.jsonl"
 SCRATCH = ".scratch"
 _DIFFERENCES = 3  # number of differing settings in an error
@@ -199,7 +199,9 @@ class RunDirectory:
         return distributed.on_main(write)
 
     def result(self) -> dict[str, Any]:
-        content: dict[str, Any] = read_json(self.path / RESULT, "result")
+        """Return the stored result; a `ContentError` says that it was edited."""
+        content = read_object(self.path / RESULT, "result")
+        StoredResult.parse(content, self.path / RESULT)
         return content
 
     def reopen(self) -> None:
@@ -212,13 +214,22 @@ class RunDirectory:
         distributed.on_main(lock)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Store the result, which completes the run, then remove all temporary files."""
+        """Store the result, which completes the run, then remove all temporary files.
+
+        Raises:
+            TrainingError: the result is not what its class in `runs.results` describes; checkpoints stay.
+        """
 
         def write() -> None:
             if self._hold is not None:
                 self._hold.check()
-            about = skipped_steps(self.path) | execution_of(self.path) | remote_code_facts()
-            write_json(self.path / RESULT, result | about)
+            whole = result | skipped_steps(self.path) | execution_of(self.path) | remote_code_facts()
+            if (wrong := problem(json.loads(json.dumps(whole)))) is not None:  # tuples are stored as lists
+                raise TrainingError(
+                    f"The result of {self.path} cannot be stored, which is a bug of winning-tickets: {wrong} Nothing "
+                    "of the run was removed; please report it."
+                )
+            write_json(self.path / RESULT, whole)
             _tidy(self.path)
 
         distributed.on_main(write)

@@ -15,11 +15,11 @@ import yaml
 from winning_tickets.config.builtin_models import BUILTIN, builtin
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs import hub, memory
-from winning_tickets.runs.directory import RESULT
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.escapes import escaped, markdown_cell, markdown_code, python_literal
 from winning_tickets.runs.files import is_number, read_object, write_text
 from winning_tickets.runs.provenance import version
+from winning_tickets.runs.results import RESULT
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard

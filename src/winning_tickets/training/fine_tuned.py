@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from winning_tickets.models.loading import PLM, resolve_model
 from winning_tickets.models.modeling_compact import COMPACT
-from winning_tickets.runs.directory import MARKER, RESULT
+from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import read_object
 from winning_tickets.runs.hub import local
+from winning_tickets.runs.results import RESULT, OneSeed, StoredResult, read_result
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_fine_tuned
@@ -98,20 +98,22 @@ def open_fine_tuned(
     if task not in (None, info.task):
         raise UsageError(f"The model {folder} knows the task {info.task} only, and {task} was asked for.")
     ticket = _held_ticket(folder, info)
-    result = _stored_result(folder)
-    model = result.get("model") or (str(folder) if ticket is None else ticket.base.name)
-    base = result.get("base_hash") or (None if ticket is None else ticket.base.hash)
+    result = _result_beside(folder)
+    model = (result and result.model) or (str(folder) if ticket is None else ticket.base.name)
+    base = (result and result.base_hash) or (None if ticket is None else ticket.base.hash)
     return FineTunedModel(folder, info, ticket, None, model, base)
 
 
 def pretrained_name(folder: Path) -> str:
     """Return the name of the pre-trained model that a saved model was trained from, or its folder where unknown."""
-    return _stored_result(folder).get("model") or str(folder)
+    result = _result_beside(folder)
+    return (result and result.model) or str(folder)
 
 
-def _stored_result(folder: Path) -> dict[str, Any]:
-    result = folder.parent / RESULT
-    return read_object(result, "result") if result.is_file() else {}
+def _result_beside(folder: Path) -> OneSeed | None:
+    """Return the result of the seed that saved a model; None for a model that was moved out of its run."""
+    found = read_result(folder.parent, StoredResult) if (folder.parent / RESULT).is_file() else None
+    return found if isinstance(found, OneSeed) else None
 
 
 def _chosen(shared: SharedModel, task: str | None, default: str | None) -> str:

@@ -31,10 +31,11 @@ from winning_tickets.models.loading import PLM, is_onnx, load_plm, reads_segment
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.runs import memory
-from winning_tickets.runs.directory import RESULT, refuse_unfinished, remote_code_facts
+from winning_tickets.runs.directory import refuse_unfinished, remote_code_facts
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import read_json, write_json
 from winning_tickets.runs.hub import local, not_local
+from winning_tickets.runs.results import RESULT, SuperResult, read_result
 from winning_tickets.tickets.files import is_run_of, is_ticket
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.ticket import Ticket
@@ -141,10 +142,7 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
 
 def _model_of_super(path: Path, seed: int | None) -> Path:
     """Return the folder of a fine-tuned model of the super ticket of a run of `tickets super`."""
-    try:
-        folders = [path / name for name in read_json(path / RESULT, "result")["super_ticket"]["runs"]]
-    except (KeyError, TypeError) as error:
-        raise ContentError(f"{path / RESULT} does not name the runs of the super ticket; it was edited.") from error
+    folders = [path / name for name in read_result(path, SuperResult).super_ticket.runs]
     found = [model for folder in folders if (model := find_saved(folder, TASK_FILE, seed)) is not None]
     if not found:
         raise UsageError(

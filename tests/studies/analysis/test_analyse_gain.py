@@ -232,10 +232,10 @@ def test_refusals(tmp_path):
     with pytest.raises(UsageError, match="is not a transfer run"):
         gain([one], [tmp_path / "empty"])
     (tmp_path / "search.json").write_text('{"verb": "search"}')
-    with pytest.raises(ContentError, match="not the result of a transfer but a result of tickets search"):
+    with pytest.raises(ContentError, match="not a result of tickets transfer but a result of tickets search"):
         gain([one], [tmp_path / "search.json"])
     (tmp_path / "cut.json").write_text('{"verb": "transfer-seed", "primary_metric": "f1"}')
-    with pytest.raises(ContentError, match="is an incomplete transfer result"):
+    with pytest.raises(ContentError, match="cut.json was edited: seed: Field required"):
         gain([one], [tmp_path / "cut.json"])
     two = run(tmp_path / "two", "rte", {0: 0.5, 1: 0.6})
     twice = json.loads((two / "result.json").read_text()) | {"seeds": [0, 0]}

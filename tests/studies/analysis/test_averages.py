@@ -99,6 +99,7 @@ def run(folder: Path, task: str, seeds: list[int], **metrics: list[float]) -> Pa
     kinds = {name: {"final": values, "best": [value + 0.1 for value in values]} for name, values in metrics.items()}
     stored = {name: {kind: {"values": values} for kind, values in both.items()} for name, both in kinds.items()}
     content: dict[str, Any] = {"verb": "transfer", "task": task, "metrics": stored, "seeds": seeds, "failed_seeds": []}
+    content["primary_metric"] = next(iter(metrics))
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (folder / "result.json").write_text(json.dumps(content | {"ticket_id": None, "sparsity": 0.0}))
@@ -155,11 +156,12 @@ def test_what_cannot_be_averaged(tmp_path: Path) -> None:
     (again / "result.json").unlink()
     with pytest.raises(UsageError, match="again has not finished; run its command again"):
         average_runs([again])
-    (again / "result.json").write_text('{"verb": "transfer-seed"}')
+    seed = {"verb": "transfer-seed", "task": "rte", "seed": 0, "final": {}, "best": {}, "primary_metric": "accuracy"}
+    (again / "result.json").write_text(json.dumps(seed | {"ticket_id": None, "sparsity": 0.0}))
     with pytest.raises(UsageError, match="is one seed of a transfer; give the folder above it"):
         average_runs([again])
     (again / "result.json").write_text('{"verb": "search"}')
-    with pytest.raises(ContentError, match="is not the result of a transfer"):
+    with pytest.raises(ContentError, match="is not a result of tickets transfer"):
         average_runs([again])
     whole = {"verb": "transfer", "task": "rte", "metrics": {}, "ticket_id": None, "sparsity": 0.0}
     for damaged in (
@@ -170,7 +172,7 @@ def test_what_cannot_be_averaged(tmp_path: Path) -> None:
         json.dumps(whole | {"seeds": [0, 0]}),
     ):
         (again / "result.json").write_text(damaged)
-        with pytest.raises(ContentError, match="is damaged"):
+        with pytest.raises(ContentError, match="was edited"):
             average_runs([again])
 
 

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from winning_tickets.runs.directory import HEAD_MARKER, MARKER, RESULT, stored_run
+from winning_tickets.runs.directory import HEAD_MARKER, MARKER, stored_run
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.locks import in_use
+from winning_tickets.runs.results import RESULT
 from winning_tickets.runs.store.query import select
 from winning_tickets.runs.store.records import (
     Body,

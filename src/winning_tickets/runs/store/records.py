@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from winning_tickets.runs.directory import MARKER, RESULT
-from winning_tickets.runs.errors import ContentError, UsageError, shown
-from winning_tickets.runs.files import is_number, is_temporary, read_json, write_json
+from winning_tickets.runs.directory import MARKER
+from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.files import is_temporary, read_json, write_json
+from winning_tickets.runs.results import RESULT, Stored, problem
 from winning_tickets.runs.statistics import is_score
 
 FORMAT_VERSION = 1
@@ -102,70 +103,40 @@ def check_id(run_id: str) -> str:
     return run_id
 
 
-_NUMBER = (int, float)
-_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
-    "description": {"verb": (str,), "config": (dict,), "labels": (dict,)},
-    "marker": {"verb": (str,), "config": (dict,)},
-    "result": {
-        "verb": (str,),
-        "metrics": (dict,),
-        "primary_metric": (str,),
-        "seeds": (list,),
-        "failed_seeds": (list,),
-        "versions": (dict,),
-    },
-    "error": {"kind": (str,), "message": (str,), "provenance": (dict,)},
-    "provenance": {
-        "seconds": _NUMBER,
-        "peak_memory": _NUMBER,
-        "versions": (dict,),
-        "machine": (dict,),
-        "finished_at": (str,),
-        "source": (dict,),
-    },
+class _Marked(Stored):
+    """What `run.json` of the store and the marker of a run directory say of a run."""
+
+    verb: str | None = None
+    config: dict[str, Any] | None = None
+    labels: dict[str, Any] | None = None
+
+
+class _Provenance(Stored):
+    seconds: float | None = None
+    peak_memory: float | None = None
+    versions: dict[str, Any] | None = None
+    machine: dict[str, Any] | None = None
+    finished_at: str | None = None
+    source: dict[str, Any] | None = None
+
+
+class _Failure(Stored):
+    kind: str | None = None
+    message: str | None = None
+    provenance: _Provenance | None = None
+
+
+_CLASSES: dict[str, type[Stored]] = {
+    "description": _Marked,
+    "marker": _Marked,
+    "error": _Failure,
+    "provenance": _Provenance,
 }
-"""By file: the fields that are read, and their types; null is allowed as well."""
-_NAMES = {dict: "an object", list: "a list", str: "a text", int: "a number"}
 
 
 def shape_problem(file: str, content: Mapping[str, Any]) -> str | None:
     """Return the problem of a parsed file; None if it can be used."""
-    return next(_problems(file, content), None)
-
-
-def _problems(file: str, content: Mapping[str, Any]) -> Iterator[str]:
-    for name, kinds in _FIELDS[file].items():
-        value = content.get(name)
-        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-            yield f"{name} is {shown(value)}, expected {_NAMES[kinds[0]]}"
-            return
-    if file == "error" and content.get("provenance") is not None:
-        yield from _problems("provenance", content["provenance"])
-    if file == "result":
-        numbers = [one.get("seed") if isinstance(one, dict) else one for one in content.get("failed_seeds") or ()]
-        if any(type(seed) is not int for seed in [*(content.get("seeds") or ()), *numbers]):
-            yield f"seeds are {shown(content.get('seeds'))} and {shown(numbers)}, expected whole numbers"
-        elif content.get("verb") == "transfer":
-            yield from _scores(content)
-
-
-def _scores(result: Mapping[str, Any]) -> Iterator[str]:
-    """Check that each metric of a transfer has final and best scores, one per seed."""
-    seeds = result.get("seeds")
-    for metric, kinds in (result.get("metrics") or {}).items():
-        for kind, scores in kinds.items() if isinstance(kinds, dict) else [(metric, kinds)]:
-            if not isinstance(scores, dict):
-                yield f"metrics.{metric} holds {shown(scores)}, expected scores"
-                return
-            numbers = [scores.get("mean"), scores.get("std"), *_listed(scores.get("values"))]
-            if not all(one is None or is_number(one) for one in numbers):
-                yield f"metrics.{metric}.{kind} holds {shown(scores)}, expected numbers"
-            elif seeds is not None and len(_listed(scores.get("values"))) not in (0, len(seeds)):
-                yield f"metrics.{metric}.{kind} has {len(scores['values'])} values for {len(seeds)} seeds"
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value, "no list"]
+    return problem(content, _CLASSES.get(file))
 
 
 Status = Literal["absent", "running", "unfinished", "failed", "done"]
@@ -288,5 +259,5 @@ def _parsed(name: str, path: str) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         return {_DAMAGED: f"{path} holds {type(content).__name__} instead of an object; it was edited."}
     if (problem := shape_problem(name, content)) is not None:
-        return {_DAMAGED: f"{path} was edited: {problem}. Copy it again, or delete the run and repeat it."}
+        return {_DAMAGED: f"{path} was edited: {problem} Copy it again, or delete the run and repeat it."}
     return content

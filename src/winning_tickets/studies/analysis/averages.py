@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.metrics import averages
 from winning_tickets.data.user_files import LOCAL
-from winning_tickets.runs.directory import MARKER, RESULT
-from winning_tickets.runs.errors import ContentError, UsageError, shown
-from winning_tickets.runs.files import read_json
-from winning_tickets.runs.statistics import is_score, summarize
+from winning_tickets.runs.directory import MARKER
+from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.results import RESULT, FineTuning, TransferResult, read_result
+from winning_tickets.runs.statistics import summarize
 
 KINDS = ("final", "best")
 
@@ -20,86 +20,68 @@ def average_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
     """Average transfers to different tasks by both rules of the Super Tickets paper (Tables 1 and 2), seed by seed."""
     if not paths:
         raise UsageError("No run was given; give folders of tickets transfer --out, one per task.")
-    runs: dict[str, dict[str, Any]] = {}
+    runs: dict[str, tuple[Path, TransferResult]] = {}
     for path in map(Path, paths):
-        content = _read(path)
-        task = str(content["task"])
-        if task in runs:
-            hint = " Tasks of your own files get their names by --task-name." if task == LOCAL else ""
-            both = f"{runs[task]['run']} and {path} are both runs of {task}"
+        result = _read(path)
+        if result.task in runs:
+            hint = " Tasks of your own files get their names by --task-name." if result.task == LOCAL else ""
+            both = f"{runs[result.task][0]} and {path} are both runs of {result.task}"
             raise UsageError(f"{both}; an average takes one per task.{hint}")
-        runs[task] = content | {"run": str(path)}
-    seeds = [seed for seed in next(iter(runs.values()))["seeds"] if all(seed in run["seeds"] for run in runs.values())]
+        runs[result.task] = path, result
+    results = {task: result for task, (_, result) in runs.items()}
+    first = next(iter(results.values()))
+    seeds = [seed for seed in first.seeds if all(seed in result.seeds for result in results.values())]
     if not seeds:
-        found = "; ".join(f"{task} {','.join(map(str, run['seeds']))}" for task, run in runs.items())
+        found = "; ".join(f"{task} {','.join(map(str, result.seeds))}" for task, result in results.items())
         raise UsageError(f"No seed was run for all tasks ({found}); run tickets transfer with the same --seeds.")
     try:
-        by_kind = {kind: [averages(_seed_metrics(runs, kind, seed)) for seed in seeds] for kind in KINDS}
+        by_kind = {kind: [averages(_seed_metrics(results, kind, seed)) for seed in seeds] for kind in KINDS}
     except ContentError as error:
-        raise ContentError(f"{', '.join(run['run'] for run in runs.values())}: {error}") from error
+        raise ContentError(f"{', '.join(str(path) for path, _ in runs.values())}: {error}") from error
     example = by_kind["final"][0]
+    left_out = {task: [seed for seed in result.seeds if seed not in seeds] for task, result in results.items()}
     return {
         "verb": "average",
-        "tasks": {task: _task(run, seeds) for task, run in runs.items()},
+        "tasks": {task: {"run": str(path), **_task(result, seeds)} for task, (path, result) in runs.items()},
         "averages": {
             rule: {kind: _summary([found[rule].value for found in by_kind[kind]]) for kind in KINDS} for rule in example
         },
         "seeds": seeds,
-        "left_out_seeds": {
-            task: left for task, run in runs.items() if (left := [seed for seed in run["seeds"] if seed not in seeds])
-        },
+        "left_out_seeds": {task: left for task, left in left_out.items() if left},
         "missing_tasks": list(example["task_average"].missing),
         "other_tasks": list(example["task_average"].beyond),
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> TransferResult:
     if not path.is_dir():
         raise UsageError(f"There is no run {path}; give folders of tickets transfer --out.")
     if not (path / RESULT).is_file():
         state = "has not finished; run its command again" if (path / MARKER).is_file() else "is not a run"
         raise UsageError(f"{path} {state}; give folders of tickets transfer --out.")
-    content = read_json(path / RESULT, "result")
-    verb = content.get("verb") if isinstance(content, dict) else None
-    if verb == "transfer-seed":
+    result = read_result(path, FineTuning)
+    if not isinstance(result, TransferResult):
         raise UsageError(f"{path} is one seed of a transfer; give the folder above it.")
-    if verb != "transfer":
-        raise ContentError(f"{path / RESULT} is not the result of a transfer; give folders of tickets transfer --out.")
-    try:
-        seeds = content["seeds"]
-        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds {shown(seeds)}")
-        for kinds in content["metrics"].values():
-            for kind in KINDS:
-                scores = dict(zip(seeds, kinds[kind]["values"], strict=True))
-                if not all(score is None or is_score(score) for score in scores.values()):
-                    raise ValueError(f"{shown(scores)} are no scores of seeds")
-        if not isinstance(content["ticket_id"], str | None) or type(content["sparsity"]) not in (int, float):
-            raise ValueError(f"ticket_id {shown(content['ticket_id'])}, sparsity {shown(content['sparsity'])}")
-        if not seeds:
-            raise ContentError(f"All seeds of {path} failed, so it has no score; see {path}/seed-N/error.json.")
-        return {key: content[key] for key in ("task", "metrics", "seeds", "ticket_id", "sparsity")}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ContentError(
-            f"{path / RESULT} is damaged ({error!r}); delete it and run tickets transfer again."
-        ) from error
+    if not result.seeds:
+        raise ContentError(f"All seeds of {path} failed, so it has no score; see {path}/seed-N/error.json.")
+    return result
 
 
-def _seed_metrics(runs: dict[str, dict[str, Any]], kind: str, seed: int) -> dict[str, dict[str, float | None]]:
+def _seed_metrics(results: Mapping[str, TransferResult], kind: str, seed: int) -> dict[str, dict[str, float | None]]:
     """Return the metrics of each task for one seed."""
     return {
-        task: {name: kinds[kind]["values"][run["seeds"].index(seed)] for name, kinds in run["metrics"].items()}
-        for task, run in runs.items()
+        task: {name: getattr(kinds, kind).values[result.seeds.index(seed)] for name, kinds in result.metrics.items()}
+        for task, result in results.items()
     }
 
 
-def _task(run: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
-    places = [run["seeds"].index(seed) for seed in seeds]
+def _task(result: TransferResult, seeds: list[int]) -> dict[str, Any]:
+    places = [result.seeds.index(seed) for seed in seeds]
     metrics = {
-        name: {kind: _summary([kinds[kind]["values"][place] for place in places]) for kind in KINDS}
-        for name, kinds in run["metrics"].items()
+        name: {kind: _summary([getattr(kinds, kind).values[place] for place in places]) for kind in KINDS}
+        for name, kinds in result.metrics.items()
     }
-    return {"run": run["run"], "ticket_id": run["ticket_id"], "sparsity": run["sparsity"], "metrics": metrics}
+    return {"ticket_id": result.ticket_id, "sparsity": result.sparsity, "metrics": metrics}
 
 
 def _summary(values: Sequence[float | None]) -> dict[str, Any]:

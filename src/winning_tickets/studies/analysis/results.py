@@ -6,16 +6,14 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-
-from pydantic import Field, TypeAdapter, ValidationError
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from winning_tickets.runs import memory
-from winning_tickets.runs.directory import MARKER, RESULT
-from winning_tickets.runs.errors import ContentError, UsageError, explain, shown, unknown
-from winning_tickets.runs.files import read_json
+from winning_tickets.runs.directory import MARKER
+from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.identity import canonical_json
-from winning_tickets.runs.statistics import LARGEST, constant_score, is_at_chance
+from winning_tickets.runs.results import RESULT, FineTuning, TransferResult, TransferSeedResult, read_result
+from winning_tickets.runs.statistics import constant_score, is_at_chance
 
 K = TypeVar("K")
 Score = Literal["final", "best"]
@@ -36,7 +34,7 @@ class RunScore:
     metric: str
     value: float  # 0-1 (correlations may be below 0)
     ticket_id: str | None  # None for a dense model
-    sparsity: Annotated[float, Field(ge=0, le=1)]
+    sparsity: float
     model: str | None
     base_hash: str | None
     settings: dict[str, Any]  # the SETTINGS that the files have
@@ -64,8 +62,6 @@ class RunScore:
         """The score of the best constant answer; None if the files do not say it."""
         return constant_score(self.metric, self.majority)
 
-
-_CELL = TypeAdapter(RunScore)
 
 Run = str | Path | Mapping[str, Any]
 """A transfer: its folder, a file of its result, or the result itself."""
@@ -128,96 +124,71 @@ def is_transfer(content: Any) -> bool:
 
 def _read_run(run: Run, score: Score, metric: str | None) -> list[RunScore]:
     if isinstance(run, Mapping):
-        return _cells(run, name_in_memory(run), score, metric, common={})
+        name = name_in_memory(run)
+        return _cells(FineTuning.parse(run, name), name, _Measure(score, metric))
     path = Path(run)
     if not path.exists():
         raise UsageError(f"There is no transfer run {path}; give folders made by tickets transfer --out.")
-    if path.is_file():
-        return _read_file(path, score, metric, {})
 
     def number_of(file: Path) -> tuple[int, str]:
         number = file.parent.name.removeprefix("seed-")
         return (int(number), "") if number.isdecimal() else (-1, number)
 
-    seeds = sorted(path.glob(f"seed-*/{RESULT}"), key=number_of)
-    common = read_json(path / RESULT, "result") if (path / RESULT).is_file() else {}
-    if not seeds:
-        if common:
-            return _read_file(path / RESULT, score, metric, {})
+    seeds, summary = sorted(path.glob(f"seed-*/{RESULT}"), key=number_of), path / RESULT
+    if not seeds and not path.is_file() and not summary.is_file():
         if (path / MARKER).is_file():
             raise UsageError(f"{path} is a run that has no finished seed yet; wait for it, or leave it out.")
         raise UsageError(f"{path} is not a transfer run; give folders made by tickets transfer --out.")
-    return [cell for file in seeds for cell in _read_file(file, score, metric, common)]
+    common = read_result(summary, FineTuning) if seeds and summary.is_file() else None
+    files = seeds or [path if path.is_file() else summary]
+    return [
+        cell
+        for file in files
+        for cell in _cells(read_result(file, FineTuning), str(file), _Measure(score, metric), common)
+    ]
 
 
-def _read_file(path: Path, score: Score, wanted: str | None, common: Mapping[str, Any]) -> list[RunScore]:
-    return _cells(read_json(path, "result"), str(path), score, wanted, common=common)
+class _Measure(NamedTuple):
+    """Which score is read: of the final or the best evaluation, by a metric or by the primary one (None)."""
+
+    score: Score
+    metric: str | None
 
 
-def _cells(content: Any, path: str, score: Score, wanted: str | None, *, common: Mapping[str, Any]) -> list[RunScore]:
+def _cells(result: FineTuning, path: str, measure: _Measure, common: FineTuning | None = None) -> list[RunScore]:
     """Return the scores in a summary, or in a seed's result, whose missing fields come from the summary `common`."""
-    if not is_transfer(content):
-        found = content.get("verb") if isinstance(content, Mapping) else None
-        what = f"a result of tickets {found}" if found else "something else"
-        raise ContentError(f"{path} is not the result of a transfer but {what}; give folders made by tickets transfer.")
-    try:
-        # One score per seed: a summary lists those of all seeds.
-        merged = {**common, **content}
-        metric = content["primary_metric"] if wanted is None else wanted
-        measured = content["metrics"] if content["verb"] == "transfer" else content[score]
-        if metric not in measured:
-            raise unknown("metric", metric, measured, f"{path} has no other.")
-        if content["verb"] == "transfer":
-            scores = dict(zip(content["seeds"], measured[metric][score]["values"], strict=True))
-            if len(scores) < len(content["seeds"]):
-                raise ValueError(f"a seed comes twice: {shown(content['seeds'])}")
-        else:
-            scores = {content["seed"]: measured[metric]}
-        if scores and not any(value is not None for value in scores.values()):
-            raise ContentError(f"{path} has no {metric}, as its data lacked that split; choose another metric.")
-        cells = [
-            _CELL.validate_python(
-                {
-                    "task": content["task"],
-                    "seed": seed,
-                    "metric": metric,
-                    "value": value,
-                    "ticket_id": content["ticket_id"],
-                    "sparsity": content["sparsity"],
-                    "model": merged.get("model"),
-                    "base_hash": merged.get("base_hash"),
-                    "settings": {key: _setting(key, merged[key]) for key in SETTINGS if key in merged},
-                    "path": path,
-                    **{key: merged[key] for key in _ORIGIN if merged.get(key) is not None},
-                    "degenerate": bool(content.get("degenerate", False)),
-                    "majority": _majority(merged, metric),
-                }
-            )
-            for seed, value in scores.items()
-        ]
-    except ValidationError as error:
-        raise ContentError(
-            f"{path} is not a transfer result: {explain(error)} It was edited; run the transfer again."
-        ) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ContentError(f"{path} is an incomplete transfer result ({error!r}); run the transfer again.") from error
-    for cell in cells:
-        if not abs(cell.value) <= LARGEST:
-            raise ContentError(f"{path} holds a score that is not finite, or beyond {LARGEST:g}: {cell.value}.")
-    return cells
+    assert isinstance(result, TransferResult | TransferSeedResult)
+    metric = measure.metric or result.primary_metric
+    known = result.metrics if isinstance(result, TransferResult) else result.final
+    if metric not in known:
+        raise unknown("metric", metric, known, f"{path} has no other.")
+    # One score per seed: a summary lists those of all seeds.
+    if isinstance(result, TransferResult):
+        scores = dict(zip(result.seeds, getattr(result.metrics[metric], measure.score).values, strict=True))
+    else:
+        scores = {result.seed: (result.final if measure.score == "final" else result.best)[metric]}
+    if None in scores.values():
+        raise ContentError(f"{path} has no {metric}, as its data lacked that split; choose another metric.")
+    facts = {name: value for one in (common, result) if one is not None for name, value in one.known()}
+    about = {
+        "task": result.task,
+        "metric": metric,
+        "ticket_id": result.ticket_id,
+        "sparsity": result.sparsity,
+        "model": facts.get("model"),
+        "base_hash": facts.get("base_hash"),
+        "settings": {key: facts[key] for key in SETTINGS if key in facts},
+        "path": path,
+        **{key: facts[key] for key in _ORIGIN if facts.get(key) is not None},
+        "degenerate": bool(result.degenerate),
+        "majority": _majority(facts.get("majority"), metric, result.primary_metric),
+    }
+    return [RunScore(seed=seed, value=value, **about) for seed, value in scores.items() if value is not None]
 
 
-def _setting(name: str, value: Any) -> Any:
-    expected: tuple[type, ...] = {"data_hash": (str,), "dropout": (str, int, float)}.get(name, (int, float))
-    if value is not None and type(value) not in expected:
-        raise TypeError(f"{name} is {shown(value)}")
-    return value
-
-
-def _majority(content: dict[str, Any], metric: str) -> float | None:
+def _majority(majority: float | None, metric: str, primary: str) -> float | None:
     """Return the accuracy of the most frequent class, if `metric` is an accuracy on the same examples; else None."""
-    counted = metric == "accuracy" or (metric.startswith("accuracy") and metric == content["primary_metric"])
-    return content.get("majority") if counted else None
+    return majority if metric == "accuracy" or (metric.startswith("accuracy") and metric == primary) else None
 
 
 UNKNOWN = "tickets"

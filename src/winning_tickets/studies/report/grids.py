@@ -288,6 +288,7 @@ def slug(text: str) -> str:
 _FRACTION = re.compile(
     r"score|metrics|whole|\b(selection|rest)\.|remaining|accuracy|similarity|jaccard|chance|f1|matthews|sparsity|pearson"
 )
+_COUNT = re.compile(r"examples(\.\w+)?$|(tokens|epochs|passes|steps|_size|_length|\.heads|\.ffns)$")
 
 
 def form_of(path: str, *, signed: bool = False) -> Form:
@@ -303,7 +304,7 @@ def form_of(path: str, *, signed: bool = False) -> Form:
         return _duration
     if path.endswith("seconds"):
         return tables.seconds
-    if path.endswith((".heads", ".ffns", "steps")):
+    if _COUNT.search(path):
         return _count
     return _number
 

@@ -1,0 +1,139 @@
+"""What all results have: the fields that a verb stores, the one check of a file, and the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+
+from winning_tickets.runs.errors import ContentError, explain
+from winning_tickets.runs.statistics import LARGEST
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Score = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+"""A number that a run can have measured."""
+Count = Annotated[int, Field(ge=0)]
+
+
+def always(description: str) -> Any:
+    """Return a field that every result of a verb has."""
+    return Field(description=description)
+
+
+def told(description: str) -> Any:
+    """Return a field that results may lack, or have as null."""
+    return Field(None, description=description)
+
+
+class Stored(BaseModel):
+    """An object in a result. Keys that newer versions add are kept; a key that is absent is None here."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
+
+    def known(self) -> Iterator[tuple[str, Any]]:
+        """Yield the fields that the file has, with their values."""
+        for name in type(self).model_fields:
+            if name in self.model_fields_set:
+                yield name, getattr(self, name)
+
+
+class StoredResult(Stored):
+    """The `result.json` of a run; `verb` says which subclass it is.
+
+    Example:
+        >>> read_result("runs/rte", TransferResult).metrics["accuracy"]["final"].mean
+    """
+
+    _by_verb: ClassVar[dict[str, type[StoredResult]]] = {}
+    verbs: ClassVar[tuple[str, ...]] = ()
+
+    verb: str | None = told("what made the result")
+    run_id: str | None = told("of the run: its settings, data and weights")
+    versions: dict[str, str] | None = told("of Python and of libraries")
+    machine: dict[str, Any] | None = told("system, processor and cores")
+    out: str | None = told("the folder, in what a verb prints")
+    precision: str | None = told("`bf16`, `tf32`, or of a resumed run also `bf16 and float32`; absent for float32")
+    compiled: bool | None = told("true with `--compile`, else absent")
+    skipped_steps: list[int] | None = told(
+        "with [`--non-finite skip`](../explanation/faults.md#non-finite-losses-and-gradients), if any was"
+    )
+    trust_remote_code: bool | None = told("true if models could run code of their own, else absent")
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for verb in cls.verbs:
+            StoredResult._by_verb[verb] = cls
+
+    @classmethod
+    def by_verb(cls) -> dict[str, type[StoredResult]]:
+        """Return the class of each verb's result."""
+        return dict(StoredResult._by_verb)
+
+    @classmethod
+    def parse(cls, content: Any, path: object) -> Self:
+        """Return the result that a parsed JSON file holds, by its verb.
+
+        Raises:
+            ContentError: another verb than those of this class, or a field that no run of the verb writes like this.
+        """
+        verb = content.get("verb") if isinstance(content, Mapping) else None
+        kind = StoredResult._by_verb.get(str(verb), StoredResult)
+        if not issubclass(kind, cls):
+            known = StoredResult._by_verb.items()
+            names = dict.fromkeys(name.removesuffix("-seed") for name, one in known if issubclass(one, cls))
+            wanted = " or ".join(f"tickets {name}" for name in names)
+            found = f"a result of tickets {verb}" if verb else "something else"
+            raise ContentError(f"{path} is not a result of {wanted} but {found}; give a folder made by {wanted} --out.")
+        try:
+            return kind.model_validate(content)
+        except ValidationError as error:
+            raise ContentError(
+                f"{path} was edited: {explain(error)} Copy it again, or delete it and run the same command."
+            ) from error
+
+
+def problem(content: Mapping[str, Any], kind: type[Stored] | None = None) -> str | None:
+    """Return what no run writes in a parsed object, by default a result, in one sentence; None if it can be used."""
+    kind = kind or StoredResult._by_verb.get(str(content.get("verb")), StoredResult)
+    try:
+        kind.model_validate(content)
+    except ValidationError as error:
+        return explain(error)
+    return None
+
+
+def undocumented(value: Any, place: str = "") -> list[str]:
+    """Return the keys of a result that its class has no field for, with their places."""
+    if isinstance(value, Mapping):
+        return [one for key, inner in value.items() for one in undocumented(inner, f"{place}{key}.")]
+    if isinstance(value, list):
+        return [one for inner in value for one in undocumented(inner, place)]
+    if not isinstance(value, Stored):
+        return []
+    extra = [f"{place}{key}" for key in value.model_extra or ()]
+    return extra + [
+        one for key in type(value).model_fields for one in undocumented(getattr(value, key), f"{place}{key}.")
+    ]
+
+
+class _Untitled(GenerateJsonSchema):
+    """A schema in which fields have no titles, which would be their names once more."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of results: an object whose `verb` says which of them it is."""
+    kinds = StoredResult.by_verb()
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (kind, "validation") for kind in dict.fromkeys(kinds.values())
+    ]
+    places, definitions = models_json_schema(modes, schema_generator=_Untitled)
+    cases = [
+        {"if": {"properties": {"verb": {"const": verb}}}, "then": places[kind, "validation"]}
+        for verb, kind in kinds.items()
+    ]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "allOf": cases, **definitions}
