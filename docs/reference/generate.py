@@ -240,7 +240,14 @@ def pages() -> dict[Path, str]:
         path: path.read_text(encoding="utf-8").partition(MARKER)[0] + MARKER + "\n" + text
         for path, text in made.items()
     }
-    return written | {HERE / "results.schema.json": json.dumps(schema(), indent=1) + "\n"}
+    return written | {HERE / "results.schema.json": schema_text()}
+
+
+def schema_text() -> str:
+    """The JSON schema of results, a line for each class."""
+    body = schema()
+    lines = [f' "{name}": {json.dumps(one)}' for name, one in body.pop("$defs").items()]
+    return json.dumps(body)[:-1] + ', "$defs": {\n' + ",\n".join(lines) + "\n}}\n"
 
 
 def main() -> None:
