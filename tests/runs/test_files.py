@@ -207,8 +207,8 @@ def test_records_beyond_the_resumed_step_are_forgotten(tmp_path):
 
 
 def test_unknown_names_get_the_closest_ones():
-    error = unknown("method", "magnitud", ["random", "magnitude"])
-    assert str(error) == "Unknown method 'magnitud'. Did you mean 'magnitude'? Known: magnitude, random."
+    error = unknown("ranking", "magnitud", ["random", "magnitude"])
+    assert str(error) == "Unknown ranking 'magnitud'. Did you mean 'magnitude'? Known: magnitude, random."
     assert error.exit_code == 2
     many = [f"name_{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + ["learning_rate"]
     assert str(unknown("field", "learning_rat", many)) == "Unknown field 'learning_rat'. Did you mean 'learning_rate'?"

@@ -47,7 +47,7 @@ def test_the_refusal_names_process_host_and_begin_and_says_what_to_do(tmp_path):
     out = tmp_path / "out"
     with held_by_another(out) as pid:
         who = rf"process {pid} on {re.escape(HERE)} since 20\d\d-\d\d-\d\d ..:..:.. UTC"
-        said = rf"^--out {out} is in use by {who}; nothing was changed\. Wait for it, or .* another directory\.$"
+        said = rf"^--out {out} is in use by {who}; nothing was changed\. Wait .* another directory\. See http.*launch$"
         with pytest.raises(UsageError, match=said):
             claim(out)
         assert names(out) == [".lock"]
@@ -143,7 +143,7 @@ def test_without_locks_in_the_file_system_the_file_is_the_lock(tmp_path, monkeyp
         assert locks.in_use(out)
     assert names(out) == ["config.json"]
     (out / ".lock").write_text("1\nelsewhere\n")
-    said = rf"by process 1 on elsewhere; .* If that process is gone: tickets runs --break-lock {out}$"
+    said = rf"by process 1 on elsewhere; .* If that process is gone: tickets runs --break-lock {out}\. See http"
     with pytest.raises(ClaimedError, match=said):
         claim(out)
     assert locks.break_lock(out) == "process 1 on elsewhere"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from winning_tickets.runs import signals
+from winning_tickets.runs.errors import page
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSALS = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -54,7 +55,8 @@ def main() -> NoReturn:
         if not isinstance(error, MemoryError) and _NO_MEMORY.search(str(error)) is None:
             raise
         reason = str(error).partition("\n")[0].rstrip(".") or "an allocation failed"
-        _tell(f"Error: There is not enough memory ({reason}). Use smaller batches, shorter texts or a smaller model.")
+        advice = f"Use smaller batches, shorter texts or a smaller model. {page('explanation/gpu.md#memory')}"
+        _tell(f"Error: There is not enough memory ({reason}). {advice}")
         code = 1
     finally:
         signals.leave()

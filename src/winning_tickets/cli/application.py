@@ -13,11 +13,11 @@ from typer.core import TyperGroup
 from winning_tickets.cli import stores as stores
 from winning_tickets.cli import tickets as tickets
 from winning_tickets.cli.commands import app as app
+from winning_tickets.runs.errors import DOCS
 
 WING = "winning_tickets.studies"
 """The package of studies and analyses, which nothing of the library imports."""
 
-DOCS = "https://github.com/winning-tickets/winning-tickets/blob/main/docs/"
 EVERY_DAY, MODELS, HOUSEKEEPING = "Every day", "Other searches and models", "Studies and housekeeping"
 """The panels of `tickets --help`, in this order."""
 GUIDES = {
@@ -46,8 +46,8 @@ def name_guides(commands: typer.Typer, guides: Mapping[str, tuple[str, str, str]
     named = {one.name or one.callback.__name__: one for one in commands.registered_commands}  # type: ignore[union-attr]
     commands.registered_commands = [named[name] for name in guides if name in named]
     groups = {str(group.name): group for group in commands.registered_groups}
-    for name, (panel, readers, page) in guides.items():
-        epilog = f"\b\nFor {readers}. Guide:\n{DOCS}{page}"
+    for name, (panel, readers, guide) in guides.items():
+        epilog = f"\b\nFor {readers}. Guide:\n{DOCS}{guide}"
         one = named.get(name) or groups[name]
         one.epilog, one.rich_help_panel = epilog, panel
         if name in named:

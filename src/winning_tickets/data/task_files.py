@@ -15,7 +15,7 @@ from winning_tickets.config.yaml_files import read_yaml
 from winning_tickets.data.readers import read_utf8
 from winning_tickets.data.records import LabeledKind, TaskData
 from winning_tickets.data.user_files import load_files
-from winning_tickets.runs.errors import UsageError, shown, unknown
+from winning_tickets.runs.errors import UsageError, page, shown, unknown
 
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -68,7 +68,7 @@ def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> di
     """
     content, lines = read_yaml(read_utf8(Path(path)), f"The task file {path}")
     if not isinstance(content, dict) or not content:
-        raise UsageError(f"The task file {path} must map tasks to definitions; see docs/how_to/task_files.md.")
+        raise UsageError(f"The task file {path} must map tasks to definitions. {page('how_to/task_files.md')}")
     found: dict[str, FilesDefinition] = {}
     problems: list[str] = []
     known = {str(name): fields for name, fields in content.items()}

@@ -14,7 +14,7 @@ from winning_tickets.data.examples import LabelReader
 from winning_tickets.data.readers import FORMATS, conll_rows, jsonl_rows, parquet_rows, read_rows
 from winning_tickets.data.records import METRICS, METRICS_OF, Kind, LabeledKind, Split, Task, TaskData
 from winning_tickets.data.rows import Row
-from winning_tickets.runs.errors import ContentError, UsageError, shown, unknown
+from winning_tickets.runs.errors import ContentError, UsageError, page, shown, unknown
 
 WELL_KNOWN: tuple[tuple[str, ...], ...] = (  # text columns that are found without being named
     ("text",),
@@ -211,7 +211,7 @@ def _infer_columns(path: Path, rows: list[Row], label_column: str) -> tuple[str,
     if len(candidates) != 1 or not {name for names in present for name in names} <= set(candidates[0]):
         raise UsageError(
             f"Cannot tell the text columns of {path}: found {', '.join(rows[0][1])}. "
-            "Name one or two with --text-columns."
+            f"Name one or two with --text-columns. {page('how_to/use_your_own_files.md#a-task')}"
         )
     return candidates[0]
 

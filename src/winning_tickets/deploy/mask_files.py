@@ -25,7 +25,7 @@ from winning_tickets.deploy.source import Export
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, split_name
 from winning_tickets.models.loading import PLM, load_plm, prunable_names
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.errors import ContentError, UsageError, page, unknown
 from winning_tickets.runs.files import save_tensors
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.provenance import versions
@@ -42,6 +42,8 @@ _DAMAGED = (
 )
 SHOWN = 3
 """Number of names or values that a message gives as examples."""
+
+_PITFALLS = page("how_to/use_the_papers_masks.md#pitfalls")
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,8 @@ def _unknown_key(file: Path, key: str, possible: Sequence[str], plm: PLM) -> Con
     close = difflib.get_close_matches(key, possible, n=SHOWN, cutoff=0.5)
     near = f" The closest names of {plm.name} are {', '.join(close)}." if close else ""
     return ContentError(
-        f"{file} has {key}, which is no matrix of {plm.name} that can be pruned; is it the mask of another model?{near}"
+        f"{file} has {key}, which is no matrix of {plm.name} that can be pruned; is it the mask of another model?"
+        f"{near} {_PITFALLS}"
     )
 
 
@@ -206,7 +209,7 @@ def _as_mask(file: Path, key: str, value: Tensor, shape: torch.Size) -> Tensor:
         values = ", ".join(f"{one:g}" for one in torch.unique(strange)[:SHOWN].tolist())
         count = f"{strange.numel():,} entries"
         raise ContentError(
-            f"{file} has {count} of {key} that are neither 0 nor 1, such as {values}; make masks of them."
+            f"{file} has {count} of {key} that are neither 0 nor 1, such as {values}; make masks of them. {_PITFALLS}"
         )
     return mask
 
@@ -225,7 +228,7 @@ def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
         raise ContentError(
             f"The file lacks the masks of {len(missing)} of {len(missing) + len(masks)} matrices of {plm.name}: {shown}"
             f"{' ...' if len(missing) > SHOWN else ''}. Was it made for a smaller model, or cut off? Masks of some "
-            "matrices only become a ticket in Python, with Ticket.from_masks."
+            f"matrices only become a ticket in Python, with Ticket.from_masks. {_PITFALLS}"
         )
     return scope
 

@@ -17,10 +17,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 Role = Literal["Q", "K", "V", "AO", "FI", "FO"]
 """Role of a matrix in a layer (TAMT, section 3.1): query, key, value, attention output, FFN input, FFN output."""
 
-HOW_TO_ADD = (
-    "To add it, write one entry of ARCHITECTURES in winning_tickets/models/architectures.py "
-    "(docs/how_to/add_an_architecture.md)."
-)
+HOW_TO_ADD = "To add it, write one entry of ARCHITECTURES in winning_tickets/models/architectures.py."
 
 
 @dataclass(frozen=True)

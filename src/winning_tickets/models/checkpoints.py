@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from winning_tickets.models.architectures import ARCHITECTURES
-from winning_tickets.runs.errors import ContentError, TicketsError, shown
+from winning_tickets.runs.errors import ContentError, TicketsError, page, shown
 from winning_tickets.runs.files import inside, read_object
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -31,6 +31,7 @@ FEW = 10**7
 """Number of parameters that may be made at random without a look at the size of a checkpoint."""
 _OTHER_NAMES = ("n_layer", "n_layers", "num_layers")  # of `num_hidden_layers` in some families
 _LAYERS = ("num_hidden_layers", *_OTHER_NAMES, "num_hidden_groups", "inner_group_num")
+_STRANGERS = page("explanation/faults.md#files-from-other-people")
 _UNSAFE = re.compile(r"weights_only|ignore_mismatched_sizes|trust_remote_code|allow_dangerous|safe_globals")
 """Words of advice that our users are never given, because it runs code or keeps random weights."""
 _QUANTIZED = ("quantization_config", "compression_config")
@@ -67,10 +68,10 @@ def cause(error: BaseException) -> str:
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         return (
             "its weights are damaged, or hold Python objects next to tensors, and none of these was run. Take a copy "
-            "with weights in safetensors, as model.save_pretrained(DIR) writes them."
+            f"with weights in safetensors, as model.save_pretrained(DIR) writes them. {_STRANGERS}"
         )
     if "trust_remote_code" in str(error):
-        return "it contains custom code. If you trust its author, --trust-remote-code runs it."
+        return f"it contains custom code. If you trust its author, --trust-remote-code runs it. {_STRANGERS}"
     if "ignore_mismatched_sizes" in str(error):
         return "its weights have other shapes than its config.json describes; take both from the same model."
     if _UNSAFE.search(first) or not first:

@@ -24,7 +24,7 @@ from winning_tickets.models.reparametrized import explain_missing, refuse_pruned
 from winning_tickets.models.tokenizers import fit_tokenizer_, open_tokenizer
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import is_trusted, missing, refuse_run, trusting
-from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.errors import ContentError, UsageError, page, unknown
 from winning_tickets.runs.files import read_object
 from winning_tickets.runs.hub import GATED, hub_is_away, is_cached
 
@@ -234,12 +234,12 @@ def _check_shapes(
 
 def _untrained(name: str, head: Head, architecture: Architecture, missing: list[str]) -> UsageError:
     """Return the error for a checkpoint without a trained language-model head."""
-    kind, advice = "MLM", ", or give the checkpoint a head first: tickets fit-head"
+    kind, advice = "MLM", f", or give it a head first: tickets fit-head. {page('how_to/fit_an_mlm_head.md')}"
     if architecture.causal:
-        kind, advice = "language-model", ""
+        kind, advice = "language-model", f". {page('how_to/prune_a_decoder.md#objectives')}"
     return UsageError(
         f"{name} has no trained {kind} head (missing: {', '.join(missing[:3])}), so no {head.upper()} loss can be "
-        f"computed. Use --objective kd{advice}."
+        f"computed. Use --objective kd{advice}"
     )
 
 

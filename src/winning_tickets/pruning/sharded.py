@@ -23,7 +23,7 @@ from winning_tickets.models.loading import PLM
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order
 from winning_tickets.runs import distributed
 from winning_tickets.runs.ambient import neutral
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, page
 from winning_tickets.tickets.masking import MaskedWeights, own_rows
 from winning_tickets.tickets.selection import Ranks
 
@@ -187,7 +187,8 @@ def check_sharding(config: SearchConfig, runtime: Runtime) -> None:
     if processes == 1:
         raise UsageError(
             "--shard divides a model among the processes of a launch, and there is one: start several with torchrun "
-            "--nproc-per-node N -m winning_tickets search ... --shard, or leave --shard out."
+            "--nproc-per-node N -m winning_tickets search ... --shard, or leave --shard out. "
+            + page("how_to/run_on_several_processes.md#models-that-do-not-fit-on-one-gpu")
         )
     if not isinstance(config, MaskTraining):
         what = (

@@ -90,6 +90,29 @@ def foreign(out: object, ours: str) -> UsageError:
     return UsageError(f"--out {out} holds files that are not {ours}; {hint}")
 
 
+DOCS = "https://github.com/winning-tickets/winning-tickets/blob/main/docs/"
+
+
+def page(path: str) -> str:
+    """Return the sentence that leads from a message to a page of docs/, such as `explanation/faults.md#a-full-disk`."""
+    return f"See {DOCS}{path}"
+
+
+PAGES = {
+    "architecture": "how_to/add_an_architecture.md",
+    "convention": "how_to/use_the_papers_masks.md#the-two-conventions",
+    "corpus": "how_to/use_your_own_files.md#text",
+    "format": "how_to/make_a_model_smaller.md",
+    "method": "README.md#find",
+    "objective": "explanation/objectives.md",
+    "operation": "how_to/controls.md#change-and-combine-masks",
+    "recipe": "reference/recipes.md",
+    "scope": "reference/glossary.md",
+    "status": "explanation/store.md#status-of-a-run",
+    "task": "how_to/use_your_own_files.md#a-task",
+    "verb": "reference/studies.md#stages",
+}
+"""Pages that describe the known names, by kind of name."""
 _MANY = 20
 
 
@@ -103,7 +126,9 @@ def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> Usag
         found.lower(), [name.lower() for name in names], n=1, cutoff=0.75
     )
     listed = "" if typo else f" Known: {', '.join(names)}."
-    return UsageError(f"Unknown {kind} {found!r}.{closest(found, names)}{listed} {hint}".rstrip())
+    more = [hint] if hint else []
+    more += [page(PAGES[kind])] if kind in PAGES else []
+    return UsageError(" ".join([f"Unknown {kind} {found!r}.{closest(found, names)}{listed}", *more]))
 
 
 def closest(found: str, names: Iterable[str], prefix: str = "") -> str:

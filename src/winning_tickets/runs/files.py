@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 from pydantic_core import from_json
 from safetensors import SafetensorError
 
-from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, shown
+from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, page, shown
 from winning_tickets.runs.text import read_text
 
 _WINDOWS = os.name == "nt"
@@ -67,7 +67,8 @@ def refused(path: Path, error: Exception) -> TrainingError:
     advice = _ADVICE.get(getattr(error, "errno", None) or 0, "fix that")
     return TrainingError(
         f"Could not write {path}: {getattr(error, 'strerror', None) or error}. Nothing was left half-written; "
-        f"{advice} or choose another --out, then run the same command again."
+        f"{advice} or choose another --out, then run the same command again. "
+        + page("explanation/faults.md#a-full-disk")
     )
 
 

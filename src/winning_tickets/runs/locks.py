@@ -18,7 +18,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
 
-from winning_tickets.runs.errors import TicketsError, UsageError
+from winning_tickets.runs.errors import TicketsError, UsageError, page
 from winning_tickets.runs.files import refused
 
 if TYPE_CHECKING:
@@ -281,5 +281,6 @@ def _in_use(folder: Path | str, name: str, who: str) -> ClaimedError:
     return ClaimedError(
         f"{name or f'--out {folder}'} is in use by {who}; nothing was changed. Wait for it, or stop that process and "
         "run the same command again, or give another directory."
-        + (f" If that process is gone: tickets runs --break-lock {folder}" if elsewhere else "")
+        + (f" If that process is gone: tickets runs --break-lock {folder}." if elsewhere else "")
+        + f" {page('explanation/faults.md#one-folder-one-launch')}"
     )

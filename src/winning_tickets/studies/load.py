@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from winning_tickets.config.yaml_files import Lines, YamlPath, read_yaml
-from winning_tickets.runs.errors import UsageError, shown, unknown
+from winning_tickets.runs.errors import UsageError, page, shown, unknown
 from winning_tickets.runs.text import read_text
 from winning_tickets.studies import expressions
 from winning_tickets.studies.grid import check_study
@@ -198,9 +198,10 @@ def _build(content: dict[str, Any], name: str, lines: Lines) -> Study:
         study = Study.model_validate(content)
     except ValidationError as error:
         problems = [_problem(item, lines) for item in error.errors()]
-        raise UsageError(*(f"{name}{problem}" for problem in problems)) from error
+        raise UsageError(*(f"{name}{problem}" for problem in problems), page("reference/studies.md")) from error
     if found := check_study(study):
-        raise UsageError(*dict.fromkeys(f"{name}{_line(path, lines)}: {text}" for path, text in found))
+        told = dict.fromkeys(f"{name}{_line(path, lines)}: {text}" for path, text in found)
+        raise UsageError(*told, page("reference/studies.md"))
     return study
 
 

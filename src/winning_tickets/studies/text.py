@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.report.costs import bytes_text
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, page
 from winning_tickets.runs.files import write_text
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.estimates import Estimator
@@ -215,7 +215,7 @@ def _variant_of(recipe: str) -> str:
     study = load_study(recipe)
     lines = [
         f"# A variant of {recipe}: what is not written here is taken over, also its tables, figures and claims.",
-        f"# `tickets recipes {recipe}` prints it; docs/reference/studies.md explains every key.",
+        f"# `tickets recipes {recipe}` prints it. {page('reference/studies.md')}",
         "name: NAME",
         f"base: {recipe}",
         f"title: {json.dumps(f'{study.title} (variant)', ensure_ascii=False)}",

@@ -28,7 +28,7 @@ from winning_tickets.config import Runtime
 from winning_tickets.models.device import choose_device
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory
-from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError
+from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError, page
 from winning_tickets.runs.files import REFUSALS, save_tensors, to_disk
 from winning_tickets.runs.progress import check_trackers, tracked
 from winning_tickets.tickets.masking import is_sharded
@@ -555,7 +555,8 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
         failure = TrainingError(
             f"{error} Nothing of that step was applied; the last good state, after step {error.step - 1}, is kept in "
             f"{kept}. Lower --learning-rate, or check the data and weights, and use another "
-            f"--out{'' if error.skipped >= MAX_SKIPPED else skip}."
+            f"--out{'' if error.skipped >= MAX_SKIPPED else skip}. "
+            + page("explanation/faults.md#non-finite-losses-and-gradients")
         )
         failure.of_all = failure.diverged = True
         raise failure from error

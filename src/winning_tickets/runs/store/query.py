@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args
 
-from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.errors import UsageError, page, unknown
 from winning_tickets.runs.escapes import csv_cell, printable
 from winning_tickets.runs.files import is_number, parse_json
 from winning_tickets.runs.store.records import ListedRun, Record, Status
@@ -50,7 +50,7 @@ class Condition:
         if found is None:
             raise UsageError(
                 f"--where {text!r} is not a condition; write KEY=VALUE, or with !=, <, <=, > or >= between them, "
-                "such as --where task=rte,mrpc --where 'sparsity>=0.6'."
+                "such as --where task=rte,mrpc --where 'sparsity>=0.6'. " + page("explanation/store.md#find-runs")
             )
         key, sign, value = found.groups()
         return cls(key, "=" if sign == "==" else sign, value)
