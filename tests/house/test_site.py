@@ -17,9 +17,9 @@ import pytest
 
 import winning_tickets
 from winning_tickets import analysis
-from winning_tickets.cli.application import DOCS as DOCS_ADDRESS
 from winning_tickets.cli.application import whole_application
 from winning_tickets.cli.commands import Verb
+from winning_tickets.runs.errors import DOCS as DOCS_ADDRESS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

@@ -45,7 +45,8 @@ def test_what_is_no_transfer_is_refused(runs):
     dense = result_of(runs[2])
     with pytest.raises(ContentError, match="is a run of the dense model; give it after --dense"):
         wt.analysis.winning(dense, dense)
-    with pytest.raises(ContentError, match=r"x \(in memory\) is not a result of tickets transfer but"):
+    said = r"x \(in memory\) is not a result of tickets transfer but a result of tickets search; give a folder"
+    with pytest.raises(ContentError, match=said):
         wt.analysis.gain({"verb": "search", "run_id": "x"}, runs[0])
     with pytest.raises(UsageError, match="No target run was given"):
         wt.analysis.gain([], runs[0])

@@ -9,7 +9,7 @@ import pytest
 
 from winning_tickets.runs import files
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, unknown
+from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, page, unknown
 from winning_tickets.runs.files import build_directory, read_json, to_disk, write_atomic, write_json, write_text
 
 
@@ -207,8 +207,9 @@ def test_records_beyond_the_resumed_step_are_forgotten(tmp_path):
 
 
 def test_unknown_names_get_the_closest_ones():
-    error = unknown("ranking", "magnitud", ["random", "magnitude"])
-    assert str(error) == "Unknown ranking 'magnitud'. Did you mean 'magnitude'? Known: magnitude, random."
+    error = unknown("method", "magnitud", ["random", "magnitude"])
+    said = "Unknown method 'magnitud'. Did you mean 'magnitude'? Known: magnitude, random."
+    assert str(error) == f"{said} {page('README.md#find')}"
     assert error.exit_code == 2
     many = [f"name_{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + ["learning_rate"]
     assert str(unknown("field", "learning_rat", many)) == "Unknown field 'learning_rat'. Did you mean 'learning_rate'?"

@@ -23,7 +23,7 @@ from winning_tickets.report import files
 from winning_tickets.runs import locks
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.distributed import together
-from winning_tickets.runs.errors import TrainingError, UsageError
+from winning_tickets.runs.errors import TrainingError, UsageError, page
 from winning_tickets.runs.locks import ClaimedError, LostError, hold
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import report
@@ -33,6 +33,7 @@ from winning_tickets.studies.plan import plan_study
 from winning_tickets.tickets import overlap
 
 HERE = socket.gethostname()
+SEE = re.escape(page("explanation/faults.md#one-folder-one-launch"))
 
 
 def claim(path, run_id="id-1", force=False):
@@ -47,8 +48,8 @@ def test_the_refusal_names_process_host_and_begin_and_says_what_to_do(tmp_path):
     out = tmp_path / "out"
     with held_by_another(out) as pid:
         who = rf"process {pid} on {re.escape(HERE)} since 20\d\d-\d\d-\d\d ..:..:.. UTC"
-        said = rf"^--out {out} is in use by {who}; nothing was changed\. Wait .* another directory\. See http.*launch$"
-        with pytest.raises(UsageError, match=said):
+        said = rf"^--out {out} is in use by {who}; nothing was changed\. Wait for it, or .* another directory\. "
+        with pytest.raises(UsageError, match=rf"{said}{SEE}$"):
             claim(out)
         assert names(out) == [".lock"]
         with pytest.raises(ClaimedError):  # also to replace it
@@ -143,7 +144,7 @@ def test_without_locks_in_the_file_system_the_file_is_the_lock(tmp_path, monkeyp
         assert locks.in_use(out)
     assert names(out) == ["config.json"]
     (out / ".lock").write_text("1\nelsewhere\n")
-    said = rf"by process 1 on elsewhere; .* If that process is gone: tickets runs --break-lock {out}\. See http"
+    said = rf"by process 1 on elsewhere; .* If that process is gone: tickets runs --break-lock {out}\. {SEE}$"
     with pytest.raises(ClaimedError, match=said):
         claim(out)
     assert locks.break_lock(out) == "process 1 on elsewhere"

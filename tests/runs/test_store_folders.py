@@ -24,7 +24,9 @@ def folder(tmp_path):
     """A transfer with a seed and a model, a failed one, a head, and a search that has not finished."""
     result = transfer_result({0: 0.74, 1: 0.76}, machine={"cpus": 2})
     make_run(tmp_path / "all" / "rte" / "dense", result=result, task="rte")
-    (tmp_path / "all" / "rte" / "dense" / "seed-0").mkdir()
+    seed = {"seed": 0, "task": "rte", "final": {"accuracy": 0.74}, "best": {"accuracy": 0.74}}
+    seed |= {"primary_metric": "accuracy", "ticket_id": None, "sparsity": 0.0}
+    make_run(tmp_path / "all" / "rte" / "dense" / "seed-0", "transfer-seed", seed)
     (tmp_path / "all" / "rte" / "dense" / "model").mkdir()
     (tmp_path / "all" / "rte" / "dense" / "model" / "config.json").write_text('{"model_type": "bert"}')
     make_run(tmp_path / "all" / "mrpc", result=transfer_result({}, failed_seeds=[1]), task="mrpc")

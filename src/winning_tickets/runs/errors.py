@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from winning_tickets.runs.escapes import printable
@@ -81,6 +81,8 @@ def explain(error: Any) -> str:
     """Return the first problem of a `pydantic.ValidationError` in words."""
     item = error.errors()[0]
     place = ".".join(str(part) for part in item["loc"])
+    if not place and isinstance(item["input"], Mapping):  # a rule about several fields, which names them itself
+        return f"{item['msg']}."
     return f"{place + ': ' if place else ''}{item['msg']} (found {shown(item['input'])})."
 
 
