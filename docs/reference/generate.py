@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Collection, Iterator
+from inspect import get_annotations
 from pathlib import Path
 from textwrap import fill
 from typing import Any, Literal, get_args, get_origin
@@ -180,15 +181,20 @@ def settings(options: str) -> str:
     return "\n".join(lines)
 
 
+def bases_of(cls: type[Stored]) -> list[type[Stored]]:
+    """The classes of results from which a class has further keys, without those of all results."""
+    origins = [base.__pydantic_generic_metadata__["origin"] or base for base in cls.__bases__ if hasattr(base, "known")]
+    return [base for base in origins if base not in (Stored, StoredResult)]
+
+
 def own_fields(cls: type[Stored]) -> dict[str, Any]:
-    """The fields of a class of results without those that all results have, its own first."""
-    found: dict[str, Any] = {}
-    for base in cls.__mro__:
-        if issubclass(base, Stored):
-            common = StoredResult.model_fields if issubclass(cls, StoredResult) else {}
-            names = [name for name in base.__annotations__ if name in cls.model_fields and name not in common]
-            found |= {name: cls.model_fields[name] for name in names if name not in found}
-    return found
+    """The fields that a class of results adds to those of its bases."""
+    return {name: cls.model_fields[name] for name in get_annotations(cls) if name in cls.model_fields}
+
+
+def link(cls: type[Stored]) -> str:
+    """A link to the section of a class."""
+    return f"[{cls.__name__}](#{cls.__name__.lower()})"
 
 
 def parts_of(annotation: Any) -> list[type[Stored]]:
@@ -200,27 +206,26 @@ def parts_of(annotation: Any) -> list[type[Stored]]:
 
 def described(cls: type[Stored], title: str) -> list[str]:
     """The section of a class of results; fields with one meaning share a row. Types are in the schema."""
-    fields = StoredResult.model_fields if cls is StoredResult else own_fields(cls)
     names: dict[str, list[str]] = {}
-    for name, one in fields.items():
-        parts = dict.fromkeys(f"[{part.__name__}](#{part.__name__.lower()})" for part in parts_of(one.annotation))
-        meaning = "; ".join(filter(None, (one.description, *parts)))
-        names.setdefault(meaning, []).append(f"`{name}`")
+    for name, one in own_fields(cls).items():
+        parts = dict.fromkeys(map(link, parts_of(one.annotation)))
+        names.setdefault("; ".join(filter(None, (one.description, *parts))), []).append(f"`{name}`")
     rows = [(", ".join(same), meaning) for meaning, same in names.items()]
     summary = " ".join((cls.__doc__ or "").partition("\n\n")[0].split())
-    return [f"## {title}", "", summary, "", *table(("key", ""), rows)]
+    more = [f"Further keys: {', '.join(map(link, bases))}."] if (bases := bases_of(cls)) else []
+    return [f"## {title}", "", " ".join([summary, *more]), "", *(table(("key", ""), rows) if rows else [])]
 
 
 def stored_results() -> str:
     """The results that runs store, by verb, and then what they hold."""
     lines = described(StoredResult, "All results")
     kinds = StoredResult.by_verb()
-    parts: dict[type[Stored], None] = {}
+    parts: dict[type[Stored], None] = dict.fromkeys(bases_of(StoredResult))
     for cls in dict.fromkeys(kinds.values()):
         lines += described(cls, ", ".join(verb for verb, kind in kinds.items() if kind is cls))
         waiting = [cls]
         for one in waiting:
-            inner = [part for field in own_fields(one).values() for part in parts_of(field.annotation)]
+            inner = [part for field in own_fields(one).values() for part in parts_of(field.annotation)] + bases_of(one)
             waiting += [part for part in inner if part not in parts]
             parts |= dict.fromkeys(inner)
     for cls in parts:

@@ -12,7 +12,7 @@ from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.directory import HEAD_MARKER, MARKER, METRICS, refuse_unfinished, stored_run
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.progress import TENSORBOARD_FOLDER
-from winning_tickets.runs.results import RESULT, FitHeadResult, ShrinkResult, StoredResult, read_result
+from winning_tickets.runs.results import RESULT, FitHeadResult, ShrinkResult, StoredResult, find_result
 from winning_tickets.tickets.cards import CARD, publish, ticket_facts
 from winning_tickets.tickets.files import FILES, find_ticket, is_run_of, is_ticket
 from winning_tickets.tickets.ticket import Ticket
@@ -72,7 +72,7 @@ def _find_model(path: Path, seed: int | None) -> Path:
         raise UsageError(f"--seed {seed} chooses among the seeds of a run, and {path} is a single model.")
     if (path / EXPORT_FILE).is_file():
         return path
-    result = read_result(path, StoredResult) if (path / RESULT).is_file() else None
+    result = find_result(path, StoredResult)
     if isinstance(result, ShrinkResult):
         models = [path / str(one.folder) / MODEL_FOLDER for one in result.models]
         if len(models) > 1:

@@ -27,7 +27,7 @@ from winning_tickets.models.weights import content_hash, load_start_weights, wri
 from winning_tickets.runs.directory import missing
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.identity import run_id
-from winning_tickets.runs.results import RESULT, StoredResult, SuperResult, read_result
+from winning_tickets.runs.results import SuperResult, find_result
 from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.execution import check_compiler
@@ -185,9 +185,8 @@ def check_transfer(config: TransferConfig) -> None:
 
 def _best_settings(folder: str) -> dict[str, Any]:
     """Return the learning rate and the batch size of the super ticket that a search found."""
-    path = Path(folder).expanduser()
-    found = read_result(path, StoredResult) if (path / RESULT).is_file() else None
-    if not isinstance(found, SuperResult):
+    found = find_result(Path(folder).expanduser(), SuperResult)
+    if found is None:
         raise UsageError(f"--settings-from {folder} is not a finished search by tickets super, which has them.")
     return {"learning_rate": found.super_ticket.learning_rate, "batch_size": found.super_ticket.batch_size}
 

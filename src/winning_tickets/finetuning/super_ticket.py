@@ -38,15 +38,7 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.provenance import versions
-from winning_tickets.runs.results import (
-    RESULT,
-    FoundTicket,
-    SearchResult,
-    StoredResult,
-    TransferResult,
-    TransferSeedResult,
-    read_result,
-)
+from winning_tickets.runs.results import FineTuning, FoundTicket, SearchResult, find_result, read_result
 from winning_tickets.runs.statistics import best_of
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.distillation import Distillation
@@ -333,8 +325,8 @@ _NO_BETTER = "no better than one answer for all examples"
 def _warnings(source: Path, full: Runs, winning: Mapping[float, Runs], level: float) -> list[str]:
     """Return warnings about results that depend on models that learned nothing."""
     found = []
-    stored = read_result(source, StoredResult) if (source / RESULT).is_file() else None
-    if isinstance(stored, TransferResult | TransferSeedResult) and stored.degenerate:
+    stored = find_result(source, FineTuning)
+    if stored is not None and stored.degenerate:
         found.append(
             f"The importances are of a model that is {_NO_BETTER} ({source.name}), so they say nothing of the task."
         )

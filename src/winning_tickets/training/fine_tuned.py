@@ -11,7 +11,7 @@ from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import read_object
 from winning_tickets.runs.hub import local
-from winning_tickets.runs.results import RESULT, OneSeed, StoredResult, read_result
+from winning_tickets.runs.results import OneSeed, find_result
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_fine_tuned
@@ -98,7 +98,7 @@ def open_fine_tuned(
     if task not in (None, info.task):
         raise UsageError(f"The model {folder} knows the task {info.task} only, and {task} was asked for.")
     ticket = _held_ticket(folder, info)
-    result = _result_beside(folder)
+    result = find_result(folder.parent, OneSeed)
     model = (result and result.model) or (str(folder) if ticket is None else ticket.base.name)
     base = (result and result.base_hash) or (None if ticket is None else ticket.base.hash)
     return FineTunedModel(folder, info, ticket, None, model, base)
@@ -106,14 +106,8 @@ def open_fine_tuned(
 
 def pretrained_name(folder: Path) -> str:
     """Return the name of the pre-trained model that a saved model was trained from, or its folder where unknown."""
-    result = _result_beside(folder)
+    result = find_result(folder.parent, OneSeed)
     return (result and result.model) or str(folder)
-
-
-def _result_beside(folder: Path) -> OneSeed | None:
-    """Return the result of the seed that saved a model; None for a model that was moved out of its run."""
-    found = read_result(folder.parent, StoredResult) if (folder.parent / RESULT).is_file() else None
-    return found if isinstance(found, OneSeed) else None
 
 
 def _chosen(shared: SharedModel, task: str | None, default: str | None) -> str:

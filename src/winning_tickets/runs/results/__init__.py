@@ -47,11 +47,18 @@ __all__ = [
     "SuperResult",
     "TransferResult",
     "TransferSeedResult",
+    "find_result",
     "problem",
     "read_result",
     "schema",
     "undocumented",
 ]
+
+
+def find_result(folder: Path, kind: type[AnyResult]) -> AnyResult | None:
+    """Return the result in a folder; None if there is none, or one of another class."""
+    found = read_result(folder, StoredResult) if (folder / RESULT).is_file() else None
+    return found if isinstance(found, kind) else None
 
 
 def read_result(path: Path, kind: type[AnyResult]) -> AnyResult:

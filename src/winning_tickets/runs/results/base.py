@@ -17,12 +17,12 @@ Score = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Count = Annotated[int, Field(ge=0)]
 
 
-def always(description: str) -> Any:
+def required(description: str) -> Any:
     """Return a field that every result of a verb has."""
     return Field(description=description)
 
 
-def told(description: str) -> Any:
+def optional(description: str) -> Any:
     """Return a field that results may lack, or have as null."""
     return Field(None, description=description)
 
@@ -39,27 +39,32 @@ class Stored(BaseModel):
                 yield name, getattr(self, name)
 
 
-class StoredResult(Stored):
-    """The `result.json` of a run; `verb` says which subclass it is.
+class Execution(Stored):
+    """How a training was computed, where that is not every step in plain float32."""
+
+    precision: str | None = optional("`bf16`, `tf32`, or of a resumed run also `bf16 and float32`; absent for float32")
+    compiled: bool | None = optional("true with `--compile`, else absent")
+    skipped_steps: list[int] | None = optional(
+        "with [`--non-finite skip`](../explanation/faults.md#non-finite-losses-and-gradients), if any was"
+    )
+
+
+class StoredResult(Execution):
+    """What a run stores as `result.json`.
 
     Example:
-        >>> read_result("runs/rte", TransferResult).metrics["accuracy"]["final"].mean
+        >>> read_result(Path("runs/rte"), TransferResult).metrics["accuracy"].final.mean
     """
 
     _by_verb: ClassVar[dict[str, type[StoredResult]]] = {}
     verbs: ClassVar[tuple[str, ...]] = ()
 
-    verb: str | None = told("what made the result")
-    run_id: str | None = told("of the run: its settings, data and weights")
-    versions: dict[str, str] | None = told("of Python and of libraries")
-    machine: dict[str, Any] | None = told("system, processor and cores")
-    out: str | None = told("the folder, in what a verb prints")
-    precision: str | None = told("`bf16`, `tf32`, or of a resumed run also `bf16 and float32`; absent for float32")
-    compiled: bool | None = told("true with `--compile`, else absent")
-    skipped_steps: list[int] | None = told(
-        "with [`--non-finite skip`](../explanation/faults.md#non-finite-losses-and-gradients), if any was"
-    )
-    trust_remote_code: bool | None = told("true if models could run code of their own, else absent")
+    verb: str | None = optional("what made the result")
+    run_id: str | None = optional("of the run: its settings, data and weights")
+    versions: dict[str, str] | None = optional("of Python and of libraries")
+    machine: dict[str, Any] | None = optional("system, processor and cores")
+    out: str | None = optional("the folder, in what a verb prints")
+    trust_remote_code: bool | None = optional("true if models could run code of their own, else absent")
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -68,8 +73,13 @@ class StoredResult(Stored):
 
     @classmethod
     def by_verb(cls) -> dict[str, type[StoredResult]]:
-        """Return the class of each verb's result."""
-        return dict(StoredResult._by_verb)
+        """Return the classes of the results of all verbs, or those of them that are subclasses of this one."""
+        return {verb: kind for verb, kind in StoredResult._by_verb.items() if issubclass(kind, cls)}
+
+    @staticmethod
+    def kind_of(content: Mapping[str, Any]) -> type[StoredResult]:
+        """Return the class of a result, by its verb; `StoredResult` for a verb that has none of its own."""
+        return StoredResult._by_verb.get(str(content.get("verb")), StoredResult)
 
     @classmethod
     def parse(cls, content: Any, path: object) -> Self:
@@ -78,13 +88,12 @@ class StoredResult(Stored):
         Raises:
             ContentError: another verb than those of this class, or a field that no run of the verb writes like this.
         """
-        verb = content.get("verb") if isinstance(content, Mapping) else None
-        kind = StoredResult._by_verb.get(str(verb), StoredResult)
+        given: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+        kind = StoredResult.kind_of(given)
         if not issubclass(kind, cls):
-            known = StoredResult._by_verb.items()
-            names = dict.fromkeys(name.removesuffix("-seed") for name, one in known if issubclass(one, cls))
+            names = dict.fromkeys(verb.removesuffix("-seed") for verb in cls.by_verb())
             wanted = " or ".join(f"tickets {name}" for name in names)
-            found = f"a result of tickets {verb}" if verb else "something else"
+            found = f"a result of tickets {given['verb']}" if given.get("verb") else "something else"
             raise ContentError(f"{path} is not a result of {wanted} but {found}; give a folder made by {wanted} --out.")
         try:
             return kind.model_validate(content)
@@ -96,9 +105,8 @@ class StoredResult(Stored):
 
 def problem(content: Mapping[str, Any], kind: type[Stored] | None = None) -> str | None:
     """Return what no run writes in a parsed object, by default a result, in one sentence; None if it can be used."""
-    kind = kind or StoredResult._by_verb.get(str(content.get("verb")), StoredResult)
     try:
-        kind.model_validate(content)
+        (kind or StoredResult.kind_of(content)).model_validate(content)
     except ValidationError as error:
         return explain(error)
     return None

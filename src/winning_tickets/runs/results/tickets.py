@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from winning_tickets.runs.results.base import Count, Share, Stored, StoredResult, always, told
+from winning_tickets.runs.results.base import Count, Execution, Share, Stored, StoredResult, optional, required
 
 
 class TicketSize(Stored):
     """The size of a ticket."""
 
-    ticket_id: str = always("hash of its masks and its base")
-    sparsity: Share = always("exact share of the prunable weights that are pruned")
-    pruned: Count = always("exact number of pruned weights")
-    total: Count = always("of prunable weights")
+    ticket_id: str = required("hash of its masks and its base")
+    sparsity: Share = required("exact share of the prunable weights that are pruned")
+    pruned: Count = required("exact number of pruned weights")
+    total: Count = required("of prunable weights")
 
 
-class FoundTicket(TicketSize):
+class FoundTicket(TicketSize, Execution):
     """A ticket of a search with several sparsity levels."""
 
-    pruned_share_of_all_parameters: Share = always("of the encoder")
-    steps: Count | None = told("training step of the ticket, or null")
-    units: dict[str, Any] | None = told(
+    pruned_share_of_all_parameters: Share = required("of the encoder")
+    steps: Count | None = optional("training step of the ticket, or null")
+    units: dict[str, Any] | None = optional(
         "of structured tickets the numbers of pruned and of all heads, FFNs, neurons and layers"
     )
-    folder: str | None = told("inside `out`")
-    kept_inside_previous: Share | None = told(
+    folder: str | None = optional("inside `out`")
+    kept_inside_previous: Share | None = optional(
         "share of its kept weights that the level below keeps too; null for the first"
     )
-    skipped_steps: list[int] | None = told("as of the whole result")
-    precision: str | None = told("as of the whole result")
-    compiled: bool | None = told("as of the whole result")
 
 
 class SearchResult(StoredResult):
@@ -38,21 +35,21 @@ class SearchResult(StoredResult):
 
     verbs = ("search",)
 
-    method: str = always("as given")
-    scope: str = always("which matrices were pruned")
-    ticket_id: str | None = told("hash of its masks and its base")
-    sparsity: Share | None = told("exact share of the prunable weights that are pruned")
-    pruned: Count | None = told("exact number of pruned weights")
-    total: Count | None = told("of prunable weights")
-    pruned_share_of_all_parameters: Share | None = told("of the encoder")
-    units: dict[str, Any] | None = told(
+    method: str = required("as given")
+    scope: str = required("which matrices were pruned")
+    ticket_id: str | None = optional("hash of its masks and its base")
+    sparsity: Share | None = optional("exact share of the prunable weights that are pruned")
+    pruned: Count | None = optional("exact number of pruned weights")
+    total: Count | None = optional("of prunable weights")
+    pruned_share_of_all_parameters: Share | None = optional("of the encoder")
+    units: dict[str, Any] | None = optional(
         "of structured tickets the numbers of pruned and of all heads, FFNs, neurons and layers"
     )
-    steps: Count | None = told("training step of the ticket, or null; of several levels those of the whole search")
-    saved_at: list[int] | None = told("steps of the tickets saved during training")
-    rungs: list[FoundTicket] | None = told("one entry for each of several levels")
-    nested: bool | None = told("of several levels: whether each ticket lies inside the one below")
-    steps_of_separate_searches: Count | None = told(
+    steps: Count | None = optional("training step of the ticket, or null; of several levels those of the whole search")
+    saved_at: list[int] | None = optional("steps of the tickets saved during training")
+    rungs: list[FoundTicket] | None = optional("one entry for each of several levels")
+    nested: bool | None = optional("of several levels: whether each ticket lies inside the one below")
+    steps_of_separate_searches: Count | None = optional(
         "what as many searches of one level would take; null for levels of units"
     )
 
@@ -63,25 +60,28 @@ class SearchResult(StoredResult):
         return self.rungs or [FoundTicket.model_validate(facts)]
 
 
-class DerivedTicketResult(TicketSize, StoredResult):
+class MadeTicket(TicketSize, StoredResult):
+    """A ticket that no search found."""
+
+    method: str = required("the operation, `perturb`, `imported`, or as given")
+    scope: str = required("which matrices are pruned")
+
+
+class DerivedTicketResult(MadeTicket):
     """A ticket made of others."""
 
     verbs = ("combine", "perturb")
 
-    method: str = always("the operation, or `perturb`")
-    scope: str = always("which matrices are pruned")
-    parents: list[str] = always("ids of the source tickets")
+    parents: list[str] = required("ids of the source tickets")
 
 
-class ImportedTicketResult(TicketSize, StoredResult):
+class ImportedTicketResult(MadeTicket):
     """A ticket made of a file with masks."""
 
     verbs = ("import-mask",)
 
-    method: str = always("`imported`, or as given")
-    scope: str = always("which matrices are pruned")
-    file_sha256: str | None = told("of the file")
-    convention: str | None = told("`bert-tickets` or `tamt`")
-    prefix: str | None = told("what the names in the file begin with")
-    model: str | None = told("the dense model")
-    base_hash: str | None = told("of its weights")
+    file_sha256: str | None = optional("of the file")
+    convention: str | None = optional("`bert-tickets` or `tamt`")
+    prefix: str | None = optional("what the names in the file begin with")
+    model: str | None = optional("the dense model")
+    base_hash: str | None = optional("of its weights")
