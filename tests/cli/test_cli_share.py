@@ -107,7 +107,7 @@ def test_auto_prunes_three_tenths_where_nothing_else_is_asked_for(bert):
 
 
 def test_ids_are_frozen():
-    """A default that moves without a new DEFAULTS_VERSION would make old results look like new ones."""
+    """A default that moves without a new `defaults_version` would make old results look like new ones."""
     config = ShareConfig.of(model="builtin:minilm", tasks="rte,mrpc", tickets="auto", level="30%", profile="paper")
     assert run_id(config, "share", base="b") == "share-65bf8465044c"
     values = [ShareConfig(tasks=("cola",), profile=p) for p in ("tuned", "paper", "code")]

@@ -91,7 +91,7 @@ def plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             "task: rte, 48 training examples", "rounds: 9 of about 2 steps each, about 18 in all")),
         ("search bert --method imp --train-file train.csv --sparsity 0.3,0.6", ("task: train.csv, 70 training",)),
         ("search bert --corpus corpus.txt --sparsity 0.5,0.7 --steps 40", (
-            "objective kd", "steps: 60 (40, then 20 for each further level)", "learning rate: 0.0002")),
+            "objective kd", "steps: 60 (40, then 20 for each further level)", "learning rate: 0.0003")),
         ("search bert --corpus wikitext-103 --steps 4", ("Not checked: the corpus wikitext-103, which the run gets",)),
         ("search bert --method wanda --corpus corpus.txt", ("calibration batches: 8 (no training)",)),
         ("search bert --method magnitude", ("steps: none: the weights alone decide",)),

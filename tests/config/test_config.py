@@ -71,10 +71,12 @@ def test_an_explicit_field_wins():
         ("clip", "none", "global", "tensor"),
         ("adam_epsilon", 1e-8, 1e-8, 1e-6),
         ("weight_decay", 0.0, 0.0, 0.01),
-        ("learning_rate", 2e-4, 2e-5, 2e-5),
+        ("learning_rate", 3e-4, 2e-5, 2e-5),
+        ("adam_beta1", 0.6, 0.9, 0.9),
+        ("adam_beta2", 0.8, 0.999, 0.999),
         ("scope", "encoder+embeddings", "encoder+embeddings", "encoder+embeddings+pooler"),
         ("train_embeddings", False, True, True),
-        ("batch_tokens", 2048, 8192, 8192),
+        ("batch_tokens", 768, 8192, 8192),
     ],
 )
 def test_profiles_of_the_kd_objective(field, tuned, paper, code):
@@ -88,25 +90,41 @@ def test_the_released_mlm_program_differs_from_the_kd_one():
     assert filled("code", method="magnitude").count_rounding == "nearest"
 
 
+@pytest.mark.parametrize(
+    ("objective", "follows"),
+    [
+        *(("kd", True), ("logits", True), ("kd+logits", True), ("kd:0.5", True)),
+        *(("mlm", False), ("mlm+kd", False), ("clm+logits", False), ("kd+attention", False)),
+    ],
+)
+def test_tuned_takes_small_batches_for_searches_that_only_follow_the_dense_model(objective, follows):
+    config = filled("tuned", objective, corpus="c")
+    assert (config.batch_tokens, config.betas) == ((768, (0.6, 0.8)) if follows else (2048, (0.9, 0.999)))
+    assert config.defaults_version == (2 if follows else 1)
+    assert filled("tuned", objective, corpus="c", block_wise=True).batch_tokens == 2048
+    for other in ({"profile": "paper"}, {"profile": "tuned", "block_wise": True}):
+        assert filled(objective=objective, corpus="c", **other).defaults_version == 1, other
+
+
 def test_ids_are_frozen():
-    """A default that moves without a new DEFAULTS_VERSION would make old results look like new ones."""
+    """A default that moves without a new `defaults_version` would make old results look like new ones."""
     search = SearchConfig(model="builtin:minilm", corpus="pydocs", sparsity=0.7)
-    assert run_id(search, "mask training 0.7", base="b", corpus="c") == "mask-training-0.7-01740a36b8d6"
+    assert run_id(search, "mask training 0.7", base="b", corpus="c") == "mask-training-0.7-e1a5ca825f32"
     transfer = TransferConfig(target="builtin:minilm", task="rte", seeds=(0, 1))
     assert run_id(transfer, "rte", base="b") == "rte-07923ecdd5ed"
     kinds = (SearchConfig, EvaluateConfig, TransferConfig)
     defaults = {name: repr(field.default) for kind in kinds for name, (_, field) in kind.all_fields().items()}
     from winning_tickets.config import profile_values
     from winning_tickets.config.transfer import transfer_profile
-    from winning_tickets.runs.identity import DEFAULTS_VERSION, digest
+    from winning_tickets.runs.identity import digest
 
     profiles = [
         profile_values(p, m, o) for p in ("tuned", "paper", "code") for m in METHOD_NAMES for o in OBJECTIVE_NAMES
     ]
     profile_names = ("tuned", "paper", "code")
-    assert DEFAULTS_VERSION == 1
+    assert {kind.model_construct().defaults_version for kind in (EvaluateConfig, TransferConfig)} == {1}
     transfers = [transfer_profile(profile, task) for profile in ("tuned", "paper", "code") for task in (None, "squad")]
-    assert digest([defaults, profiles, transfers]) == "6a1fc43c7909"
+    assert digest([defaults, profiles, transfers]) == "5ff87ddd32c3"
     shares = [ShareConfig(tasks=("cola", "mnli"), model="m", profile=one).resolved() for one in profile_names]
     supers = [SuperConfig(fine_tuning=TransferConfig(target="m", task="mnli"), profile=one) for one in profile_names]
     values = [one.model_dump(mode="json", exclude_defaults=True) for one in shares]
@@ -142,10 +160,14 @@ def test_long_mask_trainings_of_tuned_have_a_lower_rate():
     def rate(steps, **fields):
         return SearchConfig(model="m", corpus="c", steps=steps, **fields).resolved().learning_rate
 
-    assert [rate(steps) for steps in (1, 240, 300)] == [2e-4] * 3
-    assert [rate(steps) for steps in (301, 1200, 30_000)] == pytest.approx([1.9967e-4, 1e-4, 2e-5], rel=1e-4)
-    assert rate(1200, sparsity=[0.5, 0.6], rung_steps=60) == pytest.approx(1e-4), "the first level is the longest"
-    assert rate(1200, ranking="global") == pytest.approx(1e-4)
+    mlm = {"objective": "mlm"}
+    assert [rate(steps, **mlm) for steps in (1, 240, 300)] == [2e-4] * 3
+    assert [rate(steps, **mlm) for steps in (301, 1200, 30_000)] == pytest.approx([1.9967e-4, 1e-4, 2e-5], rel=1e-4)
+    assert rate(1200, sparsity=[0.5, 0.6], rung_steps=60, **mlm) == pytest.approx(1e-4), (
+        "the first level is the longest"
+    )
+    assert rate(1200, ranking="global", **mlm) == pytest.approx(1e-4)
+    assert [rate(steps) for steps in (1, 200, 800, 20_000)] == pytest.approx([3e-4, 3e-4, 1.5e-4, 3e-5])
     assert rate(1200, learning_rate=2e-4) == 2e-4
     assert rate(1200, block_wise=True) == 2e-4, "each layer has a part of the steps"
     gates = {"units": ["heads"], "level": ["50%"]}

@@ -325,6 +325,8 @@ def first_move(kind, weight, score, epsilon, decay):
         model="m",
         learning_rate=1e-3,
         optimizer=kind,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
         adam_epsilon=epsilon,
         weight_decay=decay,
     ).resolved()

@@ -201,7 +201,9 @@ OPTIMIZERS = {
     "adamw": lambda weights: torch.optim.AdamW(weights, lr=0.1, weight_decay=0.5, fused=True),
     "adamax": lambda weights: torch.optim.Adamax(weights, lr=0.1, weight_decay=0.5),
     "adamax-mtdnn": lambda weights: MTDNNAdamax(weights, lr=0.1, weight_decay=0.5),
-    "bertadam": lambda weights: BertAdam([{"params": weights, "lr": 0.1}], 1e-6, 0.5, correct_bias=False),
+    "bertadam": lambda weights: BertAdam(
+        [{"params": weights, "lr": 0.1}], betas=(0.9, 0.999), epsilon=1e-6, weight_decay=0.5, correct_bias=False
+    ),
     "sharing": lambda weights: sharing(weights, strict=True),
     "sharing as released": lambda weights: sharing(weights, strict=False),
 }

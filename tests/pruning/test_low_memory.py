@@ -42,14 +42,17 @@ def test_random_rounding_keeps_the_mean():
     assert rounded.mean() == pytest.approx(value, rel=1e-3)
 
 
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.6, 0.8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_short_moments_take_the_steps_of_adamw(dtype):
+def test_short_moments_take_the_steps_of_adamw(dtype, betas):
     """Exactly in float32, else nearly, also where gradients differ by orders of magnitude."""
     torch.manual_seed(0)
     size = torch.logspace(-6, 0, 3000)
     exact, short = (torch.nn.Parameter(torch.zeros(3000)) for _ in range(2))
-    reference = torch.optim.AdamW([exact], lr=1e-3, weight_decay=0.1, fused=True)
-    ours = LowPrecisionAdamW([{"params": [short], "lr": 1e-3}], 1e-8, 0.1, dtype, seed=0)
+    reference = torch.optim.AdamW([exact], lr=1e-3, betas=betas, weight_decay=0.1, fused=True)
+    ours = LowPrecisionAdamW(
+        [{"params": [short], "lr": 1e-3}], betas=betas, epsilon=1e-8, weight_decay=0.1, moments=dtype, seed=0
+    )
     for _ in range(40):
         exact.grad = (torch.randn(3000) + 1) * size
         short.grad = exact.grad.clone()
@@ -63,7 +66,14 @@ def test_short_moments_take_the_steps_of_adamw(dtype):
 def test_no_update_of_a_short_score_is_lost():
     """Each step is a tenth of the distance between two neighbors in bfloat16."""
     score = torch.nn.Parameter(torch.ones(10_000, dtype=torch.bfloat16))
-    optimizer = LowPrecisionAdamW([{"params": [score], "lr": 2**-7 / 10}], 1e-8, 0.0, torch.bfloat16, seed=0)
+    optimizer = LowPrecisionAdamW(
+        [{"params": [score], "lr": 2**-7 / 10}],
+        betas=(0.9, 0.999),
+        epsilon=1e-8,
+        weight_decay=0.0,
+        moments=torch.bfloat16,
+        seed=0,
+    )
     for _ in range(20):
         score.grad = -torch.ones_like(score)
         optimizer.step()

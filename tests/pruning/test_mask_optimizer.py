@@ -23,6 +23,11 @@ def variant(**fields):
     return TUNED.model_copy(update=fields)
 
 
+def papers(**fields):
+    """A variant with the optimizer of the papers."""
+    return variant(adam_beta1=0.9, adam_beta2=0.999, **fields)
+
+
 def absolute(weights):
     return {name: weight.abs() for name, weight in weights.items()}
 
@@ -75,15 +80,16 @@ def naive_search(update, steps, init="plateau"):
             straight = {n: g * min(1.0, update.max_grad_norm / (g.norm() + 1e-6)) for n, g in straight.items()}
         for name, g in straight.items():
             mean, square = moments[name]
-            mean.mul_(0.9).add_(g, alpha=0.1)
-            square.mul_(0.999).add_(g * g, alpha=0.001)
+            first, second = update.betas
+            mean.mul_(first).add_(g, alpha=1 - first)
+            square.mul_(second).add_(g * g, alpha=1 - second)
             lr, decay = update.learning_rate, update.weight_decay
             if update.optimizer == "bertadam":
                 scores[name] -= lr * (mean / (square.sqrt() + update.adam_epsilon) + decay * scores[name])
             else:
                 scores[name] *= 1 - lr * decay
-                root = (square / (1 - 0.999**step)).sqrt() + update.adam_epsilon
-                scores[name] -= lr * (mean / (1 - 0.9**step)) / root
+                root = (square / (1 - second**step)).sqrt() + update.adam_epsilon
+                scores[name] -= lr * (mean / (1 - first**step)) / root
         keys = {n: key(s) for n, s in scores.items()}
         early = update.cadence == "before"
         if (early and step == 1) or (step + early) % update.reselect_steps == 0:
@@ -104,11 +110,11 @@ def naive_search(update, steps, init="plateau"):
         (variant(ranking="global"), "rank"),
         (variant(ranking="row"), "rank"),
         (variant(pattern="2:4"), "rank"),
-        (variant(pattern="1:8", rank_by="absolute"), "plateau"),
-        (variant(rank_by="absolute", clip="global", max_grad_norm=0.01), "plateau"),
-        (variant(reselect_steps=3, clip="global"), "plateau"),
+        (papers(pattern="1:8", rank_by="absolute"), "plateau"),
+        (papers(rank_by="absolute", clip="global", max_grad_norm=0.01), "plateau"),
+        (papers(reselect_steps=3, clip="global"), "plateau"),
         (
-            variant(
+            papers(
                 optimizer="bertadam",
                 adam_epsilon=1e-6,
                 weight_decay=0.01,
@@ -218,7 +224,9 @@ def test_plateau_scores_are_those_of_equation_5():
 @pytest.mark.parametrize("corrected", [True, False])
 def test_decay_makes_weights_smaller(corrected):
     weight = nn.Parameter(torch.full((3,), 2.0))
-    optimizer = BertAdam([{"params": [weight], "lr": 0.5}], 1e-8, 0.1, correct_bias=corrected)
+    optimizer = BertAdam(
+        [{"params": [weight], "lr": 0.5}], betas=(0.9, 0.999), epsilon=1e-8, weight_decay=0.1, correct_bias=corrected
+    )
     weight.grad = torch.zeros(3)
     optimizer.step()
     assert torch.equal(weight.detach(), torch.full((3,), 2.0 * (1 - 0.5 * 0.1)))

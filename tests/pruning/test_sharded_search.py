@@ -213,7 +213,12 @@ REFUSED = {
     "short moments": ({"moment_dtype": "bfloat16"}, {}, 2, "--moment-dtype bfloat16 saves"),
     "compiled": ({}, {"torch_compile": True}, 2, "--compile is for models that are whole in each process"),
     "bfloat16": ({}, {"bf16": True}, 2, "--bf16 with --shard needs --gradient-checkpointing"),
-    "few segments": ({"segments": "packed:512"}, {}, 8, "may hold 4 of packed:512; raise it to at least 4096"),
+    "few segments": (
+        {"segments": "packed:512", "batch_tokens": 2048},
+        {},
+        8,
+        "may hold 4 of packed:512; raise it to at least 4096",
+    ),
     "a device": ({}, {"device": "meta"}, 2, "--device meta"),
 }
 

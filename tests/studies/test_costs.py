@@ -69,7 +69,7 @@ def test_mask_training_has_the_batch_of_its_profile_and_a_teacher():
 
 def test_every_term_that_compares_with_the_dense_model_has_a_teacher():
     assert sorted(TEACHER_NAMES) == sorted(name for name, term in ALL_TERMS.items() if term.teacher)
-    fields = {"model": "m", "corpus": "wikitext-103", "steps": 100, "sparsity": 0.7}
+    fields = {"model": "m", "corpus": "wikitext-103", "steps": 100, "batch_tokens": 2048, "sparsity": 0.7}
     read = {name: cost_of(SearchConfig.of(**fields, objective=name), BASE).tokens / 204_800 for name in TERM_NAMES}
     assert read == pytest.approx({name: 4 / 3 if name in TEACHER_NAMES else 1 for name in TERM_NAMES})
     one, two = (cost_of(EvaluateConfig(target="m", objectives=(o,)), BASE).tokens for o in ("mlm", "contrastive"))
@@ -255,7 +255,8 @@ def stored_searches():
 @pytest.mark.parametrize(("name", "objective", "steps", "seconds"), list(stored_searches()))
 def test_stored_searches_took_what_is_estimated_within_a_factor_of_two(name, objective, steps, seconds):
     objective = {"mlm-kd-30": "mlm+kd", "kd-30-logits": "kd+logits"}.get(objective, objective)
-    config = SearchConfig.of(model="builtin:minilm", corpus="wikitext-2", objective=objective, steps=steps)
+    fields = {"model": "builtin:minilm", "corpus": "wikitext-2", "batch_tokens": 2048}
+    config = SearchConfig.of(**fields, objective=objective, steps=steps)
     assert seconds / 2 < Speed().seconds(cost_of(config, MINILM), MINILM) < 2 * seconds
 
 

@@ -238,7 +238,7 @@ def test_exports_are_models_inside_their_runs():
 
 
 def test_ids_are_frozen():
-    """They name folders in users' stores: when this fails, raise DEFAULTS_VERSION or find what moved."""
+    """They name folders in users' stores: when this fails, raise `defaults_version` or find what moved."""
     plan = planned(little())
     assert set(plan.stage_runs("search")) == GOLDEN
     assert plan.stage_runs("evaluate")[0] == "evaluate-kd-bf075bb505da"

@@ -238,13 +238,44 @@ def test_a_gpu_multiplies_with_tf32_unless_it_has_bfloat16():
 def test_slow_bfloat16_comes_with_one_warning(tmp_path, monkeypatch, recwarn, runtime, bfloat16, warned):
     times = {torch.bfloat16: bfloat16, torch.float32: 1.0}
     monkeypatch.setattr(execution, "_time_of_a_product", times.get)
-    execution._warn_of_slow_bf16.cache_clear()
+    for cached in (execution._ratio_of_products, execution._warn_of_slow_bf16):
+        cached.cache_clear()
     for name in ("first", "second"):
         trainer_arguments(tmp_path / name, Runtime(device="cpu", **runtime), max_steps=1)
     said = (
         "on this processor a matrix product takes 1.5 times as long in bfloat16 as in float32, so steps can be slower"
     )
     assert [str(one.message).startswith(said) for one in recwarn] == [True] * warned
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "given", "said"),
+    [
+        (0.4, {}, ["With --bf16 this training would take about 0.6 of its time on this processor."]),
+        (0.95, {}, []),
+        (0.4, {"bf16": True}, []),
+        (0.4, {"seconds": 60.0}, []),
+        (0.4, {"device": torch.device("meta")}, []),
+    ],
+)
+def test_a_long_training_is_told_once_what_bfloat16_would_save(monkeypatch, caplog, bfloat16, given, said):
+    caplog.set_level(logging.INFO, "winning_tickets")
+    times = {torch.bfloat16: bfloat16, torch.float32: 1.0}
+    monkeypatch.setattr(execution, "_time_of_a_product", times.get)
+    for cached in (execution._ratio_of_products, execution._advise_bf16):
+        cached.cache_clear()
+    for _ in range(2):
+        execution.advise_bf16(**{"device": torch.device("cpu"), "bf16": False, "seconds": 61.0} | given)
+    assert caplog.messages == said
+
+
+def test_the_trainer_estimates_what_is_left_from_its_second_step(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(execution, "advise_bf16", lambda device, **given: asked.append(given))
+    ours(tmp_path, max_steps=5).train()
+    (given,) = asked
+    assert given["bf16"] is False
+    assert given["seconds"] > 0
 
 
 def test_a_product_in_either_precision_takes_time():

@@ -47,6 +47,8 @@ class ScoreTraining(SteppedSearch, ScheduledSearch, CalibratedSearch, TeacherSea
     optimizer: Open[Literal["adamw", "adamw-hf", "bertadam"]] = _train(
         None, "Optimizer: adamw, adamw-hf (epsilon before the bias correction) or bertadam (no bias correction)."
     )
+    adam_beta1: Open[float] = _train(None, "Decay of the optimizer's first moment.", ge=0, lt=1, option=None)
+    adam_beta2: Open[float] = _train(None, "Decay of the optimizer's second moment.", ge=0, lt=1, option=None)
     adam_epsilon: Open[float] = _train(None, "Epsilon of the optimizer.", gt=0)
     clip: Open[Literal["global", "tensor", "none"]] = _train(
         None,
@@ -127,6 +129,16 @@ class MaskTraining(ScoreTraining, LogitsSearch, RoundedWeights, CountedSearch):
     def total_steps(self) -> int:
         """Optimizer steps of all sparsity levels."""
         return self.first_steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Decay of the optimizer's two moments."""
+        return self.adam_beta1, self.adam_beta2
+
+    @property
+    def defaults_version(self) -> int:
+        """Version 2 of `tuned` has other values for searches that only follow the dense model."""
+        return 2 if self.profile == "tuned" and not self.block_wise and profiles.follows(self.objective) else 1
 
     def profile_values(self) -> dict[str, Any]:
         """Return the values of the profile for this objective and ranking."""

@@ -64,6 +64,14 @@ def parse_objective(text: str, names: Sequence[str] = TERM_NAMES, why: str = "")
     return {name: weights[name] for name in names if name in weights}
 
 
+def terms_of(text: str) -> dict[str, float]:
+    """Return the terms of a sum and their weights; none if it is impossible, which another message says."""
+    try:
+        return parse_objective(text)
+    except UsageError:
+        return {}
+
+
 def canonical_objective(weights: Mapping[str, float]) -> str:
     """Return a sum in its canonical form: terms in the order of `ALL_NAMES`, joined with `+`, weights of 1 left out."""
     # All digits without an exponent, whose sign would look like a separator.
@@ -76,7 +84,4 @@ def paper_objective(objective: str) -> str:
     # Another sum uses `mlm+kd` if it has `mlm` in it, else `kd`.
     if objective in OBJECTIVE_NAMES:
         return objective
-    try:
-        return "mlm+kd" if "mlm" in parse_objective(objective) else "kd"
-    except UsageError:  # refused elsewhere, together with all other problems of the settings
-        return "kd"
+    return "mlm+kd" if "mlm" in terms_of(objective) else "kd"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from winning_tickets.config.objective import TEACHER_NAMES, paper_objective
+from winning_tickets.config.objective import TEACHER_NAMES, paper_objective, terms_of
 
 Profile = Literal["paper", "code", "tuned"]
 PROFILES = ("paper", "code", "tuned")
@@ -22,6 +22,9 @@ _SPARSE, _RATE_OF_SPARSE = 0.6, 2.0
 # Learning rate of the scores of mask training, for a sparsity level of up to `_LONG` steps. In a longer one it moves
 # scores across the threshold and back, and the loss falls no further (docs/results/settings).
 _SCORES_RATE, _LONG = 2e-4, 300
+# The same for a search that only follows the dense model: it learns more in a CPU second from small batches, whose
+# moments forget early steps quickly (docs/results/speed/time_to_ticket.md).
+_FOLLOWING_RATE, _FOLLOWING_LONG = 3e-4, 200
 
 _TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",
@@ -42,11 +45,20 @@ _TUNED: dict[str, Any] = {
     "student_dropout": 0.0,
     "teacher_dropout": False,
     "optimizer": "adamw",
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
     "adam_epsilon": 1e-8,
     "weight_decay": 0.0,
     "clip": "none",
     "kd_masked_tokens": 0,
     "kd_padding": "ignored",
+}
+
+_TUNED_FOLLOWING: dict[str, Any] = {
+    "batch_tokens": 768,
+    "learning_rate": _FOLLOWING_RATE,
+    "adam_beta1": 0.6,
+    "adam_beta2": 0.8,
 }
 
 # Weights times input norms are larger than the weights of the embeddings, so a global ranking would prune all of these.
@@ -167,15 +179,26 @@ def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
     return _STRUCTURED | {"importance": "released", "min_heads_per_layer": 0 if selection == "random" else 1}
 
 
+def follows(objective: str) -> bool:
+    """Return whether an objective compares only hidden states or predictions with those of the dense model."""
+    return terms_of(objective).keys() in ({"kd"}, {"logits"}, {"kd", "logits"})
+
+
 def profile_values(
     profile: Profile, method: str, objective: str, ranking: str = "matrix", *, steps: int = 0
 ) -> dict[str, Any]:
-    """Return the values of fields of a `SearchConfig` that are None; `steps` are those of the first sparsity level."""
+    """Return the values of fields of a `SearchConfig` that are None.
+
+    `steps` are those of the first sparsity level of mask training, and 0 if it is not trained end to end.
+    """
     if profile == "tuned":
-        values = _TUNED_GLOBAL if method == "mask-training" and ranking == "global" else _TUNED
-        if method == "mask-training" and steps > _LONG:
-            values = values | {"learning_rate": _SCORES_RATE * math.sqrt(_LONG / steps)}
-        return values
+        if method != "mask-training":
+            return _TUNED
+        values = _TUNED_GLOBAL if ranking == "global" else _TUNED
+        rate, long = _SCORES_RATE, _LONG
+        if steps and follows(objective):
+            values, rate, long = values | _TUNED_FOLLOWING, _FOLLOWING_RATE, _FOLLOWING_LONG
+        return values | {"learning_rate": rate * math.sqrt(min(1.0, long / max(1, steps)))}
     objective = paper_objective(objective)
     values = _PAPER | _PAPER_BY_OBJECTIVE.get(objective, {})
     if profile == "code":

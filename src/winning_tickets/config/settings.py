@@ -183,6 +183,11 @@ class Settings(BaseModel):
         options = cls.options_of(field, inner).split() or [f"{field}.{inner}" if inner else field]
         return options[0].partition("/")[0]
 
+    @property
+    def defaults_version(self) -> int:
+        """Increased when a default or a value of a profile changes, so that old and new runs never share an id."""
+        return 1
+
     def identity(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
         """Return the fields that are part of a run's identity: all but those that choose optional outputs."""
         extra: dict[str, Any] = {name: field.json_schema_extra for name, field in type(self).model_fields.items()}

@@ -574,9 +574,9 @@ def base_hash(hashes: dict[str, str]) -> str:
     return state.hexdigest()
 
 
-def round_weights_(plm: PLM, dtype: torch.dtype) -> None:
+def round_weights_(model: nn.Module, dtype: torch.dtype) -> None:
     """Convert the parameters of a model to a shorter type, one after the other; buffers keep their type."""
-    for parameter in plm.model.parameters():
+    for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
 

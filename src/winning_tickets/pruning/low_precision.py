@@ -34,6 +34,7 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
 
     Args:
         groups: groups of contiguous parameters, with `lr` as for any optimizer.
+        betas: decay of the two moments.
         epsilon: added to the root of the second moment.
         weight_decay: share of a parameter that a step with a learning rate of 1 removes.
         moments: type of the moments: float32 or bfloat16.
@@ -41,9 +42,16 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], epsilon: float, weight_decay: float, moments: torch.dtype, *, seed: int
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+        moments: torch.dtype,
+        seed: int,
     ) -> None:
-        super().__init__(groups, {"lr": 1.0, "betas": (0.9, 0.999), "eps": epsilon, "weight_decay": weight_decay})
+        super().__init__(groups, {"lr": 1.0, "betas": betas, "eps": epsilon, "weight_decay": weight_decay})
         self._dtype, self._seed = moments, seed
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -151,20 +151,17 @@ class MaskOptimizer(torch.optim.Optimizer):
         groups: list[dict[str, Any]] = [{"params": list(self.scores.values())}]
         if self.head:
             groups.append({"params": list(self.head.values())})
+        betas, decay = self.config.betas, self.config.weight_decay
+        epsilon = self.config.adam_epsilon
         if self.config.optimizer != "adamw":
             corrected = self.config.optimizer == "adamw-hf"
-            return BertAdam(groups, self.config.adam_epsilon, self.config.weight_decay, correct_bias=corrected)
+            return BertAdam(groups, betas=betas, epsilon=epsilon, weight_decay=decay, correct_bias=corrected)
         if (self.config.score_dtype, self.config.moment_dtype) != ("float32", "float32"):
+            moments, seed = DTYPES[self.config.moment_dtype], self.config.seed
             return LowPrecisionAdamW(
-                groups,
-                self.config.adam_epsilon,
-                self.config.weight_decay,
-                DTYPES[self.config.moment_dtype],
-                seed=self.config.seed,
+                groups, betas=betas, epsilon=epsilon, weight_decay=decay, moments=moments, seed=seed
             )
-        adamw = torch.optim.AdamW(
-            groups, lr=1.0, eps=self.config.adam_epsilon, weight_decay=self.config.weight_decay, fused=True
-        )
+        adamw = torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=epsilon, weight_decay=decay, fused=True)
         for parameter in (*self.scores.values(), *self.head.values()):
             adamw.state[parameter] = _moments(parameter, torch.zeros((), device=parameter.device))
         return adamw
@@ -409,9 +406,15 @@ class BertAdam(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], epsilon: float, weight_decay: float, *, correct_bias: bool
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+        correct_bias: bool,
     ) -> None:
-        super().__init__(groups, {"lr": 0.0, "betas": (0.9, 0.999), "eps": epsilon, "weight_decay": weight_decay})
+        super().__init__(groups, {"lr": 0.0, "betas": betas, "eps": epsilon, "weight_decay": weight_decay})
         self._correct_bias = correct_bias
         for group in self.param_groups:
             self.state |= {parameter: _moments(parameter, 0) for parameter in group["params"]}

@@ -98,6 +98,8 @@ def find_trained_mask(prepared: PreparedMasks, run: RunDirectory, runtime: Runti
     # A profile may train without dropout; the papers keep the model's own.
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(prepared.plm.model, config.student_dropout)
+    if runtime.bf16 and not runtime.shard:
+        prepared.round_weights()
     sparsities = ", ".join(f"{100 * sparsity:.0f}" for sparsity in config.sparsities)
     title = f"searching at {sparsities} % sparsity"
     if config.block_wise:

@@ -25,10 +25,11 @@ from winning_tickets.training.objectives.terms import lm_head_of, needs_lm_head,
 _FLOAT = 4  # bytes of a weight in a sharded search
 
 
-def memory_plan(config: SearchConfig, processes: int = 1) -> dict[str, int]:
+def memory_plan(config: SearchConfig, processes: int = 1, *, bf16: bool = False) -> dict[str, int]:
     """Return the bytes of a search by what they hold, without activations, whose size depends on `--batch-tokens`.
 
-    With several `processes`, these are the bytes that each process of a sharded search needs on its device.
+    With several `processes`, these are the bytes that each process of a sharded search needs on its device. With
+    `bf16`, mask training in one process keeps its frozen weights in bfloat16.
 
     Example:
         >>> config = SearchConfig(model="Qwen/Qwen2.5-0.5B", corpus="pydocs", block_wise=True)
@@ -38,7 +39,7 @@ def memory_plan(config: SearchConfig, processes: int = 1) -> dict[str, int]:
     terms = [name for name in config.terms if name != "task"]
     head, predicts = lm_head_of(terms) if terms else "none", needs_lm_head(terms)
     plm = outline(config.model, head, config.revision, config.layers, require_mlm_head=predicts)
-    long = DTYPES[config.weights_dtype if isinstance(config, RoundedWeights) else "float32"].itemsize
+    long = DTYPES["bfloat16" if _rounds_weights(config, bf16=bf16 and processes == 1) else "float32"].itemsize
     found = {"model": sum(parameter.numel() for parameter in plm.model.parameters()) * long}
     if not isinstance(config, MaskTraining):
         return found | {"at_once": found["model"]}
@@ -90,7 +91,7 @@ def _of_each(
 def planned_memory(config: SearchConfig, runtime: Runtime) -> dict[str, dict[str, int]]:
     """Return `memory_plan` for `--dry-run`; nothing if the model is not found, or is refused later."""
     try:
-        return {"memory_bytes": memory_plan(config, launched() if runtime.shard else 1)}
+        return {"memory_bytes": memory_plan(config, launched() if runtime.shard else 1, bf16=runtime.bf16)}
     except (ModelNotFound, UsageError, ContentError):
         return {}
 
@@ -101,12 +102,12 @@ def check_memory(config: SearchConfig, runtime: Runtime) -> None:
     has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
     if device.type == "cuda":
         has = torch.cuda.mem_get_info(device)[1]
-    needs = memory_plan(config, launched() if runtime.shard else 1)["at_once"]
+    needs = memory_plan(config, launched() if runtime.shard else 1, bf16=runtime.bf16)["at_once"]
     if device.type == "cpu" and launched() > 1:
         needs *= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # the processes of a machine share its memory
     if has is None or needs <= has:
         return
-    advice = _advice(config, device.type)
+    advice = _advice(config, runtime, device.type)
     hint = "; start more processes" if runtime.shard else f"; give {' or '.join(advice)}" if advice else ""
     raise UsageError(
         f"The search needs {needs / 1e9:.1f} GB for {config.model} without activations, and {device.type} has "
@@ -114,10 +115,16 @@ def check_memory(config: SearchConfig, runtime: Runtime) -> None:
     )
 
 
-def _advice(config: SearchConfig, device: str) -> list[str]:
+def _rounds_weights(config: SearchConfig, *, bf16: bool) -> bool:
+    """Return whether a search in one process keeps its frozen weights in bfloat16."""
+    asked = isinstance(config, RoundedWeights) and config.weights_dtype == "bfloat16"
+    return asked or (bf16 and isinstance(config, MaskTraining))
+
+
+def _advice(config: SearchConfig, runtime: Runtime, device: str) -> list[str]:
     """Return the options that would save memory and were not given."""
     found = []
-    if isinstance(config, RoundedWeights) and config.weights_dtype == "float32":
+    if isinstance(config, RoundedWeights) and not _rounds_weights(config, bf16=runtime.bf16 and not runtime.shard):
         found.append("--weights-dtype bfloat16")
     if isinstance(config, MaskTraining):
         if config.moment_dtype != "bfloat16":

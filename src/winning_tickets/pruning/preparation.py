@@ -29,7 +29,7 @@ from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.user_files import load_files
-from winning_tickets.models.architectures import matrices_of, prunable_views
+from winning_tickets.models.architectures import matrices_of, present_in, prunable_views
 from winning_tickets.models.device import choose_device
 from winning_tickets.models.loading import PLM, load_plm, prunable_names, round_weights_
 from winning_tickets.models.structure import Structure, structure_of
@@ -95,6 +95,17 @@ class PreparedSearch(Generic[Method]):
     def use_weights(self, copies: Mapping[str, Tensor]) -> None:
         """Use these copies as `weights` from now on, so that a method may change the loaded model."""
         self._weights = {name: copies.get(name, view).to(self.device) for name, view in self.loaded.items()}
+
+    def round_weights(self) -> None:
+        """Round the weights of the encoder to bfloat16 once, for methods that train none of them.
+
+        Otherwise each step of a training with `--bf16` rounds the same weights again.
+        """
+        round_weights_(self.plm.encoder, torch.bfloat16)
+        inside = present_in(self.plm.encoder, self.loaded)
+        views = prunable_views(self.plm.encoder, inside)
+        self.loaded = {name: views.get(name, view).bfloat16() for name, view in self.loaded.items()}
+        self.ranked, self._weights = replace(self.ranked, weights=self.loaded), None
 
     def keep_shapes_only(self) -> None:
         """Replace the whole matrices with tensors on the device `meta`: their memory is freed, their shapes stay."""
@@ -295,7 +306,7 @@ def _load_models(settings: SearchConfig) -> tuple[PLM, PLM, BaseModelInfo]:
         encoder = load(with_tokenizer=False)
     if isinstance(settings, RoundedWeights) and settings.weights_dtype == "bfloat16":
         for one in {id(plm): plm, id(encoder): encoder}.values():
-            round_weights_(one, torch.bfloat16)
+            round_weights_(one.model, torch.bfloat16)
     return plm, encoder, base
 
 

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import read_json, write_json
 
-DEFAULTS_VERSION = 1
-"""Increased when a default, a value of a profile or a rule of `tuned` changes: old and new runs never share an id."""
-
 
 class Identified(Protocol):
     """Settings from which a run id can be made."""
+
+    @property
+    def defaults_version(self) -> int: ...
 
     def identity(self, *, exclude_defaults: bool) -> dict[str, Any]: ...
 
@@ -38,7 +38,7 @@ def run_id(config: Identified, slug: str, **content: str | None) -> str:
     Only fields that differ from their defaults enter the hash, so a new field leaves old ids unchanged.
     """
     fields = config.identity(exclude_defaults=True)
-    body = {"config": fields, "content": content, "defaults_version": DEFAULTS_VERSION}
+    body = {"config": fields, "content": content, "defaults_version": config.defaults_version}
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", slug).strip("-").lower()
     return f"{readable}-{digest(body)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import time
@@ -19,9 +20,13 @@ from winning_tickets.config import Runtime
 from winning_tickets.models.device import choose_device
 from winning_tickets.runs.errors import TicketsWarning, TrainingError, UsageError
 
+logger = logging.getLogger(__name__)
+
 BACKEND = "inductor"  # of torch.compile
 _COMPILERS = ("g++", "clang++", "c++")
 _SLOW = 0.9  # time of a product in bfloat16, relative to float32, from which --bf16 comes with a warning
+_PRODUCTS = 0.65  # share of a step's time that is spent on matrix products (docs/results/speed)
+_LONG = 60.0  # seconds that a training must still take for advice on its speed
 
 
 def precision_of(device: torch.device, *, bf16: bool) -> str:
@@ -65,10 +70,28 @@ def warn_of_slow_bf16(device: torch.device, runtime: Runtime) -> None:
         _warn_of_slow_bf16()
 
 
+def advise_bf16(device: torch.device, *, bf16: bool, seconds: float) -> None:
+    """Say once in a process that `--bf16` would shorten a training on a CPU that takes `seconds` without it."""
+    if device.type == "cpu" and not bf16 and seconds > _LONG:
+        _advise_bf16()
+
+
+@cache
+def _advise_bf16() -> None:
+    if (ratio := _ratio_of_products()) <= _SLOW:
+        share = 1 - _PRODUCTS * (1 - ratio)
+        logger.info("With --bf16 this training would take about %.1f of its time on this processor.", share)
+
+
+@cache
+def _ratio_of_products() -> float:
+    """Return the time of a matrix product in bfloat16, relative to float32."""
+    return _time_of_a_product(torch.bfloat16) / _time_of_a_product(torch.float32)
+
+
 @cache
 def _warn_of_slow_bf16() -> None:
-    ratio = _time_of_a_product(torch.bfloat16) / _time_of_a_product(torch.float32)
-    if ratio > _SLOW:
+    if (ratio := _ratio_of_products()) > _SLOW:
         found = f"on this processor a matrix product takes {ratio:.1f} times as long in bfloat16 as in float32"
         warnings.warn(f"{found}, so steps can be slower with --bf16.", TicketsWarning, stacklevel=3)
 

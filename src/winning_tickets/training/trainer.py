@@ -364,8 +364,12 @@ class TicketTrainer:
                     parallel.draw_as_a_data_loader()
                 began = time.monotonic()
                 self._take_step(next(prepared))
+                seconds = time.monotonic() - began
                 if self.args.torch_compile and self.step == steps.start + 1:
-                    logger.info("Compiled; the first step took %.1f s.", time.monotonic() - began)
+                    logger.info("Compiled; the first step took %.1f s.", seconds)
+                if self.step == steps.start + 2:  # the first one is slower
+                    left = seconds * (self.max_steps - self.step)
+                    execution.advise_bf16(device, bf16=self.args.bf16, seconds=left)
         self._tell("on_train_end")
 
     @property
