@@ -31,10 +31,9 @@ from intervals import (
     shared,
 )
 
+from winning_tickets.data.tasks import task_title
 from winning_tickets.report.effects import Effect
 
-NAMES = {"mnli": "MNLI", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "cola": "CoLA", "snli": "SNLI"}
-NAMES |= {"scitail": "SciTail", "rte": "RTE"}
 METHODS = {
     "TAMT-KD": "mask training, KD",
     "TAMT-MLM": "mask training, MLM",
@@ -125,7 +124,7 @@ def above_one_answer() -> str:
             ticket, whole, answer = (fmean(on(tasks, one).values()) for one in (own, dense, constant))
             cells.append(f"{(ticket - answer) / (whole - answer):.2f}")
         rows.append([f"{METHODS[method]}, {100 * float(sparsity):.0f} %", *cells])
-    return markdown(["above one answer", *(NAMES[task] for task in METRICS), "five tasks"], rows)
+    return markdown(["above one answer", *(task_title(task) for task in METRICS), "five tasks"], rows)
 
 
 def five_differences() -> str:
@@ -139,7 +138,7 @@ def five_differences() -> str:
             by_task = [apart(*pair, [task]) if report == FIVE or task in ("mnli", "cola") else "" for task in tasks]
             short = {"TAMT-KD": "KD", "IMP": "iterative pruning", "OMP": "magnitude"}
             rows.append([f"{short[first]} minus {short[second]}, {rate}", *by_task, apart(*pair)])
-    return markdown(["70 %, difference [95 %]", *(NAMES[task] for task in tasks), "five tasks"], rows)
+    return markdown(["70 %, difference [95 %]", *(task_title(task) for task in tasks), "five tasks"], rows)
 
 
 def two_tasks() -> str:
@@ -181,7 +180,7 @@ def encoder_1000() -> str:
     scores = fine_tuned("tickets_win/long_trainings")
     kd, imp = scores["TAMT-KD", BEST], scores["IMP", BEST]
     rows = [
-        [NAMES[task], seeds_of(kd, task), seeds_of(imp, task), apart(kd, imp, [task])]
+        [task_title(task), seeds_of(kd, task), seeds_of(imp, task), apart(kd, imp, [task])]
         for task in ("sst2", "mrpc", "stsb", "mnli")
     ]
     rows.append(["mean", mean_of(kd), mean_of(imp), apart(kd, imp)])
@@ -195,10 +194,10 @@ def short_trainings() -> str:
     rows = []
     for task in ("sst2", "stsb"):
         dense = by_level["0.5"]["Full", BEST]
-        rows.append([f"{NAMES[task]}: dense", seeds_of(dense, task), "", "", ""])
+        rows.append([f"{task_title(task)}: dense", seeds_of(dense, task), "", "", ""])
         for method, name in METHODS.items():
             cells = [seeds_of(by_level[level].get((method, BEST), {}), task) for level in levels]
-            rows.append([f"{NAMES[task]}: {name}", *cells])
+            rows.append([f"{task_title(task)}: {name}", *cells])
     return markdown(["seeds 0, 1, 2", "50 %", "60 %", "70 %", "80 %"], rows)
 
 
@@ -211,7 +210,7 @@ def short_differences() -> str:
             for level in ("0.5", "0.7", "0.8"):
                 scores = fine_tuned("tickets_win/all_methods", level)
                 cells.append(apart(on([task], scores["TAMT-KD", BEST]), scores.get((method, BEST), {})))
-            rows.append([f"{NAMES[task]}: {METHODS[method]}", *cells])
+            rows.append([f"{task_title(task)}: {METHODS[method]}", *cells])
     return markdown(["KD minus, [95 %] over seeds", "50 %", "70 %", "80 %"], rows)
 
 
@@ -397,7 +396,7 @@ def with_and_without_dropout() -> str:
             ", ".join(f"{100 * score:.1f}" for _, score in sorted(by_task[task].items())) or NONE for task in METRICS
         ]
         rows.append([f"dropout {0.1 if dropout == 'model' else 0:g}, rate {rate:g}", *cells])
-    return markdown(["dense model, seeds 0, 1, 2 or 0", *(NAMES[task] for task in METRICS)], rows)
+    return markdown(["dense model, seeds 0, 1, 2 or 0", *(task_title(task) for task in METRICS)], rows)
 
 
 def minilm_dropout() -> str:
@@ -408,7 +407,7 @@ def minilm_dropout() -> str:
             scores[row["dropout"]][row["task"], row["seed"]] = float(row["number"])
     tasks = ("mrpc", "stsb", "sst2", "cola")
     rows = [[f"{float(dropout):g}", *(seeds_of(scores[dropout], task) for task in tasks)] for dropout in ("0.1", "0.0")]
-    return markdown(["dropout", *(NAMES[task] for task in tasks)], rows)
+    return markdown(["dropout", *(task_title(task) for task in tasks)], rows)
 
 
 def encoder_steps() -> str:
@@ -437,7 +436,7 @@ def encoder_cost() -> str:
     names = ("similarity-minilm", "similarity-minilm-mlm", "similarity-minilm-mlm-3000-bf16")
     rows = [["similarity, Pearson", *(f"{100 * similarity[name]['similarity_pearson']:.1f}" for name in names), ""]]
     for task in ("sst2", "stsb", "mrpc", "mnli", "cola"):
-        rows.append([NAMES[task], *(seeds_of(one, task) for one in models), apart(models[2], before, [task])])
+        rows.append([task_title(task), *(seeds_of(one, task) for one in models), apart(models[2], before, [task])])
     return markdown(["seeds 0, 1, 2", "MiniLM", "10,000 steps", "3,000 steps", "3,000 steps minus MiniLM"], rows)
 
 
@@ -467,7 +466,7 @@ def universal_two() -> str:
 
 def universal_three() -> str:
     """Tickets of 50 % by source: MNLI, MRPC and STS-B, encoder of 3,000 steps."""
-    sources = {task: f"ticket of {NAMES[task]}" for task in ("mnli", "mrpc", "stsb")}
+    sources = {task: f"ticket of {task_title(task)}" for task in ("mnli", "mrpc", "stsb")}
     sources |= {"MLM": "ticket of MLM", "one-shot": "one-shot magnitude"}
     rows = _universal("three_tasks", ("mnli", "mrpc", "stsb"), sources)
     return markdown(["50 %, seeds 0, 1, 2", "MNLI", "MRPC", "STS-B"], rows)
@@ -677,7 +676,7 @@ def shared_scores() -> str:
         [words, *(seeds_of(models[name], task) for task in MAIN), mean_of(models[name])]
         for name, words in SHARED.items()
     ]
-    return markdown(["seeds 0, 1, 2", *(NAMES[task] for task in MAIN), "mean"], rows)
+    return markdown(["seeds 0, 1, 2", *(task_title(task) for task in MAIN), "mean"], rows)
 
 
 def shared_differences() -> str:
@@ -697,7 +696,7 @@ def shared_differences() -> str:
             ]
         )
     return markdown(
-        ["difference [95 %]", *(NAMES[task] for task in MAIN), "mean, over seeds", "mean, over tasks and seeds"], rows
+        ["difference [95 %]", *(task_title(task) for task in MAIN), "mean, over seeds", "mean, over tasks and seeds"], rows
     )
 
 
@@ -754,7 +753,7 @@ def phases() -> str:
     for level in ("20", "40", "60"):
         for kind in ("winning", "random", "losing"):
             rows.append([f"{kind}, {level} %", *(seeds_of(_phases(task, kind, level), task) for task in MAIN)])
-    return markdown(["seeds 0, 1, 2", *(NAMES[task] for task in MAIN)], rows)
+    return markdown(["seeds 0, 1, 2", *(task_title(task) for task in MAIN)], rows)
 
 
 def phase_differences() -> str:
@@ -774,7 +773,7 @@ def phase_differences() -> str:
         full = {(task, seed): one["full"]["rest"]["mean"] for seed, one in results.items()}
         chosen.append(apart(mine, full))
     rows.append(["super ticket minus full model, other half of dev", *chosen])
-    return markdown(["difference [95 %], three seeds", *(NAMES[task] for task in MAIN)], rows)
+    return markdown(["difference [95 %], three seeds", *(task_title(task) for task in MAIN)], rows)
 
 
 def four_epochs() -> str:
@@ -787,10 +786,10 @@ def four_epochs() -> str:
                 (task, str(seed)): value for seed, value in zip(SEEDS, result["full"]["rest"]["values"], strict=True)
             }
             if not recovered:
-                rows.append([f"{NAMES[task]}: full model", seeds_of(full, task), ""])
+                rows.append([f"{task_title(task)}: full model", seeds_of(full, task), ""])
             for level, one in result["selections"]["winning"].items():
                 mine = {(task, seed): value for seed, value in zip(SEEDS, one["rest"]["values"], strict=True)}
-                words = f"{NAMES[task]}: {level} % pruned{', recovered first' if recovered else ''}"
+                words = f"{task_title(task)}: {level} % pruned{', recovered first' if recovered else ''}"
                 rows.append([words, seeds_of(mine, task), apart(mine, full)])
     return markdown(["seeds 0, 1, 2", "other half of dev", "minus full model [95 %]"], rows)
 
@@ -895,8 +894,8 @@ def base_scores() -> str:
             rate, selected, scores = arms[method, task]
             above = (fmean(scores.values()) - constant) / (dense - constant)
             numbers = [f"{100 * selected:.1f}", seeds_of(scores, task), mean_of(scores), f"{above:.2f}"]
-            rows.append([NAMES[task], name, {"5e-05": "5e-5", "0.0001": "1e-4"}[rate], *numbers])
-        rows.append([NAMES[task], "one answer for all", "", "", "", f"{100 * constant:.1f}", "0"])
+            rows.append([task_title(task), name, {"5e-05": "5e-5", "0.0001": "1e-4"}[rate], *numbers])
+        rows.append([task_title(task), "one answer for all", "", "", "", f"{100 * constant:.1f}", "0"])
     head = ["task", "70 % sparsity", "rate", "selected half", "rest, seeds 0, 1, 2", "rest, mean", "share of dense*"]
     return markdown(head, rows)
 
@@ -909,4 +908,4 @@ def base_differences() -> str:
         [name, *(apart(arms["TAMT-KD", task][2], arms[method, task][2]) for task in BASE_TASKS)]
         for method, name in others.items()
     ]
-    return markdown(["mask training by KD minus", *(NAMES[task] for task in BASE_TASKS)], rows)
+    return markdown(["mask training by KD minus", *(task_title(task) for task in BASE_TASKS)], rows)

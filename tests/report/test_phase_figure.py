@@ -5,7 +5,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from winning_tickets.report.figures import BLUE, FORMATS, GREEN, ORANGE, PhasePoint, phase_figure
+from winning_tickets.report.figures import FORMATS, PhasePoint, phase_figure
+from winning_tickets.report.style import BLUE, GREEN, ORANGE
 from winning_tickets.runs.errors import ContentError
 
 FULL = PhasePoint(1.0, [0.6, 0.7])
@@ -17,8 +18,9 @@ CURVES = {
 
 
 def drawn(axes_of, *arguments, **options):
-    """The lines of a drawing by their label."""
-    return {line.get_label(): line for line in axes_of(*arguments, **options).get_lines()}
+    """The lines of a drawing by their label, without the values of single seeds."""
+    lines = axes_of(*arguments, **options).get_lines()
+    return {line.get_label(): line for line in lines if not line.get_label().startswith("_")}
 
 
 @pytest.fixture
@@ -54,7 +56,17 @@ def test_the_axis_falls_and_a_point_at_the_full_weight_is_not_doubled(axes_of):
     assert left > 100 > right == pytest.approx(28)
     line = axes.get_lines()[1]
     assert list(line.get_ydata()) == pytest.approx([80, 50])
-    assert axes.get_ylabel() == "f1 (x 100)"
+    assert axes.get_ylabel() == "F1 (x 100)"
+
+
+def test_the_values_of_the_seeds_stand_behind_each_mean(axes_of):
+    behind = [line for line in axes_of(CURVES, FULL, "accuracy").get_lines() if line.get_label().startswith("_")]
+    places = {float(line.get_xdata()[0]): sorted(map(float, line.get_ydata())) for line in behind}
+    several = {100 * one.remaining: one.scores for one in CURVES["winning"] if len(one.scores) > 1}
+    assert {place: values for place, values in places.items() if place in several} == {
+        place: pytest.approx(sorted(100 * score for score in scores)) for place, scores in several.items()
+    }
+    assert 100 not in places, "the full model is no ticket of a selection"
 
 
 def test_bands_are_one_deviation_wide(axes_of):

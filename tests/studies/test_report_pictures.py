@@ -67,6 +67,33 @@ def test_a_heat_map_of_differences_subtracts_inside_each_seed():
     assert "Differences from the full model, inside each repetition first." in text
 
 
+def test_colors_of_differences_diverge_from_zero():
+    def shown(**keys):
+        plot, grid = heat(scores(), **keys)
+        svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
+        cells = re.findall(r'style="fill: (#[0-9a-f]{6}); stroke: #ffffff', svg)
+        numbers = re.findall(r">([-+][\d.]+)<", svg)
+        return svg, cells, numbers[: len(cells)]
+
+    svg, cells, numbers = shown(minus={"source": "mrpc"})
+    assert numbers == ["+1.00", "-1.00", "+2.00", "-1.00"]
+    reds = [int(color[1:3], 16) > int(color[5:7], 16) for color in cells]
+    assert reds == [False, True, False, True], "negative ones are red, and positive ones blue"
+    assert "minus source mrpc" in svg, "the color bar"
+    assert "minus" not in shown()[0], "numbers that are no differences need no color bar"
+
+
+def test_axes_are_in_words():
+    plot, grid = heat(scores())
+    svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
+    assert ">RTE<" in svg
+    assert ">MRPC<" in svg
+    plot, grid = lines({"A": {0.5: 0.5, 0.7: 0.6}}, {}, axis="sparsity")
+    svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
+    assert ">sparsity (%)<" in svg
+    assert ">70<" in svg
+
+
 def test_a_row_of_the_same_figure_is_subtracted_and_left_out():
     plot, _ = heat(scores(), minus={"source": "mrpc"})
     matrix = plot.panels[0].matrix
@@ -145,16 +172,16 @@ def test_p_values_are_those_of_claims():
     assert table_grid(found, "t", same).cells[0, 1].mean == 1.0
 
 
-def lines(heights, figure, folder=None):
-    """The plot of a study of two methods along steps."""
+def lines(heights, figure, folder=None, axis="step"):
+    """The plot of a study of two methods along steps, or along another axis."""
     stage = {"verb": "transfer", "with": {"target": "tiny:bert", "task": "rte"}}
     positions = list(next(iter(heights.values())))
-    labels = {"method": list(heights), "step": positions, "seed": [0, 1]}
+    labels = {"method": list(heights), axis: positions, "seed": [0, 1]}
     search = {"verb": "search", "with": {"model": "tiny:bert"}, "label": {"method": list(heights)}}
-    keys = {"kind": "line", "stage": "s", "x": "step", "y": "x", "series": "method"} | figure
+    keys = {"kind": "line", "stage": "s", "x": axis, "y": "x", "series": "method"} | figure
     found = load_study(little(stages={"s": stage | {"label": labels}, "search": search}, figures={"f": keys}))
     runs = [
-        StudyRun(f"{method}{step}{seed}", "s", "transfer", {"method": method, "step": step, "seed": seed}, {}, "done",
+        StudyRun(f"{method}{step}{seed}", "s", "transfer", {"method": method, axis: step, "seed": seed}, {}, "done",
                  {"x": value})
         for method, curve in heights.items() for step, value in curve.items() for seed in (0, 1)
     ]  # fmt: skip
@@ -219,11 +246,15 @@ def test_ticks_of_a_logarithmic_axis_at_other_values_are_these_values(tmp_path):
     assert "mathdefault" not in svg
 
 
+MARKS = re.compile(r'<use [^>]*x="([\d.]+)" y="[\d.]+" style="fill: #(?!333333)(?![^"]*opacity)')
+"""Marks of a figure, without ticks, which are gray, and without the pale values of single seeds."""
+
+
 def test_lines_of_one_position_are_points_beside_each_other():
     plot, grid = lines({"A": {100: 0.5}, "B": {100: 0.5}, "C": {100: 0.5}}, {})
     svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
-    # Ticks are gray; the first three other marks are the points, and the next ones those of the legend.
-    marks = re.findall(r'<use [^>]*x="([\d.]+)" y="[\d.]+" style="fill: #(?!333333)', svg)
+    # The first three marks are the points, and the next ones those of the legend.
+    marks = MARKS.findall(svg)
     first, second, third = map(float, marks[:3])
     assert third - second == pytest.approx(second - first)
     assert second - first > 20
@@ -238,7 +269,7 @@ def test_a_line_chart_without_runs_is_drawn():
 def test_single_points_beside_a_line_do_not_hide_each_other():
     plot, grid = lines({"A": {100: 0.5, 200: 0.5}, "B": {200: 0.5}, "C": {200: 0.5}}, {})
     svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
-    marks = re.findall(r'<use [^>]*x="([\d.]+)" y="[\d.]+" style="fill: #(?!333333)', svg)
+    marks = MARKS.findall(svg)
     left, right, *alone = map(float, marks[:4])
     assert sum(alone) / 2 == pytest.approx(right, abs=0.1)
     assert alone[1] - alone[0] == pytest.approx(0.02 * (right - left), rel=0.1)
@@ -248,7 +279,7 @@ def test_many_single_points_beside_a_line_are_all_inside_the_panel():
     alone = [f"B{index}" for index in range(9)]
     plot, grid = lines({"A": {100: 0.5, 200: 0.5}} | {name: {200: 0.5} for name in alone}, {})
     svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
-    marks = re.findall(r'<use [^>]*x="([\d.]+)" y="[\d.]+" style="fill: #(?!333333)', svg)
+    marks = MARKS.findall(svg)
     left, width = map(
         float, re.search(r'<clipPath[^>]*>\s*<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg).groups()
     )
@@ -292,8 +323,8 @@ def test_pies_of_importance():
     assert [column.title for column in grid.columns] == ["structure", "importance", "rte", "cola"]
     assert grid.cells[0, 2].mean == 0.9
     svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
-    assert ">rte<" in svg
-    assert ">cola<" in svg
+    assert ">RTE<" in svg
+    assert ">CoLA<" in svg
     missing = plot_of(found, "f", [StudyRun("s", "sharing", "analyse", {"plm": "tiny"})])
     assert missing.empty
 

@@ -23,7 +23,7 @@ _SPARSE, _RATE_OF_SPARSE = 0.6, 2.0
 # scores across the threshold and back, and the loss falls no further (docs/results/settings).
 _SCORES_RATE, _LONG = 2e-4, 300
 # The same for a search that only follows the dense model: it learns more in a CPU second from small batches, whose
-# moments forget early steps quickly (docs/results/speed/time_to_ticket.md).
+# moments forget early steps quickly (docs/results/time_to_ticket).
 _FOLLOWING_RATE, _FOLLOWING_LONG = 3e-4, 200
 
 _TUNED: dict[str, Any] = {

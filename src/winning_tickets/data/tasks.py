@@ -96,6 +96,15 @@ CLM = replace(MLM, name="clm", metrics=("accuracy", "clm_loss"), kind="clm", cit
 TEXT_TASKS: dict[str, Task] = {"mlm": MLM, "clm": CLM}
 """Language modeling of a corpus as a task: masked tokens, with the values of TAMT (Table 1), or the next token."""
 
+_TITLES = {"snli": "SNLI", "scitail": "SciTail", "squad": "SQuAD"} | {
+    name: task.folder for name, task in TASKS.items() if task.hub is not None and task.hub[0] == "nyu-mll/glue"
+}
+
+
+def task_title(name: str) -> str:
+    """Return the name of a task as people write it, such as `CoLA`."""
+    return _TITLES.get(name) or name
+
 
 def get_task(name: str) -> Task:
     """Return a task by its name."""

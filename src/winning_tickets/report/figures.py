@@ -1,13 +1,13 @@
 """Figures, drawn with Matplotlib's object interface: never pyplot, nothing kept between calls.
 
-Colors are those of Okabe and Ito, which color-blind readers can tell apart; text stays text; the same data gives the
-same bytes.
+Their look is in `style.py`; text stays text; the same data gives the same bytes.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import math
 import re
 import textwrap
 import warnings
@@ -18,67 +18,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from winning_tickets.report.style import (
+    BLACK,
+    BLUE,
+    DARK,
+    DASHED,
+    DIVERGING,
+    GREEN,
+    GRID,
+    HATCHING,
+    INK,
+    ORANGE,
+    PURPLE,
+    SEQUENTIAL,
+    SKY,
+    SMALLEST_POINTS,
+    STYLE,
+    TILE_INKS,
+    VERMILLION,
+    YELLOW,
+    Look,
+    in_words,
+    looks,
+)
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.escapes import printable_lines
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.statistics import summarize
 
-BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK, YELLOW = "#E69F00", "#56B4E9", "#000000", "#F0E442"
-PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-MARKERS = "osD^vPX<>*"
-INK, GRID, FRAME, PAPER = "#333333", "#DDDDDD", "#888888", "#ffffff"
-HATCHING = "#fefefe"
-TILE_INKS = ("#1f2a37", "#fdfeff")
-"""Colors of numbers on pale and dark tiles of a heat map; tiles and numbers keep their colors on a dark page."""
-DARK = {
-    PAPER: "#16191d",
-    HATCHING: "#16191d",
-    INK: "#d9dde2",
-    FRAME: "#868e98",
-    GRID: "#343a42",
-    BLUE: "#56a8e0",
-    VERMILLION: "#f0813c",
-    GREEN: "#2cc394",
-    PURPLE: "#dd9bbf",
-    ORANGE: "#f0b43a",
-    SKY: "#8ccdf2",
-    BLACK: "#f2f2f2",
-}
-"""Each color of a figure and its counterpart with the same contrast on a dark background."""
-
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10.0,
-    "axes.titlesize": 11.0,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12.0,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FRAME,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "hatch.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-}
-DASHED: dict[str, Any] = {"color": INK, "linewidth": 1.2, "linestyle": (0, (5, 3))}
-"""A horizontal line to compare with, such as the dense model's score."""
-
+_SINGLES: dict[str, Any] = {"markersize": 3, "alpha": 0.45, "markeredgewidth": 0}
 FORMATS = ("png", "svg", "pdf")
 _DPI = 160
-_PRINTED_POINTS = 8.0
 _CENTIMETERS = 2.54  # in an inch
 _PANEL_CENTIMETERS = 5.0  # the least width of one of several panels side by side, in print
 _PRINTED: ContextVar[float | None] = ContextVar("printed width in centimeters", default=None)
@@ -123,7 +93,7 @@ class Drawing(Mapping[str, bytes]):
 def _style(salt: str, printed: float | None) -> Any:
     import matplotlib as mpl
 
-    size = {} if printed is None else {"font.size": _PRINTED_POINTS, "axes.titlesize": _PRINTED_POINTS}
+    size = {} if printed is None else {"font.size": SMALLEST_POINTS, "axes.titlesize": SMALLEST_POINTS}
     return mpl.rc_context(STYLE | {"svg.hashsalt": salt} | size)
 
 
@@ -178,7 +148,7 @@ def _fit_texts(figure: Any) -> None:
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
-        text.set_fontsize(_PRINTED_POINTS)
+        text.set_fontsize(SMALLEST_POINTS)
     figure.draw_without_rendering()  # so that axes have their places
     for texts, box in [
         (figure.texts, figure.bbox),
@@ -186,7 +156,7 @@ def _fit_texts(figure: Any) -> None:
     ]:
         for text in texts:
             points = (box.height if text.get_rotation() == 90 else box.width) * 72 / figure.dpi
-            letter = (0.7 if text.get_fontweight() == "bold" else 0.6) * _PRINTED_POINTS
+            letter = (0.7 if text.get_fontweight() == "bold" else 0.6) * SMALLEST_POINTS
             _break_lines(text, points / letter)
 
 
@@ -292,6 +262,7 @@ class Series:
     y: Sequence[float | None]  # None leaves a gap
     spread: Sequence[tuple[float, float] | None] = ()  # lower and upper end around each value
     marks: Sequence[Mark] = ()  # one per value; empty if all are filled; `hollow` bars are hatched
+    singles: Sequence[Sequence[float]] = ()  # the values that each mean is made from, drawn small behind it
     color: str = BLUE
     marker: str = ""  # marker and dashes are values of Matplotlib
     dashes: Any = "-"
@@ -308,6 +279,8 @@ def draw_line(axes: Any, series: Series, linewidth: float = 1.8) -> None:
     """Draw a line with its band, or a single point with its error bar; points with missing runs are hollow."""
     xs, ys, spreads, marks = (list(part) for part in zip(*series.points, strict=True))
     look = {"color": series.color, "marker": series.marker or None, "markersize": 5}
+    for x, values in zip(series.x, series.singles, strict=False):
+        _draw_singles(axes, x, values, series.color)
     filled, hollow = ([index for index, mark in enumerate(marks) if mark == kind] for kind in ("filled", "hollow"))
     style = {"linewidth": linewidth, "linestyle": series.dashes, "markevery": filled, **look}
     axes.plot(xs, ys, label=series.name or "_nolegend_", **style)
@@ -321,6 +294,12 @@ def draw_line(axes: Any, series: Series, linewidth: float = 1.8) -> None:
         axes.vlines(xs, low, high, color=series.color, linewidth=1.2)
 
 
+def _draw_singles(axes: Any, x: float, values: Sequence[float], color: str) -> None:
+    """Draw the values behind a mean, if there are several."""
+    if len(values) > 1:
+        axes.plot([x] * len(values), values, "o", color=color, label="_nolegend_", **_SINGLES)
+
+
 def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], *, values: bool = False) -> None:
     """Draw sets of bars side by side in groups; hollow bars (with missing runs) are hatched.
 
@@ -331,8 +310,9 @@ def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], *, value
     decimals = 3 if largest < 1 else 2 if largest < 10 else 1
     for index, one in enumerate(bars):
         label = one.name
+        places = {group: groups.index(group) + (index - (len(bars) - 1) / 2) * width for group in one.x}
         for group, y, spread, mark in one.points:
-            x = groups.index(group) + (index - (len(bars) - 1) / 2) * width
+            x = places[group]
             hatch = "///" if mark == "hollow" else None
             look = {"color": one.color, "hatch": hatch, "edgecolor": HATCHING, "linewidth": 0.0, "label": label}
             axes.bar(x, y, 0.92 * width, **look)
@@ -342,6 +322,8 @@ def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], *, value
             if values:
                 place = {"xy": (x, max(y, 0.0)), "xytext": (0, 3), "textcoords": "offset points"}
                 axes.annotate(f"{y:.{decimals}f}", ha="center", fontsize=9, **place)
+        for group, values_behind in zip(one.x, one.singles, strict=False):
+            _draw_singles(axes, places[group], values_behind, INK)
     names = [textwrap.fill(cut_label(group), 14, break_long_words=False) for group in groups]
     axes.set_xticks(range(len(groups)), names)
     axes.set_xlim(-0.6, len(groups) - 0.4)
@@ -360,26 +342,36 @@ class Tile:
     below: str = ""
 
 
-def draw_heat_map(axes: Any, tiles: Iterable[Tile], scale: float = 1.0) -> None:
-    """Draw colored tiles with their numbers, darkest at `scale`; rows go down, and vector formats stay sharp."""
+def draw_heat_map(axes: Any, tiles: Iterable[Tile], scale: float = 1.0, *, diverging: str = "") -> None:
+    """Draw colored tiles with their numbers, darkest at `scale`; rows go down, and vector formats stay sharp.
+
+    With `diverging`, colors diverge from zero to both sides, and it labels a color bar.
+    """
     import matplotlib as mpl
     from matplotlib.patches import Rectangle
 
     right = bottom = 0
     for tile in tiles:
-        shade = min(1.0, tile.value / scale) if scale > 0 else 0.0
-        color = mpl.colormaps["Blues"](shade)
+        shade = min(1.0, abs(tile.value) / scale) if scale > 0 else 0.0
+        place = 0.5 + math.copysign(0.5 * shade, tile.value)
+        color = mpl.colormaps[DIVERGING](place) if diverging else mpl.colormaps[SEQUENTIAL](shade)
         corner = (tile.column, tile.row)
         axes.add_patch(Rectangle(corner, tile.width, 1, facecolor=color, edgecolor="white", linewidth=1.0))
-        look = {"ha": "center", "va": "center", "color": TILE_INKS[shade > 0.5]}
+        look = {"ha": "center", "va": "center", "color": TILE_INKS[shade > (0.7 if diverging else 0.5)]}
         middle = tile.column + tile.width / 2
-        axes.text(middle, tile.row + (0.4 if tile.below else 0.5), tile.text, fontsize=8.5, **look)
+        axes.text(middle, tile.row + (0.3 if tile.below else 0.5), tile.text, fontsize=8.5, **look)
         if tile.below:
-            axes.text(middle, tile.row + 0.75, tile.below, fontsize=6.5, **look)
+            axes.text(middle, tile.row + 0.72, tile.below, fontsize=SMALLEST_POINTS, **look)
         right, bottom = max(right, tile.column + tile.width), max(bottom, tile.row + 1)
     axes.set_xlim(0, right)
     axes.set_ylim(bottom, 0)
     hide_frame(axes)
+    if diverging:
+        values = mpl.cm.ScalarMappable(mpl.colors.Normalize(-scale, scale), DIVERGING)
+        bar = axes.figure.colorbar(values, ax=axes, fraction=0.046, pad=0.03)
+        bar.set_label(diverging, fontsize=9)
+        bar.ax.tick_params(labelsize=SMALLEST_POINTS)
+        bar.outline.set_visible(False)
 
 
 def label_heat_map(
@@ -444,14 +436,6 @@ class PhasePoint:
     scores: Sequence[float]
 
 
-# Markers and dashes tell the selections apart in print without colors; the colors are those of the publication.
-_PHASES: dict[str, dict[str, Any]] = {
-    "winning": {"color": BLUE, "marker": "o", "dashes": "-"},
-    "random": {"color": ORANGE, "marker": "s", "dashes": (0, (5, 2))},
-    "losing": {"color": GREEN, "marker": "^", "dashes": (0, (1, 1.4))},
-}
-
-
 def phase_figure(
     curves: Mapping[str, Sequence[PhasePoint]], full: PhasePoint, metric: str, path: Path | str, *, title: str = ""
 ) -> list[Path]:
@@ -479,15 +463,9 @@ def draw_phases(curves: Mapping[str, Sequence[PhasePoint]], full: PhasePoint, me
                 f"Found {point.remaining} as the weight that remains; expected a fraction above 0 and up to 1."
             )
     with canvas(5.6, 4.0, f"phases {title}") as (drawing, made):
-        axes = drawing.add_subplot(xlabel="weight remaining (%)", ylabel=f"{metric} (x 100)")
+        axes = drawing.add_subplot(xlabel="weight remaining (%)", ylabel=f"{in_words(metric)} (x 100)")
         draw_level(axes, *_phase_values(full), label="full model")
-        others = 0
-        for name, curve in curves.items():
-            look = _PHASES.get(name)
-            if look is None:
-                own = (PALETTE[(others + 3) % len(PALETTE)], "Dv<>*XP"[others % 7], (0, (4, 1, 1, 1)))
-                look = dict(zip(("color", "marker", "dashes"), own, strict=True))
-                others += 1
+        for (name, curve), look in zip(curves.items(), looks(curves, dashed=True), strict=True):
             draw_line(axes, _phase_series(name, curve, full, look))
         axes.set_xlim(102.0, max(0.0, 100 * min(point.remaining for point in points) - 2.0))
         axes.grid(axis="y")
@@ -502,7 +480,7 @@ def _phase_values(point: PhasePoint) -> tuple[float, float]:
     return 100 * summary.mean, 100 * (summary.std or 0.0)
 
 
-def _phase_series(name: str, curve: Sequence[PhasePoint], full: PhasePoint, look: Mapping[str, Any]) -> Series:
+def _phase_series(name: str, curve: Sequence[PhasePoint], full: PhasePoint, look: Look) -> Series:
     start = [] if any(point.remaining == 1 for point in curve) else [PhasePoint(1.0, full.scores)]
     ordered = sorted([*start, *curve], key=lambda point: -point.remaining)
     values = [_phase_values(point) for point in ordered]
@@ -510,7 +488,8 @@ def _phase_series(name: str, curve: Sequence[PhasePoint], full: PhasePoint, look
     marks: list[Mark] = ["none" if point in start else "filled" for point in ordered]
     spread = [(mean - std, mean + std) for mean, std in values]
     x, y = percents(point.remaining for point in ordered), [mean for mean, _ in values]
-    return Series(name, x, y, spread, marks, **look)
+    singles = [[] if point in start else percents(point.scores) for point in ordered]
+    return Series(name, x, y, spread, marks, singles, look.color, look.marker, look.dashes)
 
 
 def draw_level(axes: Any, value: float, deviation: float, label: str = "_nolegend_") -> None:

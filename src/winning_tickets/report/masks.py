@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from winning_tickets.report.figures import ORANGE, TILE_INKS, Drawing, canvas, swatch
+from winning_tickets.report.figures import Drawing, canvas, swatch
+from winning_tickets.report.style import ORANGE, SEQUENTIAL, TILE_INKS
 
 if TYPE_CHECKING:
     from winning_tickets.tickets.ticket import Ticket
@@ -100,7 +101,7 @@ def _colored(mask: Any, means: Any, most: float) -> Any:
     import matplotlib as mpl
 
     picture = np.ones((means.shape[0] + _STRIP, means.shape[1] + _STRIP, 3))
-    picture[_STRIP:, _STRIP:] = mpl.colormaps["Blues"](means / most)[..., :3]
+    picture[_STRIP:, _STRIP:] = mpl.colormaps[SEQUENTIAL](means / most)[..., :3]
     orange = np.array(mpl.colors.to_rgb(ORANGE))
     for axis, strip in ((1, picture[_STRIP:, :_STRIP]), (0, picture[:_STRIP, _STRIP:])):
         # The share of rows (or columns) of a cell that are gone is the strength of its mark.
@@ -117,7 +118,7 @@ def _add_legend(drawing: Any, panels: Any, most: float, *, gone: bool) -> None:
     import matplotlib as mpl
     from matplotlib.ticker import MaxNLocator
 
-    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 100 * most), "Blues")
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 100 * most), SEQUENTIAL)
     bar = drawing.colorbar(scale, ax=panels, location="bottom", fraction=0.04, aspect=40, pad=0.02)
     bar.set_label("weights remaining (%)", fontsize=8)
     bar.ax.tick_params(labelsize=8)

@@ -7,10 +7,12 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 from winning_tickets.config.objective import MEASURED
+from winning_tickets.data.tasks import task_title
 from winning_tickets.report import figures, tables
-from winning_tickets.report.figures import BLUE, Drawing, PhasePoint, Series, canvas
+from winning_tickets.report.figures import Drawing, PhasePoint, Series, canvas
 from winning_tickets.report.overlap import similarity_figure, similarity_table
 from winning_tickets.report.shrink import shrink_figure, shrink_table
+from winning_tickets.report.style import BLUE, ORANGE
 from winning_tickets.report.tables import Column, Row, Table, columns, decimal, format_count, percent
 from winning_tickets.runs import memory
 from winning_tickets.runs.ambient import neutral_if_loaded
@@ -199,7 +201,7 @@ def _draw_seeds(finals: Mapping[str, Any], about: str) -> Drawing:
         axes = drawing.add_subplot(ylabel="final score (x 100)")
         for place, final in enumerate(finals.values()):
             values = figures.percents(final["values"])
-            axes.plot([place] * len(values), values, "o", color=figures.ORANGE, markersize=5, alpha=0.75)
+            axes.plot([place] * len(values), values, "o", color=ORANGE, markersize=5, alpha=0.75)
             axes.plot([place], [100 * final["mean"]], "_", color=BLUE, markersize=26, markeredgewidth=2.5)
         axes.set_xticks(range(len(finals)), list(finals))
         axes.set_xlim(-0.6, len(finals) - 0.4)
@@ -233,7 +235,7 @@ def super_figure(found: Found) -> Drawing:
         return PhasePoint(one["weight_remaining"], tuple(one["rest"]["values"]))
 
     curves = {name: [point(one) for one in levels.values()] for name, levels in found["selections"].items()}
-    title = f"{found['task']}: {memory.shown(str(found['model']))}"
+    title = f"{task_title(found['task'])}: {memory.shown(str(found['model']))}"
     return figures.draw_phases(curves, point(found["full"]), found["metric"], title)
 
 
@@ -275,7 +277,7 @@ def measure_table(found: Found) -> Table:
 def measure_figure(found: Found) -> Drawing:
     """Draw a bar for the median time of each batch size and length, and one for the dense model."""
     shapes = {f"{one['batch']} x {one['length']}": one for one in found["shapes"]}
-    kinds = [("dense", "dense_latency_seconds", BLUE), (found["kind"], "latency_seconds", figures.ORANGE)]
+    kinds = [("dense", "dense_latency_seconds", BLUE), (found["kind"], "latency_seconds", ORANGE)]
     bars = [
         Series(name, list(shapes), [1000 * one[key]["median"] for one in shapes.values()], color=color)
         for name, key, color in kinds

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.report.figures import DASHED, ORANGE, Drawing, Series, canvas, draw_line, page_svg
+from winning_tickets.report.figures import Drawing, Series, canvas, draw_line, page_svg
 from winning_tickets.report.page import fill_template
+from winning_tickets.report.style import DASHED, ORANGE
 from winning_tickets.report.tables import Result, Row, Table, columns, decimal, format_count
 from winning_tickets.runs.escapes import markdown_cell, markdown_code
 from winning_tickets.runs.files import write_text

@@ -182,11 +182,11 @@ def test_what_the_figures_say():
     assert {"kd & co", "$omp$", "0.81", "(0.20)", "Similarity of kept weights"} <= set(words("similarity"))
     assert {"kd (60 %)", "mlm (70 %)", "From OMP", "emb.", "search step"} <= set(words("distance"))
     assert {
-        "kd[c]", "magnitude", "random", "60 % pruned", "dense", "Spearman -1.00, within methods +0.50 (n = 5)",
+        "kd[c]", "magnitude", "random", "60 % sparsity", "dense", "Spearman -1.00, within methods +0.50 (n = 5)",
     } <= set(words("predictors"))  # fmt: skip
-    assert {"rte (accuracy)", "mean over tasks", "gain over the baseline (points)"} <= set(words("gain"))
+    assert {"RTE (accuracy)", "mean over tasks", "gain over the baseline (points)"} <= set(words("gain"))
     assert {
-        "rte (accuracy)", "wnli (accuracy, degenerate)", "imp & $mlm$", "score (x 100); filled: wins",
+        "RTE (accuracy)", "WNLI (accuracy, degenerate)", "imp & $mlm$", "score (x 100); filled: wins",
     } <= set(words("winning"))  # fmt: skip
     nothing = SAMPLES["predictors"] | {"rows": [one | {"mean": None} for one in SAMPLES["predictors"]["rows"]]}
     assert b"no ticket has all tasks" in figure(nothing)["svg"]

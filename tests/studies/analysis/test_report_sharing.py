@@ -45,7 +45,7 @@ def test_pies_of_importance_and_share(wedges):
     assert not [one for one in slices if one.center == (0, 1)]  # no task makes anything of it
     ffns = [(one.center[1], one.r) for one in slices if one.center[0] > 2]
     assert ffns == [(0, 0.46), (0, 0.46), (1, 0.23), (1, 0.23)]  # on a scale of their own
-    assert {"rte", "$cola$", "FFN", "layer", "Ticket importance (radius) and task share (slices)"} <= words(SHARING)
+    assert {"RTE", "$cola$", "FFN", "layer", "Ticket importance (radius) and task share (slices)"} <= words(SHARING)
 
 
 def test_sectors_of_the_tasks_that_keep(wedges):
@@ -107,4 +107,4 @@ def test_what_the_cards_say():
     assert "| $stsb$ | train      | scores 0.00 / 2.50 / 5.00 |    50 |" in text
     assert "with another label only: mrpc 1." in text
     assert "Rows without a label, left out: 2 of $stsb$ validation." in text
-    assert {"mrpc", "$stsb$", "1,000", "Words: shortest, median, longest"} <= words(CARDS)
+    assert {"MRPC", "$stsb$", "1,000", "Words: shortest, median, longest"} <= words(CARDS)

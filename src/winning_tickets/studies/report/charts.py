@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from winning_tickets.data.tasks import task_title
 from winning_tickets.report import figures
 from winning_tickets.report.correlations import SMALLEST
+from winning_tickets.report.style import DASHED, FRAME, INK, Look, in_words, looks
 from winning_tickets.report.tables import percent
 from winning_tickets.studies.analysis.report.sharing import draw_sharing, sharing_legend, sharing_size
 from winning_tickets.studies.expressions import without_axes
@@ -17,7 +19,6 @@ from winning_tickets.studies.schema import Value
 _MOST_INCHES = 40.0
 _MOST_TICKS = 9
 _DARK, _LIGHT = 0.85, 0.18  # shades of cells that are marked, and of others
-_DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
 def draw_plot(plot: Plot, formats: Sequence[str], grid: Grid) -> figures.Drawing:
@@ -46,7 +47,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
     figure = plot.figure
     axes.set_xlabel(_x_label(plot, panel))
     if panel.title:
-        axes.set_title(figures.cut_label(panel.title))
+        axes.set_title(figures.cut_label(_value_in_words(figure.panels, panel.title)))
     if figure.kind == "pies":
         if panel.result is None:
             _say_empty(axes)
@@ -59,13 +60,17 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
     # A curve looks the same in all panels, and a bar has the same place in all of them.
     names = _line_names(plot)
     curves = {curve.name: curve for curve in panel.curves}
-    series = [_series(plot, curves.get(name, Curve(name, ())), index) for index, name in enumerate(names)]
+    series = [
+        _series(plot, curves.get(name, Curve(name, ())), index, look)
+        for index, (name, look) in enumerate(zip(names, looks(names), strict=True))
+    ]
     drawn = [one for one in series if one.y]
     if figure.kind == "bar":
         points = [point for one in plot.panels for curve in one.curves for point in curve.points]
-        figures.draw_bars(axes, series, list(dict.fromkeys(label(point.x) for point in points)))
+        groups = dict.fromkeys(_value_in_words(figure.x, label(point.x)) for point in points)
+        figures.draw_bars(axes, series, list(groups))
         if figure.minus is not None:
-            axes.axhline(0.0, color=figures.FRAME, linewidth=1.0)
+            axes.axhline(0.0, color=FRAME, linewidth=1.0)
     elif figure.kind == "scatter":
         for one in drawn:
             look = {"color": one.color, "markersize": 6.5, "alpha": 0.85, "label": one.name or "_nolegend_"}
@@ -74,7 +79,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
             if point.complete and isinstance(figure.x, Value):
                 place = [_scaled(figure.x.value, point.x)], [_scaled(plot.path, point.cell.mean or 0.0)]
                 named = figures.cut_label(f"{name} (star)")  # a line may have the name alone
-                axes.plot(*place, "*", color=figures.INK, markersize=12, linestyle="", label=named)
+                axes.plot(*place, "*", color=INK, markersize=12, linestyle="", label=named)
         axes.margins(0.1)
     else:
         for one in drawn:
@@ -90,12 +95,14 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
             moved = max(abs(_shift(plot, index)) for index in range(len(names)))
             room = 0.05 * (last - first) + moved
             axes.set_xlim(first - room, last + room)  # the same in all panels
+        if plot.x_value is not None and plot.x_value.value.endswith("weight_remaining"):
+            axes.invert_xaxis()  # from the whole model to the smallest ticket, as in the publication
         words = any(isinstance(x, str) for x in positions)
         few = len(positions) <= _MOST_TICKS
         if positions and (words or log or (few and figure.x_at is None)):
             shown = positions if few else _thin(positions, log=log)
             ticks = [x if figure.x_at is None or isinstance(x, str) else float(f"{at:.2g}") for x, at in shown.items()]
-            axes.set_xticks(list(shown.values()), [_tick(x, log=log) for x in ticks])
+            axes.set_xticks(list(shown.values()), [_tick(x, log=log, of=plot.x_name) for x in ticks])
             axes.minorticks_off()
         # Numbers of the paper are crosses in the color of the line of this study.
         for index, name in enumerate(names):
@@ -107,7 +114,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
     # Reference values, such as the score of the dense model, are horizontal dashed lines.
     for index, (name, cell) in enumerate(panel.levels.items()):
         if cell.mean is not None:
-            look = figures.DASHED | {"linestyle": (0, (5 - index % 3, 3)), "label": name}
+            look = DASHED | {"linestyle": (0, (5 - index % 3, 3)), "label": name}
             axes.axhline(_scaled(plot.path, cell.mean), **look)
     axes.grid(axis="both" if figure.kind == "scatter" else "y")
     axes.set_ylabel(figure.y_label or _y_label(plot))
@@ -162,9 +169,27 @@ def _line_names(plot: Plot) -> list[str]:
     return list(dict.fromkeys(curve.name for panel in plot.panels for curve in panel.curves))
 
 
-def _tick(x: Any, *, log: bool) -> str:
+def _tick(x: Any, *, log: bool, of: str) -> str:
     """Return the label of a position; thousands on a logarithmic axis, which has little room, are `10k`."""
-    return f"{x / 1000:g}k" if log and isinstance(x, int | float) and x >= 1000 else label(x)
+    if log and isinstance(x, int | float) and x >= 1000:
+        return f"{x / 1000:g}k"
+    return _value_in_words(of, label(x)).removesuffix(" %")
+
+
+def _value_in_words(axis: Any, value: str) -> str:
+    """Return a value of an axis as people write it: tasks by their names, sparsity levels in percent."""
+    if axis == "task":
+        return task_title(value)
+    if axis == "sparsity" and (number := _number(value)) is not None and 0 <= number <= 1:
+        return f"{100 * number:g} %"
+    return value
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _thin(positions: Mapping[Any, float], *, log: bool) -> dict[Any, float]:
@@ -180,7 +205,7 @@ def _thin(positions: Mapping[Any, float], *, log: bool) -> dict[Any, float]:
     return found
 
 
-def _series(plot: Plot, curve: Curve, index: int) -> figures.Series:
+def _series(plot: Plot, curve: Curve, index: int, look: Look) -> figures.Series:
     """Return a curve to draw; points that still lack runs are hollow in lines, hatched in bars, absent in clouds."""
     kind = plot.figure.kind
     points = [point for point in curve.points if point.cell.mean is not None and point.x is not None]
@@ -189,23 +214,22 @@ def _series(plot: Plot, curve: Curve, index: int) -> figures.Series:
     marks: list[figures.Mark] = ["hollow" if p.cell.partial else "filled" for p in points]
     xs = [point.x if isinstance(point.x, int | float) else str(point.x) for point in points]
     if kind == "bar":
-        xs = [label(point.x) for point in points]
+        xs = [_value_in_words(plot.figure.x, label(point.x)) for point in points]
     elif kind == "line":
         places, shift = _places(plot), _shift(plot, index)
         xs = [places[point.x] + shift for point in points]
     elif isinstance(plot.figure.x, Value):
         xs = [_scaled(plot.figure.x.value, point.x) for point in points]
-    color, marker = figures.PALETTE[index % len(figures.PALETTE)], figures.MARKERS[index % 8]
-    dashes = _DASHES[(index // len(figures.PALETTE)) % len(_DASHES)]
-    if curve.gap:
-        marker, dashes = "", (0, (5, 3))
+    marker, dashes = ("", (0, (5, 3))) if curve.gap else (look.marker, look.dashes)
+    singles = [] if kind == "scatter" else [[_scaled(plot.path, one) for one in p.cell.values] for p in points]
     return figures.Series(
-        figures.cut_label(curve.name),
+        figures.cut_label(_value_in_words(plot.figure.series, curve.name)),
         xs,
         [_scaled(plot.path, point.cell.mean) for point in points if point.cell.mean is not None],
         [_spread(plot, point.cell) for point in points],
         marks,
-        color,
+        singles,
+        look.color,
         marker,
         dashes,
     )
@@ -236,7 +260,7 @@ def _paper_numbers(plot: Plot, grid: Grid) -> dict[tuple[str, ...], float]:
 
 def name_value(path: str) -> str:
     """Return the name of a value on an axis; fractions are multiplied by 100, as in the tables."""
-    name = {"score": "score", "score.best": "best score"}.get(path, without_axes(path).replace("_", " "))
+    name = {"score": "score", "score.best": "best score"}.get(path, in_words(without_axes(path)))
     return f"{name} (x 100)" if form_of(path) is percent else name
 
 
@@ -251,7 +275,8 @@ def _x_label(plot: Plot, panel: Panel) -> str:
     if plot.figure.series is None and any(row for row, _ in panel.matrix):
         return plot.figure.x_label or ""  # the names of a stored matrix, not the levels of an axis
     value = plot.x_value
-    text = plot.figure.x_label or (name_value(value.value) if value is not None else str(x).replace("_", " "))
+    name = "sparsity (%)" if x == "sparsity" else str(x).replace("_", " ")
+    text = plot.figure.x_label or (name_value(value.value) if value is not None else name)
     if plot.figure.kind == "scatter" and panel.correlation is not None:
         # One line would be wider than a panel.
         text += "\n" + describe_correlation(panel.correlation).replace(", rho", "\nrho")
@@ -278,12 +303,13 @@ def _draw_matrix(axes: Any, plot: Plot, panel: Panel) -> None:
     if not means:
         _say_empty(axes)
         return
-    low = min(means.values())
+    low, minus = min(means.values()), plot.figure.minus is not None
     span = (max(means.values()) - low) or 1.0
+    largest = max(map(abs, means.values())) or 1.0
     tiles = []
     for (row, column), mean in means.items():
         star = "*" if panel.matrix[row, column].partial else ""
-        shade = 0.08 + 0.92 * (mean - low) / span
+        shade = _scaled(plot.path, mean) if minus else 0.08 + 0.92 * (mean - low) / span
         if plot.figure.mark_at_least is not None:
             shade = _DARK if (row, column) in panel.marked else _LIGHT
         tiles.append(figures.Tile(columns.index(column), rows.index(row), shade, form(mean) + star))
@@ -293,8 +319,13 @@ def _draw_matrix(axes: Any, plot: Plot, panel: Panel) -> None:
         for row, cell in panel.counts.items():
             text = "–" if cell.mean is None else f"{cell.mean:.0f}"
             tiles.append(figures.Tile(len(columns) - 1, rows.index(row), 0.0, text))
-    figures.draw_heat_map(axes, tiles)
-    across, down = ([figures.cut_label(name) for name in names] for names in (columns, rows))
+    diverging = "" if not minus or plot.figure.mark_at_least is not None else _y_label(plot)
+    figures.draw_heat_map(axes, tiles, _scaled(plot.path, largest) if diverging else 1.0, diverging=diverging)
+    axes_of = {"columns": plot.x_name, "rows": plot.figure.series}
+    across, down = (
+        [figures.cut_label(_value_in_words(axes_of[place], name)) for name in names]
+        for place, names in {"columns": columns, "rows": rows}.items()
+    )
     figures.label_heat_map(axes, across, down, turned=max(map(len, columns)) > 6)
 
 

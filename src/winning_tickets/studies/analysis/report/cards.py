@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from winning_tickets.report.figures import BLUE, ORANGE, Drawing, add_panels, canvas, layout_panels
+from winning_tickets.data.tasks import task_title
+from winning_tickets.report.figures import Drawing, add_panels, canvas, layout_panels
+from winning_tickets.report.style import BLUE, ORANGE
 from winning_tickets.report.tables import Result, Row, Table, columns, format_count, percent
 
 
@@ -109,7 +111,7 @@ def cards_figure(result: Result) -> Drawing:
             axes.tick_params(axis="x", labelsize=8)
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
-        sizes.set_yticks(range(len(cards)), [card["task"] for card in cards])
+        sizes.set_yticks(range(len(cards)), [task_title(card["task"]) for card in cards])
         sizes.set_ylim(len(cards) - 0.5, -0.5)
         sizes.set_title("Examples: train (dots), dev (squares)", fontsize=10)
         lengths.set_title("Words: shortest, median, longest", fontsize=10)

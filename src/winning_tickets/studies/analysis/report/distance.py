@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from winning_tickets.report.figures import (
-    PALETTE,
     Drawing,
     add_legend,
     add_panels,
     canvas,
     layout_panels,
 )
+from winning_tickets.report.style import looks
 from winning_tickets.report.tables import Column, Result, Table, columns, decimal, format_count, percent
 
 
@@ -42,11 +42,12 @@ def distance_figure(result: Result) -> Drawing:
     across, down = layout_panels(3)
     with canvas(11.0 * across / 3, 1.4 + 2.2 * down + 0.22 * len(searches), "distance") as (drawing, made):
         first, second, third = add_panels(drawing, 3)
-        for index, one in enumerate(searches):
+        styles = looks(one["label"] for one in searches)
+        for index, (one, look) in enumerate(zip(searches, styles, strict=True)):
             name = f"{one['label']} ({100 * one['sparsity']:g} %)" if several else one["label"]
             points, last = one["checkpoints"], one["checkpoints"][-1]["by_kind"]
             steps = [point["step"] for point in points]
-            style = {"color": PALETTE[index % len(PALETTE)], "markersize": 4.5, "linewidth": 1.6, "clip_on": False}
+            style = {"color": look.color, "markersize": 4.5, "linewidth": 1.6, "clip_on": False}
             first.plot(steps, [point["to_reference"] for point in points], "o-", label=name, **style)
             second.plot(steps, [point["to_first"] for point in points], "o-", **style)
             if len(points) > 1:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from winning_tickets.data.tasks import task_title
 from winning_tickets.report import tables
 from winning_tickets.report.comparisons import chance_note, describe_effect, describe_silent, unfair_note
-from winning_tickets.report.figures import BLUE, GRID, INK, ORANGE, Drawing, canvas, percents
+from winning_tickets.report.figures import Drawing, canvas, percents
+from winning_tickets.report.style import BLUE, GRID, INK, ORANGE, in_words
 from winning_tickets.report.tables import Result, Table, columns, format_count, percent
 
 
@@ -75,7 +77,8 @@ def gain_figure(result: Result) -> Drawing:
             axes.plot(percents(mean["interval"]), [last, last], color=BLUE, linewidth=2.5)
         axes.plot([100 * mean["gain"]], [last], "D", color=BLUE, markersize=8)
         axes.axhline(last - 0.5, color=GRID, linewidth=0.8)
-        axes.set_yticks(range(last + 1), [*(f"{task['task']} ({task['metric']})" for task in tasks), "mean over tasks"])
+        names = (f"{task_title(task['task'])} ({in_words(task['metric'])})" for task in tasks)
+        axes.set_yticks(range(last + 1), [*names, "mean over tasks"])
         axes.set_ylim(last + 0.6, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import cycle
 
 from winning_tickets.report import figures, tables
 from winning_tickets.report.comparisons import chance_note, unfair_note
+from winning_tickets.report.style import DASHED, FRAME, MARKERS, in_words, looks
 from winning_tickets.report.tables import Result, Table, columns
 
 
@@ -72,8 +72,10 @@ def predictors_figure(result: Result) -> figures.Drawing:
     tickets = [row for row in result["rows"] if row["ticket_id"] is not None]
     scored = [row for row in tickets if row["mean"] is not None]
     dense = [row["mean"] for row in result["rows"] if row["ticket_id"] is None and row["mean"] is not None]
-    colors = _assigned((row["method"] for row in tickets), figures.PALETTE)
-    markers = _assigned((round(row["sparsity"], 3) for row in tickets), figures.MARKERS)
+    methods = sorted({row["method"] for row in tickets})
+    colors = {method: look.color for method, look in zip(methods, looks(methods), strict=True)}
+    sparsities = sorted({round(row["sparsity"], 3) for row in tickets})
+    markers = dict(zip(sparsities, cycle(MARKERS), strict=False))
     across, down = figures.layout_panels(len(names))
     with figures.canvas(max(6.0, 3.5 * across), 3.0 * down + 1.0, "predictors") as (drawing, made):
         for name, axes in zip(names, figures.add_panels(drawing, len(names), sharey=True), strict=True):
@@ -84,18 +86,18 @@ def predictors_figure(result: Result) -> figures.Drawing:
             if not scored:
                 axes.text(0.5, 0.5, "no ticket has all tasks", ha="center", transform=axes.transAxes, fontsize=9)
             for score in dense:
-                axes.axhline(100 * score, **figures.DASHED)
-            axes.set_title(name, fontsize=10)
+                axes.axhline(100 * score, **DASHED)
+            axes.set_title(in_words(name), fontsize=10)
             axes.set_xlabel(_correlation_text(result, name), fontsize=9)
             axes.grid()
             axes.margins(0.12)
         drawing.supylabel("score after fine-tuning, mean over tasks (x 100)", fontsize=10)
         handles = [figures.swatch(method, marker="o", linestyle="", color=color) for method, color in colors.items()]
         handles += [
-            figures.swatch(f"{100 * sparsity:g} % pruned", marker=marker, linestyle="", color=figures.FRAME)
+            figures.swatch(f"{100 * sparsity:g} % sparsity", marker=marker, linestyle="", color=FRAME)
             for sparsity, marker in markers.items()
         ]
-        figures.add_legend(drawing, 4, [*handles, *([figures.swatch("dense", **figures.DASHED)] if dense else [])])
+        figures.add_legend(drawing, 4, [*handles, *([figures.swatch("dense", **DASHED)] if dense else [])])
     return made
 
 
@@ -106,8 +108,3 @@ def _correlation_text(result: Result, name: str) -> str:
     within = one["within_method"]["spearman"]
     inside = "" if within is None else f", within methods {within:+.2f}"
     return f"Spearman {one['spearman']:+.2f}{inside} (n = {one['n']})"
-
-
-def _assigned(values: Iterable[Any], looks: Sequence[str]) -> dict[Any, str]:
-    """Return a color or marker for each different value, in sorted order."""
-    return {value: looks[index % len(looks)] for index, value in enumerate(sorted(set(values)))}

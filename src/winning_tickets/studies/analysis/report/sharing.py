@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from winning_tickets.report.figures import GRID, Drawing, add_legend, canvas, draw_pie, hide_frame, slice_look
+from winning_tickets.data.tasks import task_title
+from winning_tickets.report.figures import Drawing, add_legend, canvas, draw_pie, hide_frame, slice_look
+from winning_tickets.report.style import GRID
 from winning_tickets.report.tables import Column, Result, Table, columns, decimal, format_count, percent
 
 _UNITS = {"heads": "Heads", "ffns": "FFNs", "neurons": "Neurons"}
@@ -136,7 +138,7 @@ def sharing_legend(result: Result) -> list[Any]:
     """Return the entries of a legend of the tasks."""
     from matplotlib.patches import Patch
 
-    return [Patch(label=task["task"], **slice_look(index)) for index, task in enumerate(result["tasks"])]
+    return [Patch(label=task_title(task["task"]), **slice_look(index)) for index, task in enumerate(result["tasks"])]
 
 
 def draw_sharing(axes: Any, result: Result) -> None:

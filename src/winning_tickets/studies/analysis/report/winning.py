@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from winning_tickets.data.tasks import task_title
 from winning_tickets.report import figures
 from winning_tickets.report.comparisons import chance_note, unfair_note
-from winning_tickets.report.figures import PALETTE, percents
+from winning_tickets.report.figures import percents
+from winning_tickets.report.style import DASHED, Look, in_words, looks
 from winning_tickets.report.tables import (
     Column,
     Result,
@@ -157,29 +159,31 @@ def _notes(result: Result) -> list[str]:
 def winning_figure(result: Result) -> figures.Drawing:
     """Draw a panel per task: score by sparsity, full model dashed, filled dots win (BERT tickets, Figure 11)."""
     tasks, groups = result["tasks"], [one["group"] for one in result["groups"]]
+    styles = dict(zip(groups, looks(groups), strict=True))
     across, down = figures.layout_panels(len(tasks), 4)
     with figures.canvas(max(6.0, 3.0 * across), 2.8 * down + 0.9, "winning") as (drawing, made):
         for task, axes in zip(tasks, figures.add_panels(drawing, len(tasks), 4), strict=True):
-            _draw_task(axes, task, [cell for cell in result["cells"] if cell["task"] == task["task"]], groups)
+            _draw_task(axes, task, [cell for cell in result["cells"] if cell["task"] == task["task"]], styles)
         drawing.supylabel("score (x 100); filled: wins", fontsize=10)
-        colors = [PALETTE[index % len(PALETTE)] for index in range(len(groups))]
-        handles = [figures.swatch(group, marker="o", color=color) for group, color in zip(groups, colors, strict=True)]
-        figures.add_legend(drawing, 3, [*handles, figures.swatch("dense, ± deviation", **figures.DASHED)])
+        handles = [
+            figures.swatch(group, marker="o", color=look.color, linestyle=look.dashes) for group, look in styles.items()
+        ]
+        figures.add_legend(drawing, 3, [*handles, figures.swatch("dense, ± deviation", **DASHED)])
     return made
 
 
-def _draw_task(axes: Any, task: Result, cells: Sequence[Result], groups: Sequence[str]) -> None:
+def _draw_task(axes: Any, task: Result, cells: Sequence[Result], styles: Mapping[str, Look]) -> None:
     dense = task["dense"]
     figures.draw_level(axes, 100 * dense["mean"], 100 * (dense["std"] or 0.0))
-    for index, group in enumerate(groups):
+    for group, look in styles.items():
         own = [cell for cell in cells if cell["group"] == group]
         x, y = percents(cell["sparsity"] for cell in own), percents(cell["mean"] for cell in own)
-        color, deviations = PALETTE[index % len(PALETTE)], percents(cell["std"] or 0.0 for cell in own)
-        axes.errorbar(x, y, yerr=deviations, color=color, linewidth=1.4, elinewidth=0.8)
+        color, deviations = look.color, percents(cell["std"] or 0.0 for cell in own)
+        axes.errorbar(x, y, yerr=deviations, color=color, linestyle=look.dashes, linewidth=1.4, elinewidth=0.8)
         for place, value, cell in zip(x, y, own, strict=True):
             axes.plot([place], [value], "o", color=color, markerfacecolor=color if cell["wins"] else "white")
     flag = ", degenerate" if task["degenerate"] else ""
-    axes.set_title(f"{task['task']} ({task['metric']}{flag})", fontsize=10)
+    axes.set_title(f"{task_title(task['task'])} ({in_words(task['metric'])}{flag})", fontsize=10)
     axes.grid(axis="y")
     axes.set_xlabel("sparsity (%)", fontsize=9)
     axes.margins(0.08)
