@@ -240,6 +240,21 @@ BENCHMARKS = (
         ),
     ),
     Benchmark(
+        "time_to_ticket",
+        "time_to_ticket",
+        ("--bf16", "--json"),
+        ("--steps", "2", "--seeds", "1", "--max-tokens", "1000", "--json"),
+        (
+            Row(
+                "CPU time of a search by KD beside the values of 0.1.0",
+                share="ratios.tuned_over_2048",
+                ours="means.tuned.cpu_seconds",
+                beside="means.2048.cpu_seconds",
+                asked=0.6,
+            ),
+        ),
+    ),
+    Benchmark(
         "search_memory",
         "search_memory",
         ("--json",),

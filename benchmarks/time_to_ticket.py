@@ -19,9 +19,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.data.corpora import load_corpus
 from winning_tickets.runs.provenance import machine, versions
 
 BEFORE = {"batch_tokens": 2048, "learning_rate": 2e-4, "adam_beta1": 0.9, "adam_beta2": 0.999}
@@ -109,7 +111,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         "searches": rows,
         "means": means,
         "ratios": {f"{name}_over_2048": mean["cpu_seconds"] / before for name, mean in means.items() if name != "2048"},
-        "options": {name: value for name, value in vars(options).items() if name != "folder"}
+        "options": {name: value for name, value in vars(options).items() if name not in ("folder", "json")}
         | {
             name: Path(value).name
             for name, value in vars(options).items()
@@ -125,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="builtin:minilm")
     parser.add_argument("--corpus", default="pydocs")
-    parser.add_argument("--lines", required=True, help="a file with a text on each line")
+    parser.add_argument("--lines", help="a file with a text on each line; without it, short lines of the built-in text")
     parser.add_argument("--objective", default="kd")
     parser.add_argument("--measure", default="kd", help="objective of `tickets evaluate`")
     parser.add_argument("--key", default="kd_loss", help="of its result")
@@ -139,8 +141,16 @@ def main() -> None:
     parser.add_argument("--data-dir", default="")
     parser.add_argument("--train-size", type=int, default=2500)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--folder", required=True, help="for tickets and measurements")
-    print(json.dumps(report(parser.parse_args()), indent=1))
+    parser.add_argument("--folder", help="for tickets and measurements; without it they are not kept")
+    parser.add_argument("--json", action="store_true", help="for `all.py`; the output is always JSON")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        options.folder = options.folder or temporary
+        if options.lines is None:
+            options.lines = str(Path(temporary) / "lines.txt")
+            short = [line for line in load_corpus("pydocs", "validation").lines if 4 <= len(line.split()) <= 16]
+            Path(options.lines).write_text("\n".join(short) + "\n", encoding="utf-8")
+        print(json.dumps(report(options), indent=1))
 
 
 if __name__ == "__main__":

@@ -696,7 +696,8 @@ def shared_differences() -> str:
             ]
         )
     return markdown(
-        ["difference [95 %]", *(task_title(task) for task in MAIN), "mean, over seeds", "mean, over tasks and seeds"], rows
+        ["difference [95 %]", *(task_title(task) for task in MAIN), "mean, over seeds", "mean, over tasks and seeds"],
+        rows,
     )
 
 

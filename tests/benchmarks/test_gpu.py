@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from samples.pretend_gpu import PretendGPU
+from tools.pretend_gpu import PretendGPU
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"

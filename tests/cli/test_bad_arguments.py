@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-import fuzz.seeds
 from samples.analyse_samples import transfer_run
 from samples.bad_arguments import ANY_TEXT, BASE, ROWS, rows
 from samples.bad_values import derived
 from samples.tiny_models import TEXT, make_model
+from tools.fuzz import seeds
 from winning_tickets import cli
 from winning_tickets.cli.application import whole_application
 from winning_tickets.models.loading import prunable_names
@@ -56,11 +56,11 @@ def options(command: Any) -> list[Any]:
 def world(tmp_path_factory):
     """Things of every kind, right and wrong."""
     place = tmp_path_factory.mktemp("world")
-    fuzz.seeds.run(place)
-    fuzz.seeds.study(place)
-    fuzz.seeds.task_file(place)
-    fuzz.seeds.importance(place)
-    fuzz.seeds.glue(place / "glue")
+    seeds.run(place)
+    seeds.study(place)
+    seeds.task_file(place)
+    seeds.importance(place)
+    seeds.glue(place / "glue")
     make_model(place / "bert", head="mlm+pooler")  # instead of the model without a head that importances are of
     make_model(place / "roberta", "roberta")
     make_model(place / "plain", head="none")
@@ -68,10 +68,10 @@ def world(tmp_path_factory):
         header = "index\tsentence1\tsentence2\tlabel\n" if file == "RTE" else ""
         text = "\n".join(row.format(i % 2, "not_" * (i % 2)) for i in range(20))
         for split in ("train", "dev"):
-            fuzz.seeds.write(place / "glue" / file / f"{split}.tsv", header + text)
-    plm = fuzz.seeds.load_plm(str(place / "bert"))
+            seeds.write(place / "glue" / file / f"{split}.tsv", header + text)
+    plm = seeds.load_plm(str(place / "bert"))
     for name in ("ticket", "other", "damaged"):
-        ticket = fuzz.seeds.ticket_of(plm)
+        ticket = seeds.ticket_of(plm)
         ticket.info = ticket.info.model_copy(
             update={"applies_to": ticket.base.model_copy(update={"name": str(place / "bert")})}
         )
@@ -79,7 +79,7 @@ def world(tmp_path_factory):
         (place / name / "config.json").write_text(json.dumps({"verb": "search", "id": f"search-{name}", "config": {}}))
     description = (place / "damaged" / "ticket.json").read_text()
     (place / "damaged" / "ticket.json").write_text(description.replace('"seed": 0', '"seed": 1'))
-    fuzz.seeds.ticket_of(plm, gates=True).save_pretrained(place / "structured")
+    seeds.ticket_of(plm, gates=True).save_pretrained(place / "structured")
     for name in ("run", "dense"):
         for file in (place / name).iterdir():
             file.unlink()
@@ -100,7 +100,7 @@ def world(tmp_path_factory):
         "foreign/notes.txt": "mine",
         "wrong/result.json": "[]",
     }.items():
-        fuzz.seeds.write(place / name, text)
+        seeds.write(place / name, text)
     (place / "binary").write_bytes(b"\xff\xfe\x00")
     (place / "empty").mkdir()
     names = prunable_names(plm, "encoder")

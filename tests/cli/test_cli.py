@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-import fuzz.seeds
 from samples.tiny_models import TEXT, make_model
+from tools.fuzz import seeds
 from winning_tickets import cli
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
@@ -68,7 +68,7 @@ def test_what_the_file_system_refuses_is_one_message(tickets, monkeypatch, numbe
 
 
 def test_a_result_that_is_a_link_to_itself(tickets, tmp_path):
-    fuzz.seeds.store(tmp_path)
+    seeds.store(tmp_path)
     result = tmp_path / "store" / "runs" / "done" / "result.json"
     result.unlink()
     result.symlink_to(result)

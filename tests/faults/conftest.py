@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from faults.commands import FINE_TUNED, make_world, words_of
-from faults.harness import Ended, Running, Server, contents, hidden, lasting
+from tools.faults.commands import FINE_TUNED, make_world, words_of
+from tools.faults.harness import Ended, Running, Server, contents, hidden, lasting
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import signal
 import time
 from collections import Counter
 
-from faults import crowd
-from faults.harness import contents
+from tools.faults import crowd
+from tools.faults.harness import contents
 from winning_tickets.runs.files import leftovers
 from winning_tickets.runs.store.store import Store
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from faults.harness import stamps
 from faults.test_kills import MOMENTS, RUNS, SLOW, finish
+from tools.faults.harness import stamps
 from winning_tickets.runs.files import leftovers
 
 pytestmark = pytest.mark.timeout(1800)

@@ -9,8 +9,8 @@ from itertools import product
 
 import pytest
 
-from faults.commands import APART, COMMANDS
-from faults.harness import hidden, stamps
+from tools.faults.commands import APART, COMMANDS
+from tools.faults.harness import hidden, stamps
 
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.timeout(1800)

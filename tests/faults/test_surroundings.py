@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-from faults.harness import stamps
 from faults.test_full_disk import check_told, small_disk
 from faults.test_kills import finish
+from tools.faults.harness import stamps
 
 ANY = 64 * 1024**2
 

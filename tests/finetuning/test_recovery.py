@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
-from samples.kills import every_state
 from samples.tiny_models import TEXT, make_model
+from tools.kills import every_state
 from winning_tickets import Runtime, ShrinkConfig
 from winning_tickets.finetuning import recovery
 from winning_tickets.finetuning.shrink import objective_of

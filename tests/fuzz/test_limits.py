@@ -8,9 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fuzz import seeds
-from fuzz.seeds import resealed
 from samples.results import transfer_result
+from tools.fuzz import seeds
+from tools.fuzz.seeds import resealed
 from winning_tickets.config import SearchConfig, TransferConfig
 from winning_tickets.config.settings import parse_size
 from winning_tickets.data.segments import parse_segments

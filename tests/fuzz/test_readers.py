@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz.fuzzing import Fuzzer
-from fuzz.guard import Violation
-from fuzz.mutate import FORMS
-from fuzz.readers import READERS, Reader
+from tools.fuzz.fuzzing import Fuzzer
+from tools.fuzz.guard import Violation
+from tools.fuzz.mutate import FORMS
+from tools.fuzz.readers import READERS, Reader
 
 EXAMPLES = {100_000: 50, 10_000: 12, 1_000: 3}
 """Of the short run, by the inputs of the long one."""
@@ -85,7 +85,7 @@ def _allocate(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_guard_sees_what_no_reader_may_do(tmp_path, monkeypatch, act, error, message):
-    monkeypatch.setattr("fuzz.guard.SECONDS", 0.3)
+    monkeypatch.setattr("tools.fuzz.guard.SECONDS", 0.3)
     made = Fuzzer(Reader(lambda folder: (folder / "x").write_text("x"), "x", "text", lambda folder: None), tmp_path)
     bad = Fuzzer.__new__(Fuzzer)
     bad.__dict__ = {**made.__dict__, "reader": Reader(made.reader.make, "x", "text", act)}

@@ -16,10 +16,10 @@ from transformers import BertConfig, BertForMaskedLM
 from transformers.utils import logging as transformers_logging
 
 from samples.batches import batch_of
-from samples.pretend_gpu import Counts, PretendGPU
 from samples.tiny import tiny_tokenizer
 from samples.tiny_decoders import make_decoder
 from samples.tiny_models import TEXT
+from tools.pretend_gpu import Counts, PretendGPU
 from winning_tickets import search_all
 from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.models.loading import load_plm

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from samples.commands import CASES, make_world, words_of
-from samples.pretend_gpu import PretendGPU
+from tools.pretend_gpu import PretendGPU
 from winning_tickets.cli import app
 from winning_tickets.tickets.ticket import Ticket
 

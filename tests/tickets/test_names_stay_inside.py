@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import fuzz.seeds
 from samples.study_report_samples import fill_store, sample_plan
 from samples.study_samples import little
 from samples.tiny_models import make_model
+from tools.fuzz import seeds
 from winning_tickets.config import TransferConfig
 from winning_tickets.data.task_files import load_definitions
 from winning_tickets.deploy.formats import copy_sentence_modules
@@ -35,29 +35,29 @@ def everything(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_ticket_names_no_file_elsewhere(tmp_path, name):
-    fuzz.seeds.ticket(tmp_path)
-    fuzz.seeds.resealed(tmp_path / "ticket" / "ticket.json", lambda body: body["files"].update({name: "0" * 64}))
+    seeds.ticket(tmp_path)
+    seeds.resealed(tmp_path / "ticket" / "ticket.json", lambda body: body["files"].update({name: "0" * 64}))
     with pytest.raises(ContentError, match=r"ticket.json is not the description of a ticket: files\."):
         Ticket.from_pretrained(tmp_path / "ticket")
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_shared_model_names_no_file_and_no_task_elsewhere(tmp_path, name):
-    fuzz.seeds.shared(tmp_path)
+    seeds.shared(tmp_path)
     description = tmp_path / "shared" / "shared.json"
     valid = description.read_text()
-    fuzz.seeds.resealed(description, lambda body: body["files"].update({name: "0" * 64}))
+    seeds.resealed(description, lambda body: body["files"].update({name: "0" * 64}))
     with pytest.raises(ContentError, match="only files in its own folder may be named"):
         SharedModel.open(tmp_path / "shared")
     description.write_text(valid)
-    fuzz.seeds.resealed(description, lambda body: body["tasks"].append(name))
+    seeds.resealed(description, lambda body: body["tasks"].append(name))
     with pytest.raises(ContentError, match=r"shared.json is not the description of a shared model: tasks\.2: "):
         SharedModel.open(tmp_path / "shared")
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_hashes_of_a_store_are_of_its_own_files(tmp_path, name):
-    fuzz.seeds.store(tmp_path)
+    seeds.store(tmp_path)
     hashes = tmp_path / "store" / "about" / "done" / "files.json"
     body = json.loads(hashes.read_text())
     body["files"][name] = {"size": 1, "hash": "0"}
@@ -153,7 +153,7 @@ def test_force_empties_a_linked_folder_and_leaves_what_is_linked_from_inside(tmp
 
 
 def test_what_is_written_replaces_a_link_and_not_what_it_leads_to(tmp_path):
-    fuzz.seeds.ticket(tmp_path)
+    seeds.ticket(tmp_path)
     (tmp_path / "precious").write_text("mine")
     again = tmp_path / "again"
     again.mkdir()
@@ -164,7 +164,7 @@ def test_what_is_written_replaces_a_link_and_not_what_it_leads_to(tmp_path):
 
 
 def test_a_link_to_another_file_is_read_and_does_not_pass_the_check(tmp_path):
-    fuzz.seeds.ticket(tmp_path)
+    seeds.ticket(tmp_path)
     masks = tmp_path / "ticket" / "ticket.safetensors"
     masks.unlink()
     masks.symlink_to("/etc/hostname")

@@ -6,9 +6,9 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from fuzz.guard import limits, watch
-from fuzz.mutate import FORMS, bytes_of
-from fuzz.readers import Reader
+from tools.fuzz.guard import limits, watch
+from tools.fuzz.mutate import FORMS, bytes_of
+from tools.fuzz.readers import Reader
 from winning_tickets.runs.errors import TicketsError
 
 

@@ -1,7 +1,7 @@
 """Draw a seeded sample of mutants: one comparison, operator or constant of the core changed.
 
-    python tests/mutants/sample.py --files src/winning_tickets/tickets/masking.py ... --out mutants.json
-    python tests/mutants/sample.py --of before.json --files src/winning_tickets/finetuning/seeds.py --out now.json
+    python tests/tools/mutants/sample.py --files src/winning_tickets/tickets/masking.py ... --out mutants.json
+    python tests/tools/mutants/sample.py --of before.json --files src/winning_tickets/finetuning/seeds.py --out now.json
 
 A mutant is stored with its function and its statement, and the file is only a hint: after functions have moved,
 `located` finds it by the function's syntax tree or, where the function has changed, by the statement's text. With

@@ -18,9 +18,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from faults import driver
+from tools.faults import driver
 
 HEAVY = (
     "pruning.search",

@@ -1,7 +1,7 @@
 """Run the mutants of `sample.py`: which are killed by a test, and by which.
 
-    python tests/mutants/run.py trace --mutants mutants.json --trace TRACE
-    python tests/mutants/run.py check --mutants mutants.json --trace TRACE --out result.json
+    python tests/tools/mutants/run.py trace --mutants mutants.json --trace TRACE
+    python tests/tools/mutants/run.py check --mutants mutants.json --trace TRACE --out result.json
 
 `trace` runs all tests once, or those of `--tests`, and records the lines that each executes (see `lines.py`). `check`
 runs, for each mutant, the tests that execute its line, the fastest first, until one fails. Both work on the tree that

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samples.pretend_gpu import CUDA, Counts, PretendGPU, PretendTensor
+from tools.pretend_gpu import CUDA, Counts, PretendGPU, PretendTensor
 
-THIS = "samples/test_pretend_gpu.py"
+THIS = "tools/test_pretend_gpu.py"
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_counts_know_their_lines(gpu: PretendGPU) -> None:
     assert line.startswith(f"{THIS}:")
     assert list(counts.syncs) == [f"{line} _local_scalar_dense"]
     assert counts.operators["sum"] == 1
-    assert counts.report().startswith("2 launches, 1 syncs, 0 uploads\n  launches: 2 samples/test_pretend_gpu.py:")
+    assert counts.report().startswith("2 launches, 1 syncs, 0 uploads\n  launches: 2 tools/test_pretend_gpu.py:")
     assert Counts().numbers == (0, 0, 0)
 
 

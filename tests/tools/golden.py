@@ -1,13 +1,13 @@
 # ruff: noqa: E501, SIM905, T201 - command lines as they are typed
 """Collect the values that a change of structure must leave equal, as one sorted JSON file, and compare two of them.
 
-    python tests/golden/collect.py OUT.json                 one minute on one free core
-    python tests/golden/collect.py OUT.json --tree FOLDER   the values of another checkout, such as that of a release
-    python tests/golden/collect.py --compare A.json B.json  prints every key that differs; exit code 1 if any does
+    python tests/tools/golden.py OUT.json                 one minute on one free core
+    python tests/tools/golden.py OUT.json --tree FOLDER   the values of another checkout, such as that of a release
+    python tests/tools/golden.py --compare A.json B.json  prints every key that differs; exit code 1 if any does
 
 Before and after a change of structure, compare the values of both checkouts on the same machine:
 
-    git worktree add ../before v0.1.0 && python tests/golden/collect.py before.json --tree ../before
+    git worktree add ../before v0.1.0 && python tests/tools/golden.py before.json --tree ../before
 
 Collected:
     plans     every run id, configuration and point of every recipe at every scale

@@ -1,7 +1,7 @@
 """The readers of `readers.py` driven by coverage, for whoever has installed atheris.
 
     python -m venv /somewhere && /somewhere/bin/pip install atheris -e '.[dev]'
-    cd tests && /somewhere/bin/python -m fuzz.atheris_readers "structured ticket" -runs=100000
+    cd tests && /somewhere/bin/python -m tools.fuzz.atheris_readers "structured ticket" -runs=100000
 
 The words after the name of the reader go to libFuzzer. Not part of any suite: see `mutate.py`.
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["winning_tickets", "safetensors"]):
-    from fuzz.fuzzing import Fuzzer
-    from fuzz.mutate import FORMS
-    from fuzz.readers import READERS
+    from tools.fuzz.fuzzing import Fuzzer
+    from tools.fuzz.mutate import FORMS
+    from tools.fuzz.readers import READERS
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fuzz import seeds
+from tools.fuzz import seeds
 from winning_tickets.cli import show
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.glue import read_tests
@@ -169,7 +169,7 @@ def _stored(place: str) -> Any:
 
 @cache
 def _plan_of_store() -> Any:
-    from fuzz.plans import plan_with
+    from tools.fuzz.plans import plan_with
 
     return plan_with("done")
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from faults import crowd
+from tools.faults import crowd
 from winning_tickets import cli
 from winning_tickets.runs import directory
 
