@@ -35,7 +35,7 @@ def test_a_cell_is_the_mean_of_its_weights(shape):
 def test_rows_and_columns_without_a_weight_are_marked():
     mask = np.ones((4, 6), dtype=bool)
     mask[2], mask[:, 1] = False, False
-    picture = masks._colored(mask, masks._means(mask), 1.0)
+    picture = masks._colored(mask, masks._means(mask), masks._Colors("Blues", 0.0, 1.0))
     white = (picture == 1).all(2)
     assert white[masks._STRIP :, 0].tolist() == [True, True, False, True]
     assert white[0, masks._STRIP :].tolist() == [True, False, True, True, True, True]
@@ -65,6 +65,21 @@ def test_the_same_ticket_gives_the_same_files_and_text_stays_text():
     assert first == second
     for text in (b"a title", b"layer 1", b"query", b"embeddings", b"weights remaining (%)", b"without a weight"):
         assert text in first
+
+
+def test_the_change_since_another_ticket_diverges_from_zero():
+    before, after = (ticket_of(layer__0__query__weight=(4, 4)) for _ in range(2))
+    before.masks["layer.0.query.weight"][:] = torch.eye(4) > 0
+    after.masks["layer.0.query.weight"][:] = torch.eye(4).flip(0) > 0
+    made = masks.mask_figure(after, before=before)
+    assert b"change of weights remaining" in made["svg"]
+    (picture,) = made.figure.axes[0].get_images()
+    cells = np.asarray(picture.get_array())[masks._STRIP :, masks._STRIP :]
+    red, blue = cells[..., 0] - cells[..., 2] > 0.2, cells[..., 2] - cells[..., 0] > 0.2
+    assert red.tolist() == (np.eye(4) > 0).tolist(), "fewer weights remain"
+    assert blue.tolist() == (np.eye(4)[::-1] > 0).tolist(), "more weights remain"
+    with pytest.raises(UsageError, match=r"--before needs a ticket with the same matrices; these two are of other"):
+        masks.mask_figure(after, before=ticket_of(layer__0__query__weight=(4, 5)))
 
 
 def test_refused_files(tmp_path):

@@ -258,6 +258,7 @@ ROWS: dict[str, str] = {
         --figure masks.gif | 2 | ends with .png, .svg, .pdf
         --figure nowhere/masks.svg | 2 | no folder nowhere
         --force | 2 | --force needs --figure
+        --before TICKET | 2 | --before needs --figure
         --width 8 | 2 | --width needs --figure
     """ + f"! {'x' * 300} | 1 | File name too long. Give another path",
     "analyse average": """

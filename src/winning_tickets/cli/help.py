@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +35,7 @@ class Verb(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; the method is stored first, since the help is printed while options are parsed."""
-        for word, following in zip(args, [*args[1:], ""], strict=True):
+        for word, following in itertools.pairwise([*args, ""]):
             name, _, value = word.partition("=")
             if name == "--method" and (value or following) in METHOD_NAMES:
                 ctx.meta["method"] = value or following

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -107,7 +107,23 @@ def annotated(
     notes = [f"read by {', '.join(methods)}"] if (methods := methods_of(cls, field)) else []
     notes += [f"default: {written(default)}"] if default not in (None, ()) and kind is not bool else []
     meaning = f"{about.description} [{'; '.join(notes)}]" if notes else about.description
-    return Annotated[kind | None, typer.Option(*options.split(), help=meaning, rich_help_panel=extra["panel"])]
+    words = METHOD_NAMES if field == "method" else tuple(_literals(about.annotation))
+    more: dict[str, Any] = {"autocompletion": completer(words)} if words and not several else {}
+    return Annotated[kind | None, typer.Option(*options.split(), help=meaning, rich_help_panel=extra["panel"], **more)]
+
+
+def completer(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a function that a shell calls for the words that complete a beginning."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def _literals(annotation: Any) -> Iterator[str]:
+    """Yield the words that a field accepts, if it accepts only some."""
+    if get_origin(annotation) is Literal:
+        yield from (word for word in get_args(annotation) if isinstance(word, str))
+    else:
+        for one in get_args(annotation):
+            yield from _literals(one)
 
 
 def methods_of(cls: type[Settings], field: str) -> tuple[str, ...]:

@@ -70,6 +70,10 @@ def inspect(
         Path | None, typer.Option("--figure", help="File for a picture of the masks: svg, png or pdf.")
     ] = None,
     *,
+    before: Annotated[
+        str | None,
+        typer.Option("--before", help="Another ticket of the same model: the figure shows what changed since it."),
+    ] = None,
     width: commands.Width = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --figure.")] = False,
     as_json: commands.Json = False,
@@ -79,12 +83,15 @@ def inspect(
     Example: tickets inspect my-ticket --json
 
     Example: tickets inspect my-ticket --figure masks.svg
+
+    Example: tickets inspect my-ticket --figure change.svg --before magnitude-ticket
     """
     from winning_tickets.tickets.files import children
     from winning_tickets.tickets.ticket import Ticket, describe
 
-    if figure is None and (force or width is not None):
-        raise UsageError(f"{'--force' if force else '--width'} needs --figure, a file for the picture.")
+    given = {"--force": force, "--width": width is not None, "--before": before is not None}
+    if figure is None and any(given.values()):
+        raise UsageError(f"{next(name for name, one in given.items() if one)} needs --figure, a file for the picture.")
     if figure is not None:
         check_figure_file(figure, force=force)
     found = Ticket.from_pretrained(ticket)
@@ -94,8 +101,12 @@ def inspect(
         from winning_tickets.report.masks import mask_figure
         from winning_tickets.runs.files import write_bytes
 
+        since, title = None, show.title_of(result)
+        if before is not None:
+            since = Ticket.from_pretrained(before)
+            title += f"\nchange since {show.title_of(describe(since))}"
         with printed(width):
-            drawing = mask_figure(found, show.title_of(result))
+            drawing = mask_figure(found, title, before=since)
         write_bytes(figure, drawing[figure.suffix[1:]])
         result["figure"] = str(figure)
     emit(result, as_json=as_json, show=show.description)

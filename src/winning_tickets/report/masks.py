@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from winning_tickets.report.figures import Drawing, canvas, swatch
-from winning_tickets.report.style import ORANGE, SEQUENTIAL, TILE_INKS
+from winning_tickets.report.style import DIVERGING, ORANGE, SEQUENTIAL, TILE_INKS
+from winning_tickets.runs.errors import UsageError
 
 if TYPE_CHECKING:
     from winning_tickets.tickets.ticket import Ticket
@@ -19,7 +20,7 @@ CELLS = 48
 _STRIP = 2  # cells at the left and at the top, for rows and columns without a weight
 
 
-def mask_figure(ticket: Ticket, title: str = "") -> Drawing:
+def mask_figure(ticket: Ticket, title: str = "", *, before: Ticket | None = None) -> Drawing:
     """Return a figure of the masks of a ticket: a row for each layer, a column for each kind of matrix.
 
     A cell is darker the more of its weights remain. Orange marks at the left and at the top show output rows and input
@@ -28,16 +29,26 @@ def mask_figure(ticket: Ticket, title: str = "") -> Drawing:
     Args:
         ticket: The ticket. Weights of heads, FFNs, neurons and layers that it removed count as removed.
         title: Title of the figure.
+        before: Another ticket of the same matrices. The colors of cells are then the change since it, in percent of
+            all weights of a cell: blue where more weights remain, red where fewer do.
+
+    Raises:
+        UsageError: `before` has other matrices.
 
     Example:
         >>> mask_figure(Ticket.from_pretrained("my-ticket"))["svg"]  # doctest: +SKIP
     """
-    masks = {name: mask.reshape(mask.shape[0], -1).numpy() for name, mask in ticket.masks.items()}
+    masks, since = _matrices(ticket), {} if before is None else _matrices(before)
+    if before is not None and {n: m.shape for n, m in masks.items()} != {n: m.shape for n, m in since.items()}:
+        raise UsageError("--before needs a ticket with the same matrices; these two are of other models or scopes.")
     places = _places(masks)
     rows = list(dict.fromkeys(row for row, _ in places.values()))
     kinds = list(dict.fromkeys(kind for _, kind in places.values()))
     cells = {place: _means(masks[name]) for name, place in places.items()}
-    most = max(float(one.max()) for one in cells.values()) or 1.0
+    for name, mask in since.items():
+        cells[places[name]] = cells[places[name]] - _means(mask)
+    most = max(float(abs(one).max()) for one in cells.values()) or 1.0
+    colors = _Colors(SEQUENTIAL, 0.0, most) if before is None else _Colors(DIVERGING, -most, most)
     width, height = 1.0 + 1.05 * len(kinds), 1.1 + 0.75 * len(rows)
     with canvas(max(4.5, width), height, "masks") as (drawing, drawn):
         panels = drawing.subplots(len(rows), len(kinds), squeeze=False)
@@ -51,11 +62,30 @@ def mask_figure(ticket: Ticket, title: str = "") -> Drawing:
             axes.spines[:].set_visible(False)
         for name, (row, kind) in places.items():
             axes = panels[rows.index(row)][kinds.index(kind)]
-            axes.imshow(_colored(masks[name], cells[row, kind], most), aspect="auto", interpolation="nearest")
-        _add_legend(drawing, panels, most, gone=any(_is_gone(mask) for mask in masks.values()))
+            axes.imshow(_colored(masks[name], cells[row, kind], colors), aspect="auto", interpolation="nearest")
+        words = "weights remaining (%)" if before is None else "change of weights remaining (% of all weights)"
+        _add_legend(drawing, panels, colors, words, gone=any(_is_gone(mask) for mask in masks.values()))
         if title:
             drawing.suptitle(title, fontsize=10, fontweight="bold")
     return drawn
+
+
+class _Colors(NamedTuple):
+    """A color map and the values of its ends."""
+
+    name: str
+    low: float
+    high: float
+
+    def of(self, values: Any) -> Any:
+        """Return the colors of numbers as red, green and blue."""
+        import matplotlib as mpl
+
+        return mpl.colormaps[self.name]((values - self.low) / (self.high - self.low))[..., :3]
+
+
+def _matrices(ticket: Ticket) -> dict[str, Any]:
+    return {name: mask.reshape(mask.shape[0], -1).numpy() for name, mask in ticket.masks.items()}
 
 
 def _places(names: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -96,12 +126,12 @@ def _is_gone(mask: Any) -> bool:
     return not (mask.any(0).all() and mask.any(1).all())
 
 
-def _colored(mask: Any, means: Any, most: float) -> Any:
+def _colored(mask: Any, means: Any, colors: _Colors) -> Any:
     """Return the picture of a matrix: its cells, and strips with the rows and columns that keep no weight."""
     import matplotlib as mpl
 
     picture = np.ones((means.shape[0] + _STRIP, means.shape[1] + _STRIP, 3))
-    picture[_STRIP:, _STRIP:] = mpl.colormaps[SEQUENTIAL](means / most)[..., :3]
+    picture[_STRIP:, _STRIP:] = colors.of(means)
     orange = np.array(mpl.colors.to_rgb(ORANGE))
     for axis, strip in ((1, picture[_STRIP:, :_STRIP]), (0, picture[:_STRIP, _STRIP:])):
         # The share of rows (or columns) of a cell that are gone is the strength of its mark.
@@ -113,14 +143,14 @@ def _colored(mask: Any, means: Any, most: float) -> Any:
     return picture
 
 
-def _add_legend(drawing: Any, panels: Any, most: float, *, gone: bool) -> None:
-    """Add the color bar, in percent of weights remaining, and the meaning of the orange marks."""
+def _add_legend(drawing: Any, panels: Any, colors: _Colors, words: str, *, gone: bool) -> None:
+    """Add the color bar, in percent, and the meaning of the orange marks."""
     import matplotlib as mpl
     from matplotlib.ticker import MaxNLocator
 
-    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 100 * most), SEQUENTIAL)
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(100 * colors.low, 100 * colors.high), colors.name)
     bar = drawing.colorbar(scale, ax=panels, location="bottom", fraction=0.04, aspect=40, pad=0.02)
-    bar.set_label("weights remaining (%)", fontsize=8)
+    bar.set_label(words, fontsize=8)
     bar.ax.tick_params(labelsize=8)
     bar.ax.xaxis.set_major_locator(MaxNLocator(5))
     bar.outline.set_visible(False)

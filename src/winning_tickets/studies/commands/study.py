@@ -23,10 +23,19 @@ study_app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _recipes(incomplete: str) -> list[str]:
+    from winning_tickets.studies.load import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="NAME_OR_FILE", help="A recipe of `tickets recipes`, a YAML file, or a folder with a study.yaml."
+        metavar="NAME_OR_FILE",
+        help="A recipe of `tickets recipes`, a YAML file, or a folder with a study.yaml.",
+        autocompletion=_recipes,
     ),
 ]
 Scale = Annotated[str, typer.Option("--scale", help="Scale: smoke, small or paper.")]
