@@ -527,18 +527,6 @@ def equal_steps() -> str:
     return markdown(["", *(f"{key[:-5].upper()} loss, {level} %" for key, level in cells)], rows)
 
 
-def steps_of_mask_training() -> str:
-    """Losses of mask training on MLM at 70 % by step."""
-    found = read("transfer/raw/equal_steps.json")
-    rows = [[str(step), *_three(found[f"tamt-mlm-steps-step-{step:06d}"])] for step in (5, 10, 20, 40, 80)]
-    rows.append(["iterative pruning, rewound, 210", *_three(found["imp-70"])])
-    return markdown(["steps", "MLM loss", "MLM accuracy", "KD loss"], rows)
-
-
-def _three(found: Mapping[str, float]) -> list[str]:
-    return [f"{found[key]:.3f}" for key in ("mlm_loss", "mlm_accuracy", "kd_loss")]
-
-
 def _quality(found: Mapping[str, Any], label: str, run: str, sparsity: int) -> list[str]:
     kept = [found[f"{run}.wikitext"]["kd_loss"], found[f"{run}.stsb"]["kd_loss"]]
     bases = [found[f"magnitude-{sparsity}.{text}"]["kd_loss"] for text in ("wikitext", "stsb")]
@@ -910,3 +898,47 @@ def base_differences() -> str:
         for method, name in others.items()
     ]
     return markdown(["mask training by KD minus", *(task_title(task) for task in BASE_TASKS)], rows)
+
+
+SEARCHES = {"2048": "2,048 tokens, as in 0.1.0", "tuned": "1,024 tokens, now `tuned`"}
+
+
+def search_times() -> str:
+    """Searches of 60 steps by KD: CPU seconds, KD loss on text that the search did not see, and fine-tuned scores."""
+    rows = []
+    for file, model in {"minilm_bf16": "MiniLM", "mpnet_base_bf16": "MPNet-base"}.items():
+        report = read(f"time_to_ticket/{file}.json")
+        before = report["means"]["2048"]["cpu_seconds"]
+        for name, words in SEARCHES.items():
+            found, mean = report["searches"][name], report["means"][name]
+            cells = [f"{mean['cpu_seconds']:.0f}", f"{mean['cpu_seconds'] / before:.2f}"]
+            for key in ("text", "lines"):
+                cells.append(f"{mean[key]:.4f} ({', '.join(f'{one[key]:.4f}' for one in found)})")
+            rows.append([f"{model}: {words}", *cells])
+    return markdown(["search, seeds 0, 1, ...", "CPU s", "ratio", "KD loss, text", "KD loss, questions"], rows)
+
+
+def scores_of_search_times() -> str:
+    """Scores of the tickets of MiniLM after fine-tuning, paired by seed."""
+    found = read("time_to_ticket/minilm_tasks.json")["searches"]
+    rows = []
+    for task in ("mrpc", "stsb"):
+        values = {name: [one[task] for one in found[name]] for name in SEARCHES}
+        differences = [100 * (now - before) for before, now in zip(values["2048"], values["tuned"], strict=True)]
+        cells = [", ".join(f"{100 * one:.1f}" for one in values[name]) for name in SEARCHES]
+        rows.append([task_title(task), *cells, f"{fmean(differences):+.1f}"])
+    return markdown(["seeds 0, 1, 2", *SEARCHES.values(), "mean difference"], rows)
+
+
+def choice_of_batches() -> str:
+    """The settings that were compared with one seed: which losses they reach."""
+    rows = []
+    for file, model in {"choice_minilm": "MiniLM", "choice_mpnet_base": "MPNet-base"}.items():
+        report = read(f"time_to_ticket/{file}.json")
+        for name, values in report["settings"].items():
+            one = report["searches"][name][0]
+            filled = {"batch_tokens": 1024, "learning_rate": 3e-4, "adam_beta1": 0.6, "adam_beta2": 0.8} | values
+            tokens, rate, *betas = filled.values()
+            cells = [f"{tokens:,}", f"{rate:g}", ", ".join(f"{beta:g}" for beta in betas)]
+            rows.append([model, *cells, f"{one['text']:.4f}", f"{one['lines']:.4f}"])
+    return markdown(["seed 0", "tokens a step", "rate", "betas", "KD loss, text", "KD loss, questions"], rows)

@@ -76,7 +76,7 @@ def test_an_explicit_field_wins():
         ("adam_beta2", 0.8, 0.999, 0.999),
         ("scope", "encoder+embeddings", "encoder+embeddings", "encoder+embeddings+pooler"),
         ("train_embeddings", False, True, True),
-        ("batch_tokens", 768, 8192, 8192),
+        ("batch_tokens", 1024, 8192, 8192),
     ],
 )
 def test_profiles_of_the_kd_objective(field, tuned, paper, code):
@@ -99,7 +99,7 @@ def test_the_released_mlm_program_differs_from_the_kd_one():
 )
 def test_tuned_takes_small_batches_for_searches_that_only_follow_the_dense_model(objective, follows):
     config = filled("tuned", objective, corpus="c")
-    assert (config.batch_tokens, config.betas) == ((768, (0.6, 0.8)) if follows else (2048, (0.9, 0.999)))
+    assert (config.batch_tokens, config.betas) == ((1024, (0.6, 0.8)) if follows else (2048, (0.9, 0.999)))
     assert config.defaults_version == (2 if follows else 1)
     assert filled("tuned", objective, corpus="c", block_wise=True).batch_tokens == 2048
     for other in ({"profile": "paper"}, {"profile": "tuned", "block_wise": True}):

@@ -84,6 +84,9 @@ def make_files(folder: Path) -> None:
     names = [{"words": ["Ada", "wrote"], "tags": ["B-PER", "O"]}, {"words": ["Rain", "fell"], "tags": ["O", "O"]}] * 8
     for name, some in (("topics", topics), ("names", names)):
         (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in some), encoding="utf-8")
+    question = {"id": "1", "question": "Who ruled it?", "answers": [{"text": "Rollo", "answer_start": 0}]}
+    paragraphs = [{"context": "Rollo ruled Normandy.", "qas": [question | {"id": str(n)}]} for n in range(8)]
+    (folder / "answers.json").write_text(json.dumps({"data": [{"title": "Rollo", "paragraphs": paragraphs}]}))
     if DATA.exists():
         (folder / "glue").symlink_to(DATA / "glue")
 

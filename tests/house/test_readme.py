@@ -191,15 +191,15 @@ def test_a_wrong_option_would_be_noticed() -> None:
 
 
 def test_every_documented_option_exists() -> None:
-    known = {"--tiny", "--help"}
     groups: list[Any] = [whole_application()]
+    known, of_all = {"--tiny", "--help"}, {o for one in groups[0].params for o in one.opts}
     for group in groups:
         for command in group.commands.values():
             known |= {o for one in command.params for o in (*one.opts, *one.secondary_opts) if o.startswith("--")}
             groups += [command] if hasattr(command, "commands") else []
     page = (ROOT / "docs/reference/command_line.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page))
-    assert documented - known == set(), "documented, but not there"
+    assert documented - known - of_all == set(), "documented, but not there"
     assert known - documented == {"--tiny"}, "there, but not documented"
 
 

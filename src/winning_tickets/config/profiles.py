@@ -55,7 +55,7 @@ _TUNED: dict[str, Any] = {
 }
 
 _TUNED_FOLLOWING: dict[str, Any] = {
-    "batch_tokens": 768,
+    "batch_tokens": 1024,
     "learning_rate": _FOLLOWING_RATE,
     "adam_beta1": 0.6,
     "adam_beta2": 0.8,
