@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 COPIED = {"CONTRIBUTING.md": "about/contributing.md", "CHANGELOG.md": "about/changelog.md"}
 WIDE = ("README.md", "gallery.md")  # without menus at the sides
+BROAD_TABLE = re.compile(r"^\|(?: ?:?-+:? ?\|){5}", re.MULTILINE)
+"""A table of five columns or more, which has no room between two menus."""
 SECTIONS = {"tutorials": "Tutorials", "how_to": "How-to", "explanation": "Explanation", "reference": "Reference"}
 SECTIONS |= {"results": "Results", "notebooks": "Tutorials"}
 MOVED = {
@@ -113,7 +115,7 @@ def _from_about(target: str) -> str:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Say whom the page is for, and mend its links to folders and to files outside docs/."""
     here = posixpath.dirname(page.file.src_uri)
-    if page.file.src_uri in WIDE or here == "notebooks":
+    if page.file.src_uri in WIDE or here == "notebooks" or BROAD_TABLE.search(markdown):
         page.meta["hide"] = ["toc"] if here else ["navigation", "toc"]
 
     def mended(found: re.Match[str]) -> str:
