@@ -72,9 +72,10 @@ class Arms:
         options = self.options
         out = self.folder / f"{name}-{seed}"
         config = self.folder / f"{name}.config.json"
-        config.write_text(json.dumps(values))
+        steps = str(values.get("steps", options.steps))
+        config.write_text(json.dumps({key: value for key, value in values.items() if key != "steps"}))
         words = ["search", options.model, "--method", "mask-training", "--objective", options.objective]
-        words += ["--sparsity", str(options.sparsity), "--corpus", options.corpus, "--steps", str(options.steps)]
+        words += ["--sparsity", str(options.sparsity), "--corpus", options.corpus, "--steps", steps]
         words += ["--seed", str(seed), "--config", str(config)]
         measured = {"cpu_seconds": self.command(words, out)["cpu_seconds"]}
         for where, text in {"text": [options.corpus], "lines": [options.lines, "--segments", "lines"]}.items():

@@ -86,6 +86,11 @@ def _run() -> Any:
         return 130
     except TyperException as error:
         text = error.format_message()
+        if text.startswith("No such option") and (context := getattr(error, "ctx", None)) is not None:
+            from winning_tickets.cli.unknown_options import advice
+
+            name = str(getattr(error, "option_name", ""))
+            text = f"No such option: {name}. {better}" if (better := advice(name, context)) else text
         problem = error.__cause__.errors()[0] if isinstance(error.__cause__, ValidationError) else {"type": ""}
         if problem["type"] not in ("", "value_error"):  # whose messages do not have the value
             text += f" (found {errors.shown(problem['input'])})."
