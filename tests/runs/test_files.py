@@ -10,7 +10,15 @@ import pytest
 from winning_tickets.runs import files
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, page, unknown
-from winning_tickets.runs.files import build_directory, read_json, to_disk, write_atomic, write_json, write_text
+from winning_tickets.runs.files import (
+    build_directory,
+    read_json,
+    remove_leftovers,
+    to_disk,
+    write_atomic,
+    write_json,
+    write_text,
+)
 
 
 def full_disk(path):
@@ -46,6 +54,27 @@ def test_the_advice_fits_what_the_file_system_refused(tmp_path, number, advice):
         TrainingError, match=rf"{os.strerror(number)}\. Nothing was left half-written; {advice} or choose"
     ):
         write_atomic(tmp_path / "result.json", refuse)
+
+
+def test_a_temporary_file_that_another_process_removed_is_written_again(tmp_path):
+    attempts = []
+
+    def removed(times):
+        def write(temporary):
+            attempts.append(temporary)
+            temporary.write_text("content")
+            if len(attempts) <= times:
+                remove_leftovers(tmp_path)
+
+        return write
+
+    write_atomic(tmp_path / "run.json", removed(2))
+    assert (tmp_path / "run.json").read_text() == "content"
+    assert len(set(attempts)) == 3
+    attempts.clear()
+    with pytest.raises(TrainingError, match=r"Could not write .*other\.json: No such file or directory"):
+        write_atomic(tmp_path / "other.json", removed(99))
+    assert [one.name for one in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_full_disk_leaves_no_directory(tmp_path):

@@ -80,6 +80,9 @@ def test_missing_paths_of_fields_are_told(fields, tmp_path):
     assert fields(data_dir="${data}")[0] == ["data=glue: there is no folder glue."]
     (tmp_path / "glue").unlink()
     (tmp_path / "glue").mkdir()
+    nothing = "corpus: The folder glue holds no text file (.txt, .tokens, .raw, .md)."
+    assert fields(corpus="glue", data_dir="${data}", target="org/name")[0] == [nothing]
+    (tmp_path / "glue" / "text.txt").write_text("A line.\n")
     for known in ("wikitext-2", "pydocs", "task:pydocs", "glue"):
         assert fields(corpus=known, data_dir="${data}", target="org/name")[0] == []
 

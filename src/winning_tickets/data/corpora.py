@@ -267,7 +267,8 @@ def _files_of_hub(spec: str, split: SplitName, data_dir: Path) -> hub.Files:
     if not files:
         raise UsageError(
             f"{data_dir} has no {config}/{split}-*.parquet for the corpus {spec}; --data-dir takes a copy of the "
-            f"repository {name} (hf download {name} --repo-type dataset --local-dir DIR)."
+            f"repository {name} (hf download {name} --repo-type dataset --local-dir DIR). A folder of text files is a "
+            f"corpus itself: --corpus {data_dir}."
         )
     return files
 

@@ -171,7 +171,7 @@ def shrink(
     if force or not (Path(out) / RESULT).is_file():
         costs = None if force else _earlier_costs(Path(out), identity)
         costs = costs or _without_words(config, cost_table(plm, config.counts, *config.shape, runtime=runtime), source)
-        equal = {unit: torch.ones(len(structure.layers), structure.per_layer(unit)) for unit in ("heads", "neurons")}
+        equal = equal_values(structure)
         losses = Losses.of(equal, costs.sizes)
         Choice(config, structure, equal, losses, costs, first_layer_differs(plm, structure)).check()
     with RunDirectory.claim(Path(out), "shrink", identity, config.identity(), force=force) as run:
@@ -218,10 +218,17 @@ def _structure(plm: PLM) -> Structure:
     return structure_of(plm)
 
 
+def equal_values(structure: Structure) -> dict[str, Tensor]:
+    """Return the same value for all heads and neurons."""
+    return {unit: torch.ones(len(structure.layers), structure.per_layer(unit)) for unit in ("heads", "neurons")}
+
+
 def unit_values(
     config: ShrinkConfig, source: ShrinkSource, structure: Structure, folder: Path, *, runtime: Runtime
 ) -> dict[str, Tensor]:
     """Return values of heads and neurons, `(layers, n)`, by which the units of a layer are ranked."""
+    if config.choice == "depth":  # whole layers at even distances need no importances
+        return equal_values(structure)
     # To second order, the loss grows with the square of the removed importance.
     found = _importance(config, source, structure, folder, runtime=runtime).values["sample"]
     return {unit: found[unit].square() for unit in ("heads", "neurons")}

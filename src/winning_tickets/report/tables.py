@@ -78,10 +78,15 @@ class Table:
     columns: Sequence[Column]
     notes: Sequence[str] = ()  # sentences below the table
     title: str = ""  # caption of the table
-    name: str = ""  # label of the table in LaTeX
+    name: str = ""
     bold: frozenset[tuple[int, int]] = frozenset()  # (row, column) of cells in bold
     further: Mapping[str, Table] = field(default_factory=dict)  # more tables by name, stored as `NAME.csv`
     unshown: Mapping[str, Table] = field(default_factory=dict)  # further tables that are too long for a terminal
+
+    @property
+    def label(self) -> str:
+        """The label in LaTeX, without `tab:`."""
+        return self.name
 
     def texts(self) -> list[list[str]]:
         """Return the formatted cells, by row, each in one harmless line."""
@@ -124,7 +129,7 @@ class Table:
         ]
 
     def latex(self) -> str:
-        """Return a LaTeX `table` with booktabs rules; title and notes are its caption, its label is `tab:` and name."""
+        """Return a LaTeX `table` with booktabs rules; title and notes are its caption, its label begins with `tab:`."""
         import pandas as pd
 
         sentence = self.title if self.title.endswith((".", "?", "!")) else f"{self.title}."
@@ -136,7 +141,7 @@ class Table:
                 hrules=True,
                 position_float="centering",
                 caption=latex_escape(" ".join([sentence, *self.notes])),
-                label=f"tab:{self.name}",
+                label=f"tab:{self.label}",
                 column_format="".join("r" if column.numeric else "l" for column in self.columns),
             )
         )

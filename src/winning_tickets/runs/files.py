@@ -24,6 +24,7 @@ from winning_tickets.runs.text import read_text
 _WINDOWS = os.name == "nt"
 MAX_DEPTH = 64  # maximum nesting of JSON that is read
 _MAYBE_INFINITE = re.compile(r"[eE]\+?\d{3}|\d{200}")  # matches the text of each number from 1e299 on
+_ATTEMPTS = 3  # to write a file
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
@@ -41,17 +42,24 @@ def check_working_directory() -> None:
 def write_atomic(path: Path, writer: Callable[[Path], object]) -> None:
     """Call `writer` with the path of a temporary file, then move that file to `path` in one step."""
     path = Path(path)
-    temporary = temporary_name(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer(temporary)
-        to_disk(temporary)
-        temporary.replace(path)
-    except REFUSALS as error:
-        raise refused(path, error) from error
-    finally:
-        with suppress(OSError):  # a read-only folder holds no temporary file of ours
-            temporary.unlink(missing_ok=True)
+    for attempt in range(_ATTEMPTS):
+        temporary = temporary_name(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writer(temporary)
+            to_disk(temporary)
+            temporary.replace(path)
+        except FileNotFoundError as error:
+            # Another process may have taken the temporary file for one that a killed process left.
+            if attempt == _ATTEMPTS - 1:
+                raise refused(path, error) from error
+        except REFUSALS as error:
+            raise refused(path, error) from error
+        else:
+            return
+        finally:
+            with suppress(OSError):  # a read-only folder holds no temporary file of ours
+                temporary.unlink(missing_ok=True)
 
 
 REFUSALS = (OSError, SafetensorError)  # errors of failed file operations; safetensors raises its own class

@@ -28,6 +28,18 @@ MAX_REQUEUES = 100  # how often a Slurm job may use up its time limit and resume
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")  # environment variables that other nodes need too
 
 
+_PACKAGES = {"ray": ("ray", "Ray"), "slurm": ("submitit", "submitit")}
+
+
+def _package(engine: str) -> Any:
+    """Return the package of an engine, or refuse the engine if it is not installed."""
+    module, name = _PACKAGES[engine]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"The engine {engine} needs {name}: pip install 'winning-tickets[{engine}]'.") from error
+
+
 @dataclass
 class _Worker:
     process: Any  # a Popen with pipes for stdin and stdout
@@ -195,10 +207,7 @@ class RayEngine:
     """Ray tasks; a task whose worker or node dies is lost, and the driver retries it."""
 
     def __init__(self, address: str | None = None, cpus: float = 1, gpus: float = 0) -> None:
-        try:
-            self._ray: Any = importlib.import_module("ray")
-        except ModuleNotFoundError as error:
-            raise UsageError("The engine ray needs Ray: pip install 'winning-tickets[ray]'.") from error
+        self._ray = _package("ray")
         self._ours = not self._ray.is_initialized()
         if self._ours:
             self._ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="warning")
@@ -294,10 +303,7 @@ class SlurmEngine:
     """Slurm jobs, submitted by submitit as arrays; a job whose node dies is lost, and the driver retries it."""
 
     def __init__(self, options: EngineOptions, store: Path) -> None:
-        try:
-            submitit: Any = importlib.import_module("submitit")
-        except ModuleNotFoundError as error:
-            raise UsageError("The engine slurm needs submitit: pip install 'winning-tickets[slurm]'.") from error
+        submitit = _package("slurm")
         if options.gpus % 1 or options.cpus % 1 or options.cpus < 1:
             raise UsageError("The engine slurm needs whole numbers of --cpus and --gpus.")
         self._options, self._cluster = options, options.slurm.get("cluster", "slurm")
@@ -428,9 +434,11 @@ ENGINES: dict[str, Callable[[EngineOptions, Path], Engine]] = {
 
 
 def check_engine(name: str) -> None:
-    """Refuse a name that is not in `ENGINES`."""
+    """Refuse a name that is not in `ENGINES`, and an engine whose package is not installed."""
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
+    if name in _PACKAGES:
+        _package(name)
 
 
 def make_engine(name: str, options: EngineOptions, store: Path) -> Engine:

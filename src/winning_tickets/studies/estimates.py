@@ -64,12 +64,13 @@ class Estimator:
     def estimate(self, left: Iterable[str], workers: int) -> dict[str, Any]:
         """Return the costs of the remaining runs.
 
-        `seconds` until all are done; `hours` of one device of each kind that is known; `on`, the device of `seconds`;
+        `seconds` until all are done; `hours` of one device of each kind that is known; `on`, the devices of `seconds`;
         `flops`; `tokens` trained on, where tokens of a forward pass alone count a third; `trainings`; `bytes` that
         stay in the store; `scratch_bytes` of checkpoints while runs are at work; `runs`, the number of runs; and
         `measured_runs`, the number of those that have similar runs in the store.
         """
         seconds, total, kept, scratch, measured, count, flops = 0.0, Cost(), 0.0, 0.0, 0, 0, 0.0
+        count_at_once = self._gpus * max(1, workers)
         speeds = {name: Speed(name, self._speed.bf16) for name in DEVICES}
         hours = dict.fromkeys(speeds, 0.0)
         for run in (self._plan.runs[run] for run in left):
@@ -89,7 +90,7 @@ class Estimator:
         return {
             "seconds": seconds / max(1, workers),
             "hours": {name: float(f"{one:.4g}") for name, one in hours.items()},
-            "on": self._speed.words,
+            "on": self._speed.words + (f", {count_at_once:g} of them at once" if count_at_once > 1 else ""),
             "flops": flops,
             "tokens": total.tokens,
             "trainings": round(total.trainings),

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.data.corpora import PYDOCS_PARTS, hub_repository, table_column
+from winning_tickets.data.corpora import PYDOCS_PARTS, check_corpus, hub_repository, table_column
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.loading import check_task_files
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.report.costs import bytes_text
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.hub import unreachable
 from winning_tickets.studies.expressions import is_reference, names_in
 from winning_tickets.studies.plan import BY_DEFAULT, Plan, unset_needs
@@ -40,7 +40,7 @@ def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
         if value not in reported
     )
     to_do = [run for run in plan.runs.values() if not is_done(run.id)]
-    return [*unmet_needs(plan), *dict.fromkeys(lines), *_tasks_without_files(to_do)]
+    return [*unmet_needs(plan), *dict.fromkeys(lines), *_tasks_without_files(to_do), *_corpora_without_text(to_do)]
 
 
 def unmet_needs(plan: Plan) -> list[str]:
@@ -101,6 +101,16 @@ def _tasks_without_files(runs: Iterable[Run]) -> Iterator[str]:
                 check_task_files(name, folder)
             except UsageError as error:
                 yield f"data_dir: {error}"
+
+
+def _corpora_without_text(runs: Iterable[Run]) -> Iterator[str]:
+    """Yield a line for each file or folder of text that cannot be read, such as an empty one."""
+    for field, value in dict.fromkeys(place for run in runs for place in _places(run.config)):
+        if field == "corpus" and is_there(value):  # a missing one is reported with its setting
+            try:
+                check_corpus(value, "train")
+            except (UsageError, ContentError) as error:
+                yield f"corpus: {error}"
 
 
 def _task_folders(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -248,9 +248,13 @@ def _record(point: LevelPoint, outcome: CriterionOutcome, full: Sequence[RunScor
 
 
 def _share_above_chance(own: Sequence[RunScore], full: Sequence[RunScore]) -> float | None:
-    """Return which part of the full model's distance from chance the mean score of a ticket has."""
-    chance, dense = full[0].constant_score, statistics.fmean(cell.value for cell in full)
-    if chance is None or dense <= chance:
+    """Return which part of the full model's distance from chance the mean score of a ticket has.
+
+    None if the full model is not above chance by more than the standard deviation of its seeds.
+    """
+    chance, scores = full[0].constant_score, [cell.value for cell in full]
+    dense, noise = statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0
+    if chance is None or dense - chance <= noise:
         return None
     return (statistics.fmean(cell.value for cell in own) - chance) / (dense - chance)
 

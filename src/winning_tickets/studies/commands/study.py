@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ from winning_tickets.runs.escapes import printable
 if TYPE_CHECKING:
     from winning_tickets.report.costs import Speed
     from winning_tickets.studies.plan import Plan
+
+logger = logging.getLogger(__name__)
 
 study_app = typer.Typer(
     help="Plan, run and resume grids of runs. They are a recipe of the papers, or your own study.",
@@ -239,6 +242,8 @@ def run(
         report_to=trackers,
         trust_remote_code=trust_remote_code,
     )
+    if not quiet and (left := len(planned.runs) - status["done"]):
+        logger.info("%s at %s: %d runs to do; a line for each when it ends.", planned.study.name, scale, left)
     watch = ProgressLines(planned, found, workers, speed or CPU, gpus=gpus)
     result = run_study(
         planned, found, make_engine(engine, engine_options, found.path), runtime, retry_failed=retry_failed, watch=watch

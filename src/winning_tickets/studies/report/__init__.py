@@ -129,7 +129,7 @@ def report_files(
     plotted = [plot_grid(plot, study.published) for plot in plots]
     verdicts = [verdict for name in study.claims if (verdict := judge_claim(study, name, runs)).cells or whole]
     problems_of_each = [grid.problems for grid in (*grids, *plotted)] + [verdict.problems for verdict in verdicts]
-    problems = list(dict.fromkeys(chain.from_iterable(problems_of_each)))
+    problems = [*dict.fromkeys(chain.from_iterable(problems_of_each)), *_runs_of_other_parameters(plan, store)]
     files: dict[str, bytes] = {}
     for grid in (*grids, *plotted):
         files |= table_files(grid.stem, grid, formats)
@@ -170,6 +170,27 @@ def report_files(
         "files": sorted(files),
     }
     return files, result
+
+
+def _runs_of_other_parameters(plan: Plan, store: Store) -> list[str]:
+    """Return a sentence if some planned runs are not done and the store has others that this study did elsewhere."""
+    if plan.part or not store.exists():
+        return []
+    planned = store.records(only=plan.runs.keys())
+    if sum(record.status == "done" for record in planned) == len(plan.runs):
+        return []
+    asked = {"study": plan.study.name, "scale": plan.scale}
+    others = [
+        record.id
+        for record in store.records(status="done")
+        if record.id not in plan.runs and asked.items() <= record.labels.items()
+    ]
+    if not others:
+        return []
+    return [
+        f"{len(others)} finished runs of this study in the store are not among those of this report, such as "
+        f"{others[0]}; give the --set options that they were run with."
+    ]
 
 
 def _check_out(out: Path, plan: Plan, *, force: bool) -> None:

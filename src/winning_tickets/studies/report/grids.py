@@ -356,6 +356,11 @@ class Grid(Table):
         return f"{self.kind}-{self.name}"
 
     @property
+    def label(self) -> str:
+        """The label in LaTeX; a figure may have the name of a table."""
+        return self.name if self.kind == "table" else self.stem
+
+    @property
     def labels(self) -> list[tuple[str, ...]]:
         return [tuple(row[column.key] for column in self.columns[: len(self.axes)]) for row in self.rows]
 
