@@ -103,7 +103,8 @@ def plan(world: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ("share --model bert --tasks rte,mrpc --data-dir glue", (
             "task rte: 48 training examples, batches of 32", "steps: 20 (5 epochs over all tasks)")),
         ("super bert --task rte --data-dir glue --level 50", ("trainings: ", "minutes: about")),
-        ("shrink bert --corpus corpus.txt", ("corpus: corpus.txt", "dense_gflops: ")),
+        ("shrink bert --corpus corpus.txt", ("corpus: corpus.txt", "dense_gflops: ", "minutes: about 1 or less on")),
+        ("shrink bert --corpus corpus.txt --minutes 3", ("minutes: 3 for the recovery of each model, after",)),
         ("shrink gpt2 --corpus corpus.txt", ("gpt2 (2 layers of width 16)", "dense_gflops: ")),
     ],
 )  # fmt: skip

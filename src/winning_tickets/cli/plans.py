@@ -451,6 +451,10 @@ def plan_shrink(config: ShrinkConfig, runtime: Runtime) -> Plan:
         ).unchecked
     if config.task is not None:
         plan.unchecked += outlook_of_task(config.task, config.data_dir).unchecked
+    if settings.most_steps is None:
+        plan.add("minutes", f"{settings.minutes:g} for the recovery of each model, after measurements")
+    else:
+        plan.estimate(cost_of(settings, model.size), model.size, bf16=runtime.bf16)
     return plan
 
 

@@ -119,6 +119,7 @@ DEVICES = {
     "a100": Device("one A100", 1.56e14, 3.12e14, 0.3, 0.003),
     "h100": Device("one H100", 4.95e14, 9.89e14, 0.3, 0.002),
 }
+_NEURON_SIZES = 14  # numbers of neurons whose losses `shrink` measures in a layer, about
 _FORWARD = 1 / 3  # share of the forward pass in a step
 _FIXED_SECONDS, _TINY_SECONDS = 5.0, 0.2  # fixed time of a run, and of a run with a tiny model
 RESULT_BYTES = 5_000  # settings, results and provenance of a run, and of one training inside a run
@@ -197,7 +198,28 @@ def cost_of(settings: Settings, model: ModelSize, data: TaskSize | None = None) 
         passes = len(settings.objectives) + sum(name in TEACHER_NAMES for name in settings.objectives)
         read = _FORWARD * passes * float(settings.max_tokens or _VALIDATION_TOKENS)
         return Cost(read, read * _longest(settings.segments))
+    if isinstance(settings, ShrinkConfig):
+        return _shrink(settings, model)
     return Cost()
+
+
+def _shrink(config: ShrinkConfig, model: ModelSize) -> Cost:
+    """Return the cost of importances, of losses of smaller layers, and of the recovery of each small model.
+
+    A recovery that only `minutes` limit has no steps to count.
+    """
+    length = _longest(config.segments or "128")
+    tokens, total = float(config.batch_tokens), Cost()
+    if config.choice == "importance":
+        # Each loss computes the layers from the changed one on: half of them on average.
+        losses = config.removal_batches * model.layers * (model.heads + _NEURON_SIZES) * _FORWARD / 2
+        read = tokens * (config.importance_batches + losses)
+        total = Cost(read, read * length)
+    for share in config.budgets.values():
+        read = tokens * (_FORWARD + share)  # the dense model is the teacher
+        one = _trained(config.most_steps or 0, read * (config.most_steps or 0), length, WEIGHT_BYTES * model.parameters)
+        total = total.plus(one)
+    return total
 
 
 def _trained(steps: float, tokens: float, length: float, kept: float = 0, *, evaluations: float = 0) -> Cost:
