@@ -8,7 +8,7 @@ the corpus, and the lines of a file (short questions, for example). With `--task
   2048    the batches, the learning rate and the optimizer of `tuned` in version 0.1.0
   tuned   what `tuned` is now
 A further setting is given as JSON: `--setting '1024={"batch_tokens": 1024}'`. A search or measurement whose result lies
-in `--folder` is not repeated, so a killed benchmark goes on where it was.
+in `--folder` is not repeated, so a killed benchmark resumes.
 """
 
 from __future__ import annotations

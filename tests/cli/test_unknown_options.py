@@ -28,7 +28,7 @@ def context(verb):
         ("transfer", "--num_train_epochs", "Give --epochs."),
         ("transfer", "--per_device_train_batch_size", "Give --batch-size."),
         ("transfer", "--do_train", "A run trains and evaluates without being asked."),
-        ("transfer", "--resume-from-checkpoint", "A run goes on where it stopped if the same command is given again."),
+        ("transfer", "--resume-from-checkpoint", "The same command resumes a run that was stopped."),
         ("transfer", "--density", ""),
         ("compare", "--amount", ""),
         ("search", "--zzz", ""),

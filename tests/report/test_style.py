@@ -41,6 +41,12 @@ def test_names_that_are_no_methods_take_the_colors_that_are_left():
     assert len({str(one.dashes) for one in looks(["a", "b", "c"], dashed=True)}) == 3
 
 
+def test_bars_and_dots_of_one_method_have_different_colors():
+    names = ["IMP-KD 1e-4", "IMP-KD 3e-4", "TAMT-KD", "tuned"]
+    made = looks(names, apart=True)
+    assert [one.color for one in made] == [style.VERMILLION, style.GREEN, style.BLUE, style.PURPLE]
+
+
 def test_every_color_has_a_counterpart_on_a_dark_page():
     colors = {value for name, value in vars(style).items() if name.isupper() and str(value).startswith("#")}
     assert colors - {style.YELLOW} <= set(style.DARK), "yellow is for slices, which keep their colors"

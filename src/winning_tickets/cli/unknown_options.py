@@ -27,10 +27,13 @@ _NAMES = {
 
 _SENTENCES = {
     "The model is the first argument, without an option.": (
-        *("model", "model-name", "model-name-or-path", "pretrained-model-name-or-path"),
+        "model",
+        "model-name",
+        "model-name-or-path",
+        "pretrained-model-name-or-path",
     ),
     "A run trains and evaluates without being asked.": ("do-train", "do-eval"),
-    "A run goes on where it stopped if the same command is given again.": ("resume", "resume-from-checkpoint"),
+    "The same command resumes a run that was stopped.": ("resume", "resume-from-checkpoint"),
     "Give --sparsity, the share of weights that are pruned: a density of 0.3 is --sparsity 0.7.": ("density",),
     "Give --task for a task, or --corpus for text.": ("dataset", "dataset-name"),
 }

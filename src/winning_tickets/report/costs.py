@@ -119,7 +119,7 @@ DEVICES = {
     "a100": Device("one A100", 1.56e14, 3.12e14, 0.3, 0.003),
     "h100": Device("one H100", 4.95e14, 9.89e14, 0.3, 0.002),
 }
-_NEURON_SIZES = 12  # numbers of neurons of a layer whose losses `shrink` measures, about
+_NEURON_SIZES = 12  # numbers of neurons of a layer whose losses `shrink` measures (`GRID` of deploy/costs.py)
 _FORWARD = 1 / 3  # share of the forward pass in a step
 _FIXED_SECONDS, _TINY_SECONDS = 5.0, 0.2  # fixed time of a run, and of a run with a tiny model
 RESULT_BYTES = 5_000  # settings, results and provenance of a run, and of one training inside a run

@@ -133,17 +133,18 @@ def method_color(name: str) -> str | None:
     return next((color for start, color in _METHODS if re.match(rf"(?:{start})(?![a-z])", name.lower())), None)
 
 
-def looks(names: Iterable[str], *, dashed: bool = False) -> list[Look]:
+def looks(names: Iterable[str], *, dashed: bool = False, apart: bool = False) -> list[Look]:
     """Return the look of each line of a figure: methods have their own color, other names one of those that are left.
 
-    Several lines of one color differ by their dashes, and if `dashed` all lines do.
+    Several lines of one color differ by their dashes, and if `dashed` all lines do. With `apart`, for bars and dots
+    without dashes, only the first name of a method has its color, so that colors differ as long as there are any.
     """
     known = [method_color(name) for name in names]
     left: Sequence[str] = [color for color in PALETTE if color not in known] or PALETTE
     seen: Counter[str] = Counter()
     found, others = [], 0
     for index, color in enumerate(known):
-        if color is None:
+        if color is None or (apart and seen[color]):
             color, others = left[others % len(left)], others + 1
         found.append(Look(color, MARKERS[index % 8], DASHES[(index if dashed else seen[color]) % len(DASHES)]))
         seen[color] += 1

@@ -129,7 +129,7 @@ def report_files(
     plotted = [plot_grid(plot, study.published) for plot in plots]
     verdicts = [verdict for name in study.claims if (verdict := judge_claim(study, name, runs)).cells or whole]
     problems_of_each = [grid.problems for grid in (*grids, *plotted)] + [verdict.problems for verdict in verdicts]
-    problems = [*dict.fromkeys(chain.from_iterable(problems_of_each)), *_runs_of_other_parameters(plan, store)]
+    problems = [*dict.fromkeys(chain.from_iterable(problems_of_each)), *_runs_of_other_parameters(plan, store, planned)]
     files: dict[str, bytes] = {}
     for grid in (*grids, *plotted):
         files |= table_files(grid.stem, grid, formats)
@@ -172,12 +172,9 @@ def report_files(
     return files, result
 
 
-def _runs_of_other_parameters(plan: Plan, store: Store) -> list[str]:
-    """Return a sentence if some planned runs are not done and the store has others that this study did elsewhere."""
-    if plan.part or not store.exists():
-        return []
-    planned = store.records(only=plan.runs.keys())
-    if sum(record.status == "done" for record in planned) == len(plan.runs):
+def _runs_of_other_parameters(plan: Plan, store: Store, planned: Sequence[StudyRun]) -> list[str]:
+    """Return a sentence if planned runs are not done and the store has finished runs with other parameters."""
+    if plan.part or not store.exists() or all(run.status == "done" for run in planned):
         return []
     asked = {"study": plan.study.name, "scale": plan.scale}
     others = [

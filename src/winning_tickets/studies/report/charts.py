@@ -62,7 +62,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
     curves = {curve.name: curve for curve in panel.curves}
     series = [
         _series(plot, curves.get(name, Curve(name, ())), index, look)
-        for index, (name, look) in enumerate(zip(names, looks(names), strict=True))
+        for index, (name, look) in enumerate(zip(names, looks(names, apart=figure.kind == "bar"), strict=True))
     ]
     drawn = [one for one in series if one.y]
     if figure.kind == "bar":

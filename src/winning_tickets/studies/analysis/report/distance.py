@@ -42,7 +42,7 @@ def distance_figure(result: Result) -> Drawing:
     across, down = layout_panels(3)
     with canvas(11.0 * across / 3, 1.4 + 2.2 * down + 0.22 * len(searches), "distance") as (drawing, made):
         first, second, third = add_panels(drawing, 3)
-        styles = looks(one["label"] for one in searches)
+        styles = looks((one["label"] for one in searches), apart=True)
         for index, (one, look) in enumerate(zip(searches, styles, strict=True)):
             name = f"{one['label']} ({100 * one['sparsity']:g} %)" if several else one["label"]
             points, last = one["checkpoints"], one["checkpoints"][-1]["by_kind"]

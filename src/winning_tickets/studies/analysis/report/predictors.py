@@ -73,7 +73,7 @@ def predictors_figure(result: Result) -> figures.Drawing:
     scored = [row for row in tickets if row["mean"] is not None]
     dense = [row["mean"] for row in result["rows"] if row["ticket_id"] is None and row["mean"] is not None]
     methods = sorted({row["method"] for row in tickets})
-    colors = {method: look.color for method, look in zip(methods, looks(methods), strict=True)}
+    colors = {method: look.color for method, look in zip(methods, looks(methods, apart=True), strict=True)}
     sparsities = sorted({round(row["sparsity"], 3) for row in tickets})
     markers = dict(zip(sparsities, cycle(MARKERS), strict=False))
     across, down = figures.layout_panels(len(names))
