@@ -65,6 +65,17 @@ def test_plan_run_status_and_list(tickets, file, tmp_path):
     assert tickets("study", "list")[1] == "little at smoke: 9 done\n"
     code, out, _ = tickets("study", "list", "--store", "elsewhere", "--json")
     assert json.loads(out) == {"store": "elsewhere", "studies": []}
+    # A report with other parameters than those of the run says that their runs are there.
+    other, done = planned(little(), tasks=["cola"]).runs, planned(little()).runs
+    rest = sorted(done.keys() - other.keys())
+    code, out, _ = tickets("study", "report", file, "--scale", "smoke", "--set", "tasks=[cola]", "--out", "report")
+    assert code == 0
+    assert (
+        f"Warning: {len(rest)} finished runs of this study in the store are not among those of this report, such as "
+        f"{rest[0]}; give the --set options that they were run with.\n" in out
+    )
+    code, out, _ = tickets("study", "report", file, "--scale", "smoke", "--out", "report")
+    assert "finished runs of this study" not in out
 
 
 def test_plan_as_json(tickets, file):
