@@ -22,9 +22,17 @@ from winning_tickets.finetuning.adaptation import KeptHead, kept_head
 from winning_tickets.finetuning.setup import prepare_transfer
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.runs.errors import ContentError, Interrupted, UsageError
-from winning_tickets.training.fine_tuned import is_fine_tuned, open_fine_tuned
 from winning_tickets.training.predict import TaskInfo, encode_split, predict_split
 from winning_tickets.training.shared_model import SharedModel
+from winning_tickets.training.source import (
+    FineTunedSource,
+    ModelSource,
+    OnnxSource,
+    SharedSource,
+    TicketSource,
+    find_source,
+    open_fine_tuned,
+)
 
 transfer_module = importlib.import_module("winning_tickets.finetuning.transfer")
 preparing = importlib.import_module("winning_tickets.finetuning.setup")
@@ -295,13 +303,27 @@ def test_another_model_between_two_seeds_stops_the_run(tmp_path, run, monkeypatc
         transfer(config, tmp_path / "out", QUIET)
 
 
-def test_what_is_a_fine_tuned_model(tmp_path, run, shared, bert):
-    for path in (run, run / "seed-1", run / "seed-1" / "model", shared, shared.parent):
-        assert is_fine_tuned(path)
-    for path in (bert, "builtin:minilm", run.parent / "ticket", tmp_path / "nowhere"):
-        assert not is_fine_tuned(path)
-    assert open_fine_tuned(run).folder == run / "seed-1" / "model"
+def test_each_name_has_one_kind(tmp_path, run, shared, bert):
+    (tmp_path / "onnx").mkdir()
+    for file in ("model.onnx", "task.json"):  # a fine-tuned model that was exported
+        (tmp_path / "onnx" / file).touch()
+    kinds = {
+        FineTunedSource: (run, run / "seed-1", run / "seed-1" / "model"),
+        SharedSource: (shared, shared.parent),
+        TicketSource: (run.parent / "ticket",),
+        OnnxSource: (tmp_path / "onnx",),
+        ModelSource: (bert, "builtin:minilm", "me/model", tmp_path / "nowhere", "memory:model-3f2a"),
+    }
+    for kind, paths in kinds.items():
+        for path in paths:
+            source = find_source(path)
+            assert type(source) is kind
+            assert (source.name, source.where) == (str(path), str(path))
+    assert open_fine_tuned(run).folder == find_source(run).open().folder == run / "seed-1" / "model"
     assert open_fine_tuned(run, seed=2).folder == run / "seed-2" / "model"
+    for path in (bert, run.parent / "ticket", tmp_path / "onnx"):
+        with pytest.raises(UsageError):
+            open_fine_tuned(path)
 
 
 def test_a_compact_export_goes_on_without_a_ticket(tmp_path, bert, structured):

@@ -23,7 +23,7 @@ from winning_tickets.tickets.files import sha256
 from winning_tickets.training.multitask import SharedEncoder
 from winning_tickets.training.objectives.task import task_logits
 from winning_tickets.training.predict import TaskInfo, encode_split, predict_split
-from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared, save_shared
+from winning_tickets.training.shared_model import SharedModel, find_shared, save_shared
 
 NAMES = ("stsb", "mnli", "squad")
 
@@ -115,8 +115,6 @@ def test_finding_it(made, tmp_path):
     (run / "seed-3" / "result.json").write_text("{}")
     assert find_shared(run) == find_shared(run / "seed-3") == find_shared(run / "seed-3" / "model")
     assert find_shared(run, 11) == run / "seed-11" / "model"
-    assert all(is_shared(path) for path in (run, run / "seed-3", run / "seed-3" / "model"))
-    assert not is_shared(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no model of seed 4; there are those of 3, 11"):
         find_shared(run, 4)
     with pytest.raises(UsageError, match="--seed 3 chooses among the seeds of a run, and .* is a single model"):

@@ -153,23 +153,22 @@ def model_of(
     require_mlm_head: bool = False,
 ) -> PlannedModel:
     """Find a model, ticket or fine-tuned model, and check all of its files but the values of its weights."""
-    from winning_tickets.models.loading import examine, refuse_with_onnx
-    from winning_tickets.runs.hub import local
-    from winning_tickets.tickets.files import is_ticket
+    from winning_tickets.models.loading import examine
     from winning_tickets.tickets.target import Target
-    from winning_tickets.training.fine_tuned import is_fine_tuned, open_fine_tuned
+    from winning_tickets.training.source import FineTunedSource, OnnxSource, TicketSource, find_source
 
-    where, words, sparsity = name, name, 0.0
-    refuse_with_onnx(name, local(name), base=base, revision=revision, layers=layers)
-    if is_ticket(local(name)):
+    where, words, sparsity, source = name, name, 0.0, find_source(name)
+    if isinstance(source, OnnxSource):
+        source.refuse(base=base, revision=revision, layers=layers)
+    if isinstance(source, TicketSource):
         target = Target.find(name, base, revision, layers)
         assert target.ticket is not None
         sparsity = 0.0 if target.ticket.gates else target.ticket.sparsity
         where, plm = target.model, target.examine(head, require_mlm_head=require_mlm_head)
         words = f"{name}, a ticket of {where} with {target.ticket.sparsity:.1%} of its scope pruned"
     else:
-        if is_fine_tuned(name):
-            where, words = str(open_fine_tuned(name).folder), f"{name}, a fine-tuned model"
+        if isinstance(source, FineTunedSource):
+            where, words = str(source.open().folder), f"{name}, a fine-tuned model"
         plm = examine(where, head, revision, layers, onnx=onnx, require_mlm_head=require_mlm_head)
     if plm is None:
         reason = "which may run code of its own" if Path(where).is_dir() else "which is not on this machine"

@@ -57,14 +57,13 @@ def plan_export(config: ExportConfig) -> dict[str, Any]:
     """Check the settings of an export, and that there is something to export; return what would be exported."""
     from winning_tickets.deploy.export import check_export
     from winning_tickets.runs.hub import local, may_be_id
-    from winning_tickets.tickets.files import is_ticket
-    from winning_tickets.training.fine_tuned import is_fine_tuned
     from winning_tickets.training.predict import find_model
+    from winning_tickets.training.source import FineTunedSource, TicketSource
 
     folder = local(config.target)
     on_the_hub = not Path(folder).is_dir() and ("/" not in folder or may_be_id(folder))
-    check_export(config, on_the_hub=on_the_hub)
-    if not on_the_hub and not is_ticket(folder) and not is_fine_tuned(folder):
+    source = check_export(config, on_the_hub=on_the_hub)
+    if not on_the_hub and not isinstance(source, TicketSource | FineTunedSource):
         find_model(folder)  # which says what is missing
     return config.model_dump(include={"target", "format"})
 

@@ -17,17 +17,16 @@ from winning_tickets.runs import memory
 from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import build_directory, parse_json, write_json
-from winning_tickets.runs.hub import local
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.cards import CARD, write_card
 from winning_tickets.training.fine_tuned import EXPORT_FILE as EXPORT_FILE
-from winning_tickets.training.fine_tuned import is_fine_tuned
+from winning_tickets.training.source import FineTunedSource, Source, find_source
 
 
-def check_export(config: ExportConfig, *, on_the_hub: bool = False) -> str:
-    """Return the folder of what is exported, if it is here; refuse settings that contradict each other."""
+def check_export(config: ExportConfig, *, on_the_hub: bool = False) -> Source:
+    """Return what is exported; refuse settings that contradict each other."""
     kind, dtype = config.format, config.dtype
     if kind not in FORMATS:
         raise unknown("format", kind, FORMATS)
@@ -40,16 +39,16 @@ def check_export(config: ExportConfig, *, on_the_hub: bool = False) -> str:
             f"--dtype {dtype} cannot be used with --format {kind}, whose file computes in float32; leave it out, or "
             "use masked or compact."
         )
-    target = local(config.target)
-    if config.task is not None and not on_the_hub and not is_fine_tuned(target):
-        raise UsageError(f"--task {config.task} chooses a task of a shared model, and {target} is not one.")
-    return target
+    source = find_source(config.target)
+    if config.task is not None and not on_the_hub and not isinstance(source, FineTunedSource):
+        raise UsageError(f"--task {config.task} chooses a task of a shared model, and {source.where} is not one.")
+    return source
 
 
 def export(config: ExportConfig, out: Path | str, *, force: bool = False) -> dict[str, Any]:
     """Write a model in a format, and return its `export.json`; see `api.deploy_verbs.export`."""
-    target, format_, out = check_export(config), config.format, Path(out)
-    wanted = FORMATS[format_](config.model_copy(update={"target": target}))
+    source, format_, out = check_export(config), config.format, Path(out)
+    wanted = FORMATS[format_](source, config)
     identity = f"export-{format_}-{digest(wanted.facts)}"
     body = {"verb": "export", "id": identity, "format": format_, **wanted.facts, "versions": versions()}
     body |= remote_code_facts()
@@ -101,7 +100,7 @@ def _find_stored(out: Path, identity: str, *, force: bool) -> dict[str, Any] | N
     )
 
 
-FORMATS: dict[str, Callable[[ExportConfig], Export]] = {
+FORMATS: dict[str, Callable[[Source, ExportConfig], Export]] = {
     "masked": masked,
     "compact": compact,
     "onnx": onnx,

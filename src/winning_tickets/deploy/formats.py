@@ -27,12 +27,12 @@ from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import inside, read_json, read_object, write_json
 from winning_tickets.tickets.cards import model_facts
-from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned, pretrained_name
+from winning_tickets.training.fine_tuned import FineTunedModel, pretrained_name
 from winning_tickets.training.predict import HELD_TICKET, save_folder
-from winning_tickets.training.shared_model import ENCODER, SharedModel, find_shared, is_shared
+from winning_tickets.training.shared_model import ENCODER
+from winning_tickets.training.source import FineTunedSource, SharedSource, Source, TicketSource, open_fine_tuned
 
 SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 MASKED_NOTE = (
@@ -92,15 +92,17 @@ def _origin_of(model: FineTunedModel) -> dict[str, Any]:
     return {"base": {"name": model.model, **about}}
 
 
-def find_pruned(config: ExportConfig, *, with_head: bool = True) -> PrunedModel:
+def find_pruned(source: Source, config: ExportConfig, *, with_head: bool = True) -> PrunedModel:
     """Find the model to export; a ticket's base gets its MLM head only if `with_head`."""
-    return _ticket_on_base(config, with_head=with_head) if is_ticket(config.target) else _fine_tuned(config)
+    if isinstance(source, TicketSource):
+        return _ticket_on_base(source, config, with_head=with_head)
+    return _fine_tuned(source, config)
 
 
-def _ticket_on_base(config: ExportConfig, *, with_head: bool) -> PrunedModel:
+def _ticket_on_base(source: Source, config: ExportConfig, *, with_head: bool) -> PrunedModel:
     if config.seed is not None:
-        raise UsageError(f"--seed {config.seed} chooses a model of a transfer, and {config.target} is a ticket.")
-    target = Target.find(config.target, config.base)
+        raise UsageError(f"--seed {config.seed} chooses a model of a transfer, and {source.where} is a ticket.")
+    target = Target.find(source.where, config.base)
     ticket = target.ticket
     assert ticket is not None
     encoder = target.load()
@@ -143,10 +145,10 @@ def _has_lm_class(plm: PLM) -> bool:
     return type(config) in getattr(transformers, name)._model_mapping or name in getattr(config, "auto_map", {})
 
 
-def _fine_tuned(config: ExportConfig) -> PrunedModel:
+def _fine_tuned(source: Source, config: ExportConfig) -> PrunedModel:
     if config.base is not None:
-        raise UsageError(f"--base needs a ticket, and {config.target} is not one.")
-    model = open_fine_tuned(config.target, config.task, config.seed)
+        raise UsageError(f"--base needs a ticket, and {source.where} is not one.")
+    model = open_fine_tuned(source, config.task, config.seed)
     if model.shared is None:
         saved = read_object(model.folder / "config.json", "model configuration")
         causal = getattr(ARCHITECTURES.get(str(saved.get("model_type"))), "causal", False)
@@ -166,9 +168,9 @@ def _fine_tuned(config: ExportConfig) -> PrunedModel:
     )
 
 
-def masked(config: ExportConfig) -> Export:
+def masked(source: Source, config: ExportConfig) -> Export:
     """Prepare an ordinary Hugging Face folder whose pruned weights are zero."""
-    found = find_pruned(config)
+    found = find_pruned(source, config)
     model = found.fine_tuned
 
     def fill(staging: Path) -> dict[str, Any]:
@@ -275,9 +277,9 @@ COMPACT_NOTE = (
 PLAIN_LOADING = "All layers are alike: it is an ordinary model, which AutoModel.from_pretrained(DIR) loads as it is."
 
 
-def compact(config: ExportConfig) -> Export:
+def compact(source: Source, config: ExportConfig) -> Export:
     """Prepare a folder with smaller matrices, and the code that builds its uneven layers if it needs any."""
-    found = find_pruned(config)
+    found = find_pruned(source, config)
     plm, extra = found.load()
     before = sum(parameter.numel() for parameter in plm.encoder.parameters())
     made = compact_(plm.model)
@@ -305,25 +307,25 @@ ENCODER_NOTE = (
 )
 
 
-def encoder(config: ExportConfig) -> Export:
+def encoder(source: Source, config: ExportConfig) -> Export:
     """Prepare a folder of the encoder alone; for a shared model, of the weights that all tasks share."""
-    if not is_fine_tuned(config.target):
+    if not isinstance(source, FineTunedSource):
         raise UsageError(
-            f"--format encoder takes the encoder out of a transfer or share with its model, and {config.target} is not "
+            f"--format encoder takes the encoder out of a transfer or share with its model, and {source.where} is not "
             "one; for a ticket use --format masked."
         )
     for option in ("task", "base"):
         if getattr(config, option) is not None:
             raise UsageError(f"--{option} cannot be used with --format encoder; leave it out.")
-    if is_shared(config.target):
-        shared = SharedModel.open(find_shared(config.target, config.seed))
+    if isinstance(source, SharedSource):
+        shared = source.open_shared(config.seed)
         plm, base, tasks = shared.load_encoder(), pretrained_name(shared.path), shared.tasks
         origin: dict[str, Any] = {}
         if base != str(shared.path):
             origin = {"base": {"name": base, "revision": None, "layers": None, "hash": shared.base_hash}}
         facts: dict[str, Any] = {"ticket_id": None, "tasks": list(shared.tasks), "sparsity": 0.0}
     else:
-        shared, model = None, open_fine_tuned(config.target, seed=config.seed)
+        shared, model = None, source.open(seed=config.seed)
         plm, info = model.load(), model.info
         base, tasks, origin = model.model, (info.task,), _origin_of(model)
         facts = {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}

@@ -33,6 +33,7 @@ from winning_tickets.tickets.cards import ticket_facts
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo, sha256
 from winning_tickets.tickets.own_masks import PARTIAL, check_own_method
 from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.source import Source
 
 MASK_PT = "mask.pt"
 # torch has no error of its own for a damaged file; reading one may raise any of these.
@@ -233,7 +234,7 @@ def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
     return scope
 
 
-def mask_pt(config: ExportConfig) -> Export:
+def mask_pt(source: Source, config: ExportConfig) -> Export:
     """Prepare a `mask.pt` with the masks of a ticket, as one of the code bases stores them."""
     from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
@@ -244,15 +245,15 @@ def mask_pt(config: ExportConfig) -> Export:
         raise UsageError(
             "--base, --allow-other-weights and --seed cannot be used with --format mask-pt; leave them out."
         )
-    ticket = Ticket.from_pretrained(config.target)
+    ticket = Ticket.from_pretrained(source.where)
     if ticket.bias_masks:
         raise UsageError(
-            f"The ticket {config.target} prunes whole heads, neurons or FFNs with their biases, which a {MASK_PT} "
+            f"The ticket {source.where} prunes whole heads, neurons or FFNs with their biases, which a {MASK_PT} "
             "cannot store; use --format masked or compact."
         )
     if ticket.base.model_type not in CONFIG_MAPPING:
         raise UsageError(
-            f"The ticket {config.target} is of {ticket.base.name}, a model with code of its own "
+            f"The ticket {source.where} is of {ticket.base.name}, a model with code of its own "
             f"({ticket.base.model_type}), whose names in a {MASK_PT} are not known; use --format masked."
         )
     # Names of the encoder begin with this inside a model that has a head.

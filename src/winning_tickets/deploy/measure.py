@@ -21,22 +21,22 @@ from transformers import PreTrainedModel
 from winning_tickets.config import MeasureConfig, Runtime
 from winning_tickets.deploy.stored_weights import folder_of, size_of, weight_files
 from winning_tickets.models.device import choose_device
-from winning_tickets.models.loading import FEW_ZEROS, PLM, is_onnx, refuse_with_onnx, share_of_zeros
+from winning_tickets.models.loading import FEW_ZEROS, PLM, share_of_zeros
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import OnnxModel, load_onnx
 from winning_tickets.models.tokenizers import count_positions
 from winning_tickets.runs import memory
-from winning_tickets.runs.directory import MARKER, is_trusted, remote_code_facts
+from winning_tickets.runs.directory import MARKER, is_trusted, remote_code_facts, stored_run
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
 from winning_tickets.runs.hub import local
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import machine, versions
 from winning_tickets.tickets.cards import CARD
-from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.target import Target
 from winning_tickets.training.fine_tuned import EXPORT_FILE
 from winning_tickets.training.predict import find_model
+from winning_tickets.training.source import OnnxSource, TicketSource, find_source
 
 
 def forward_flops(plm: PLM, batch: int, length: int) -> int:
@@ -118,13 +118,12 @@ def check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
 def load_target(config: MeasureConfig) -> tuple[str, PLM, Path | None]:
     """Load an encoder; return its kind (`ticket`, `run`, `model`, `onnx`), the model and the folder of its weights."""
     target, seed, place = config.target, config.seed, (config.base, config.revision, config.layers)
-    path = Path(local(target))
-    if is_onnx(path):
-        refuse_with_onnx(target, path, **config.model_dump(include={"base", "revision", "layers", "seed"}))
+    source = find_source(target)
+    path = Path(source.where)
+    if isinstance(source, OnnxSource):
+        source.refuse(**config.model_dump(include={"base", "revision", "layers", "seed"}))
         return "onnx", load_onnx(path), path
-    # Both a run and a model have a `config.json`; only that of a run has the key `verb`.
-    is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
-    if not is_ticket(path) and is_run:
+    if not isinstance(source, TicketSource) and stored_run(path / MARKER) is not None:
         folder = find_model(path, seed)
         return "run", Target.find(str(folder), *place).load(), folder
     if seed is not None:

@@ -25,6 +25,7 @@ from winning_tickets.models.compact import compact_where_possible_
 from winning_tickets.models.loading import ONNX_FILE, PLM
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.training.source import Source
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -69,17 +70,17 @@ def check_installed(option: str) -> None:
         raise UsageError(f"{option} needs {', '.join(missing)}: pip install 'winning-tickets[onnx]'.")
 
 
-def onnx_int8(config: ExportConfig) -> Export:
+def onnx_int8(source: Source, config: ExportConfig) -> Export:
     """Prepare the same as `onnx`, with dynamic quantization of the matrices to int8."""
-    return onnx(config, int8=True)
+    return onnx(source, config, int8=True)
 
 
-def onnx(config: ExportConfig, *, int8: bool = False) -> Export:
+def onnx(source: Source, config: ExportConfig, *, int8: bool = False) -> Export:
     """Prepare the encoder of a ticket, or a fine-tuned model with its head, as ONNX."""
     check_installed("--format onnx")
-    found = find_pruned(config, with_head=False)
+    found = find_pruned(source, config, with_head=False)
     if found.causal:
-        raise UsageError(f"--format onnx is for encoders, and {config.target} is a decoder; use masked or compact.")
+        raise UsageError(f"--format onnx is for encoders, and {source.where} is a decoder; use masked or compact.")
 
     def fill(staging: Path) -> dict[str, Any]:
         found.add_files(staging)  # the task of a fine-tuned model, the pooling of a sentence encoder

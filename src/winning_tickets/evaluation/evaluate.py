@@ -31,7 +31,6 @@ from winning_tickets.models.loading import (
     Head,
     base_hash,
     is_onnx,
-    refuse_with_onnx,
     share_of_zeros,
     weight_hashes,
 )
@@ -41,14 +40,12 @@ from winning_tickets.models.tokenizers import read_together_
 from winning_tickets.models.twin import make_twin
 from winning_tickets.runs.directory import RunDirectory, remote_code_facts
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
-from winning_tickets.runs.hub import local
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
-from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.tickets.target import Target
-from winning_tickets.training.fine_tuned import Origin, is_fine_tuned, origin_of
+from winning_tickets.training.fine_tuned import Origin, origin_of
 from winning_tickets.training.objectives import terms as objective_terms
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
@@ -61,6 +58,7 @@ from winning_tickets.training.objectives.terms import (
     needs_teacher,
 )
 from winning_tickets.training.predict import find_model
+from winning_tickets.training.source import FineTunedSource, OnnxSource, TicketSource, find_source
 
 _SCORES = (
     *("mlm_accuracy", "clm_accuracy", "greedy_agreement", "perplexity", "word_perplexity"),
@@ -175,25 +173,24 @@ def _check_finite(result: Mapping[str, Any], target: str) -> None:
 
 def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
     """Return the target, and for a model without a ticket, the model that it was made from."""
-    name, here = config.target, local(config.target)
-    if is_ticket(here):
+    source, name = find_source(config.target), config.target
+    if isinstance(source, TicketSource):
         return Target.find(name, config.base, config.revision, config.layers), Origin()
     if config.base is not None and not needs_teacher(_terms(config)):
         raise UsageError(
             f"--base names the dense model that losses such as kd compare with, which --objective "
             f"{','.join(config.objectives)} does not read; leave it out."
         )
-    if is_onnx(here):
-        refuse_with_onnx(name, here, **config.model_dump(include={"base", "revision", "layers"}))
+    if isinstance(source, OnnxSource):
+        source.refuse(**config.model_dump(include={"base", "revision", "layers"}))
         if config.objectives != ("similarity",):
             raise UsageError(
                 f"{name} is an ONNX export, of which --objective similarity can be measured; the losses need hidden "
                 "states, so measure those of what it was made from."
             )
-        return Target(name, None, here, None, None), origin_of(Path(here))
-    if is_fine_tuned(here):
-        name = here = str(find_model(here))
-    origin = origin_of(Path(here))
+        return Target(name, None, source.where, None, None), origin_of(Path(source.where))
+    where = find_model(source.where) if isinstance(source, FineTunedSource) else Path(source.where)
+    name, origin = str(where) if isinstance(source, FineTunedSource) else name, origin_of(where)
     if config.base is not None:
         own = replace(origin, model=config.base, revision=None)
         origin = own if config.base != name else Origin()

@@ -18,8 +18,9 @@ from winning_tickets.models.loading import PLM, outside_encoder, with_fresh_head
 from winning_tickets.models.weights import content_hash
 from winning_tickets.runs.errors import UsageError, listed
 from winning_tickets.tickets.target import Target
-from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned
+from winning_tickets.training.fine_tuned import FineTunedModel
 from winning_tickets.training.predict import TaskInfo
+from winning_tickets.training.source import FineTunedSource, find_source
 
 _SHOWN_LABELS = 4  # labels that a note lists
 _WITHOUT_LABELS: tuple[Kind, ...] = ("regression", "span", "mlm", "clm")
@@ -54,31 +55,32 @@ def kept_head(old: TaskInfo, task: Task, *, fresh: bool = False) -> KeptHead:
 class Adaptation:
     """A fine-tuned model to start from, and the part of its head that is kept."""
 
-    source: FineTunedModel
+    model: FineTunedModel
     head: KeptHead
 
     @classmethod
     def find(cls, config: TransferConfig, task: Task) -> Adaptation | None:
         """Open the target of a transfer; return None if it is not a fine-tuned model."""
-        if not is_fine_tuned(config.target):
+        source = find_source(config.target)
+        if not isinstance(source, FineTunedSource):
             return None
-        source = open_fine_tuned(config.target, config.from_task, default=task.name)
-        if task.name in TEXT_TASKS and source.info.kind != task.kind:
+        model = source.open(config.from_task, default=task.name)
+        if task.name in TEXT_TASKS and model.info.kind != task.kind:
             raise UsageError(
-                f"{config.target} was fine-tuned on {source.info.task} and has no {task.name.upper()} head for --task "
+                f"{config.target} was fine-tuned on {model.info.task} and has no {task.name.upper()} head for --task "
                 f"{task.name}; give the "
                 "model or ticket that it was made from."
             )
-        return cls(source, kept_head(source.info, task, fresh=config.fresh_head))
+        return cls(model, kept_head(model.info, task, fresh=config.fresh_head))
 
     @property
     def target(self) -> Target:
         """The ticket whose mask is kept, and the pre-trained model that the fine-tuned model was made from."""
-        return Target(str(self.source.folder), self.source.ticket, self.source.model, None, None)
+        return Target(str(self.model.folder), self.model.ticket, self.model.model, None, None)
 
     def load(self, task: Task) -> PLM:
         """Return the model for the new task before its first step: the old encoder, and the old or a new head."""
-        old = self.source.load()
+        old = self.model.load()
         if task.name in TEXT_TASKS:  # the whole head is kept
             return old
         plm = load_for_task(lambda head, num_labels: with_fresh_head(old, head, num_labels), task)
@@ -98,7 +100,7 @@ class Adaptation:
 
 def adaptation_problems(config: TransferConfig) -> list[str]:
     """Return a message for each setting that contradicts a fine-tuned target, or that needs one and has none."""
-    if not is_fine_tuned(config.target):
+    if not isinstance(find_source(config.target), FineTunedSource):
         given = {"--from-task": config.from_task, "--fresh-head": config.fresh_head}
         return [
             f"{option} needs a model saved by tickets transfer or tickets share, and {config.target} is not one."

@@ -100,7 +100,7 @@ class PreparedTransfer(PreparedTask):
         return {
             "start_from": self.config.start_from if adaptation is None else self.config.target,
             "start_hash": self.start_hash,
-            "from_task": None if adaptation is None else adaptation.source.info.task,
+            "from_task": None if adaptation is None else adaptation.model.info.task,
             "head": None if adaptation is None else adaptation.head.note,
         }
 
@@ -112,7 +112,7 @@ class PreparedTransfer(PreparedTask):
         else:
             plm = self.adaptation.load(self.task)
             if self.adaptation.content(plm) != self.start_hash:
-                raise _changed(f"The model {self.adaptation.source.folder} has", "it")
+                raise _changed(f"The model {self.adaptation.model.folder} has", "it")
         if self.text is not None:
             keep_decoder_dense(plm, self.target.ticket)
         if self.dropout != "model":
@@ -257,7 +257,7 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
     if config.teacher is not None:
         teacher = Teacher.find(config.teacher, task, plm, with_states=config.teacher_states)
         teacher.plm.model.to(choose_device(runtime.device))
-    base = (adaptation and adaptation.source.base) or base_hash(weight_hashes(plm.encoder))
+    base = (adaptation and adaptation.model.base) or base_hash(weight_hashes(plm.encoder))
     start_hash = _try_start(config, plm, base) if adaptation is None else adaptation.content(plm)
     if text is not None:
         found = text.prepare(config, plm)

@@ -25,16 +25,16 @@ from winning_tickets.models.heads import KINDS
 from winning_tickets.models.loading import PLM, load_plm, outline, resolve_model
 from winning_tickets.models.vocabulary import tokens_to_keep
 from winning_tickets.pruning.importance import ImportanceModel
-from winning_tickets.runs import memory
 from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
 from winning_tickets.runs.hub import is_cached
-from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned
+from winning_tickets.training.fine_tuned import FineTunedModel
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.distillation import HeadKind, HeadProbe
 from winning_tickets.training.objectives.pretraining import StateProbe
 from winning_tickets.training.predict import TaskInfo, encode_split
+from winning_tickets.training.source import FineTunedSource, find_source
 
 HELD_OUT_PART = 20  # one in this many lines is held out if a corpus has no validation part
 _HELD_OUT_EXAMPLES = 512  # number of held-out examples of a task's training set, but at most a tenth of it
@@ -65,8 +65,9 @@ class ShrinkSource:
     @classmethod
     def find(cls, config: ShrinkConfig) -> ShrinkSource:
         """Load the model and open its text or task."""
-        if memory.find(config.model) is None and is_fine_tuned(config.model):
-            return _fine_tuned(config)
+        source = find_source(config.model)
+        if isinstance(source, FineTunedSource):
+            return _fine_tuned(config, source)
         plm, head = _load(config)
         weights = {"states": 1.0, "logits": 1.0} if head is not None else {"states": 1.0, "pooled": 1.0}
         with sentence_modules(config.model, config.revision) as modules:
@@ -191,9 +192,9 @@ def _texts(config: ShrinkConfig, text: str) -> tuple[CorpusText, CorpusText]:
     return some("train", lambda line: line % part != 0), some("validation", lambda line: line % part == 0)
 
 
-def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
+def _fine_tuned(config: ShrinkConfig, source: FineTunedSource) -> ShrinkSource:
     """Open a model that `transfer` saved; by default it learns from the texts of its task, without their labels."""
-    model = open_fine_tuned(config.model)
+    model = source.open()
     plm, info = model.load(), model.info
     task = _task(config, model, plm)
     losses = config.weights or {"states": 1.0, "logits": 1.0}
@@ -267,7 +268,8 @@ def _subset(split: EncodedSplit, chosen: Sequence[int]) -> EncodedSplit:
 
 def dense_shape(config: ShrinkConfig) -> Any:
     """Return the configuration of the dense model, without its weights; None if the model is not on this machine."""
-    name = str(open_fine_tuned(config.model).folder) if is_fine_tuned(config.model) else config.model
+    source = find_source(config.model)
+    name = str(source.open().folder) if isinstance(source, FineTunedSource) else config.model
     try:
         where = resolve_model(name)
         is_here = Path(where).is_dir() or is_cached(where, "model")

@@ -106,13 +106,6 @@ def is_onnx(folder: Path | str) -> bool:
     return (Path(folder) / ONNX_FILE).is_file()
 
 
-def refuse_with_onnx(name: str, folder: Path | str, **options: object) -> None:
-    """Refuse options that choose among weights where a folder is an ONNX export, which has its own alone."""
-    for option, value in options.items():
-        if value is not None and is_onnx(folder):
-            raise UsageError(f"--{option} {value} cannot be used with {name}, an ONNX export; leave it out.")
-
-
 def _builtin_folder(name: str) -> Path:
     model = builtin(name)
     spec = importlib.util.find_spec(model.package)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from winning_tickets.models.loading import PLM, resolve_model
 from winning_tickets.models.modeling_compact import COMPACT
-from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import read_object
-from winning_tickets.runs.hub import local
 from winning_tickets.runs.results import OneSeed, find_result
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_fine_tuned
-from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared
+from winning_tickets.training.predict import HELD_TICKET, TASK_FILE, TaskInfo, find_model, load_fine_tuned
+from winning_tickets.training.shared_model import SharedModel
 
 EXPORT_FILE = "export.json"
-_VERBS = ("transfer", "transfer-seed", "share", "share-seed", "super")
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,28 @@ class FineTunedModel:
     shared: SharedModel | None  # the shared model that it is a part of
     model: str  # name of the pre-trained model, or the folder where it is unknown
     base: str | None  # hash of the pre-trained weights, where it is known
+
+    @classmethod
+    def find(cls, path: Path | str, task: str | None = None, seed: int | None = None) -> Self:
+        """Find the model of one task in a run, one of its `seed-N` or a folder."""
+        folder = find_model(path, seed)
+        resolve_model(str(folder))  # refuses an ONNX export
+        info = TaskInfo.read(folder)
+        if task not in (None, info.task):
+            raise UsageError(f"The model {folder} knows the task {info.task} only, and {task} was asked for.")
+        ticket = _held_ticket(folder, info)
+        result = find_result(folder.parent, OneSeed)
+        model = (result and result.model) or (str(folder) if ticket is None else ticket.base.name)
+        base = (result and result.base_hash) or (None if ticket is None else ticket.base.hash)
+        return cls(folder, info, ticket, None, model, base)
+
+    @classmethod
+    def of_shared(cls, shared: SharedModel, task: str | None = None, default: str | None = None) -> Self:
+        """Take one task out of a shared model: `task`, by default `default` or the only one."""
+        task = _chosen(shared, task, default)
+        info, ticket = shared.info(task), shared.ticket(task)
+        _check_id(ticket, info, shared.path)
+        return cls(shared.path, info, ticket, shared, pretrained_name(shared.path), shared.base_hash)
 
     def load(self) -> PLM:
         """Load the model with its head, with pruned weights at zero."""
@@ -62,46 +82,12 @@ def origin_of(folder: Path) -> Origin:
         return Origin(*names, body.get("sparsity"), body.get("ticket_id"))
     if not (folder / TASK_FILE).is_file():
         return Origin()
-    model = open_fine_tuned(folder)
+    model = FineTunedModel.find(folder)
     held = None if model.ticket is None else model.ticket.base
     sparsity, ticket_id = model.info.sparsity, model.info.ticket_id
     if held is not None:
         return Origin(held.name, held.revision, held.layers, sparsity, ticket_id)
     return Origin(model.model if model.model != str(folder) else None, None, None, sparsity, ticket_id)
-
-
-def is_fine_tuned(path: Path | str) -> bool:
-    """Return whether a path is a saved fine-tuned model, or a run that may have saved one; no model is opened."""
-    path = Path(local(path))
-    if is_ticket(path) or not path.is_dir():
-        return False
-    if is_shared(path) or any((folder / TASK_FILE).is_file() for folder in (path, path / MODEL_FOLDER)):
-        return True
-    return (path / MARKER).is_file() and read_object(path / MARKER, "configuration").get("verb") in _VERBS
-
-
-def open_fine_tuned(
-    path: Path | str, task: str | None = None, seed: int | None = None, default: str | None = None
-) -> FineTunedModel:
-    """Find a fine-tuned model and its ticket in a run, one of its `seed-N` or a folder; `load` reads the weights."""
-    # `task` chooses a task of a shared model, by default `default` or the only one; the default seed is the first one.
-    if is_shared(path):
-        shared = SharedModel.open(find_shared(path, seed))
-        task = _chosen(shared, task, default)
-        info, ticket = shared.info(task), shared.ticket(task)
-        _check_id(ticket, info, shared.path)
-        model = pretrained_name(shared.path)
-        return FineTunedModel(shared.path, info, ticket, shared, model, shared.base_hash)
-    folder = find_model(path, seed)
-    resolve_model(str(folder))  # refuses an ONNX export
-    info = TaskInfo.read(folder)
-    if task not in (None, info.task):
-        raise UsageError(f"The model {folder} knows the task {info.task} only, and {task} was asked for.")
-    ticket = _held_ticket(folder, info)
-    result = find_result(folder.parent, OneSeed)
-    model = (result and result.model) or (str(folder) if ticket is None else ticket.base.name)
-    base = (result and result.base_hash) or (None if ticket is None else ticket.base.hash)
-    return FineTunedModel(folder, info, ticket, None, model, base)
 
 
 def pretrained_name(folder: Path) -> str:

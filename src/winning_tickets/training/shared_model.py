@@ -187,11 +187,6 @@ class _Description(BaseModel):
     files: dict[str, str]
 
 
-def is_shared(path: Path | str) -> bool:
-    """Return whether a path is a shared model, or a run that saved one."""
-    return find_saved(Path(local(path)), SHARED_FILE) is not None
-
-
 def find_shared(run: Path | str, seed: int | None = None) -> Path:
     """Return the folder of a shared model in a `tickets share`, one of its `seed-N`, or a shared model itself.
 

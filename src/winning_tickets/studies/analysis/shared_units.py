@@ -21,7 +21,8 @@ from winning_tickets.studies.analysis.report.views import REPORTS
 from winning_tickets.studies.analysis.results import as_list
 from winning_tickets.tickets.overlap import Overlap, all_overlaps, pool
 from winning_tickets.tickets.ticket import Ticket, labels_of, names_of, open_ticket
-from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared
+from winning_tickets.training.shared_model import SharedModel
+from winning_tickets.training.source import SharedSource, find_source
 
 Array = np.ndarray[Any, Any]
 
@@ -96,8 +97,10 @@ class Member:
 
 def open_members(paths: Sequence[AnyTicket], names: Sequence[str] | None, base: Any) -> tuple[list[Member], PLM]:
     """Open the tickets of all tasks, and the encoder that they share."""
-    if len(paths) == 1 and not isinstance(paths[0], Ticket) and is_shared(paths[0]):
-        return _of_shared_model(find_shared(paths[0]), names, base)
+    if len(paths) == 1 and not isinstance(paths[0], Ticket):
+        source = find_source(paths[0])
+        if isinstance(source, SharedSource):
+            return _of_shared_model(source.open_shared(), names, base)
     if len(paths) < 2:
         raise UsageError(
             f"There is nothing to share: {len(paths)} ticket was given, expected those of two or more tasks, or one "
@@ -120,20 +123,19 @@ def open_members(paths: Sequence[AnyTicket], names: Sequence[str] | None, base: 
     return members, base_model_of(tickets[0], where[0], base, why)
 
 
-def _of_shared_model(folder: Path, names: Sequence[str] | None, base: Any) -> tuple[list[Member], PLM]:
+def _of_shared_model(model: SharedModel, names: Sequence[str] | None, base: Any) -> tuple[list[Member], PLM]:
     for option, given in (("--names", names), ("--base", base)):
         if given is not None:
-            raise UsageError(f"{option} is for folders of tickets; the shared model {folder} has its own.")
-    model = SharedModel.open(folder)
+            raise UsageError(f"{option} is for folders of tickets; the shared model {model.path} has its own.")
     tickets = {task: model.ticket(task) for task in model.tasks}
     own = {task: ticket for task, ticket in tickets.items() if ticket is not None}
     if not own:
-        raise UsageError(f"The shared model {folder} has no tickets: every task uses the whole encoder.")
-    _check([f"{folder} ({task})" for task in own], list(own.values()))
+        raise UsageError(f"The shared model {model.path} has no tickets: every task uses the whole encoder.")
+    _check([f"{model.path} ({task})" for task in own], list(own.values()))
     like = next(iter(own.values()))
     gates = {name: torch.ones_like(gate) for name, gate in like.gates.items()}
     whole = Ticket({}, like.info, gates=gates, structure=like.structure)  # prunes nothing
-    members = [Member(task, str(folder), own.get(task, whole), whole=task not in own) for task in model.tasks]
+    members = [Member(task, str(model.path), own.get(task, whole), whole=task not in own) for task in model.tasks]
     return members, model.load_encoder()
 
 
