@@ -67,6 +67,37 @@ def test_partial_masks_of_a_model_in_a_folder_without_a_pooler(tmp_path):
     assert (list(ticket), ticket.info.scope) == ([QUERY], "partial")
 
 
+@pytest.mark.parametrize("ranking", ["matrix", "row", "global"])
+def test_scores_keep_the_highest_ones(model, ranking):
+    generator = torch.Generator().manual_seed(0)
+    names = (QUERY, QUERY.replace("query", "key"))
+    scores = {name: torch.randn(32, 32, generator=generator) for name in names}
+    ticket = wt.Ticket.from_scores(scores, model, 0.75, ranking=ranking, method="mine", settings={"power": 2})
+    assert ticket.info.config == {"sparsity": 0.75, "ranking": ranking, "power": 2}
+    groups = {
+        "matrix": [(scores[name].flatten(), ticket.masks[name].flatten()) for name in names],
+        "row": [pair for name in names for pair in zip(scores[name], ticket.masks[name], strict=True)],
+        "global": [tuple(torch.cat([of[name].flatten() for name in names]) for of in (scores, ticket.masks))],
+    }
+    for values, kept in groups[ranking]:
+        assert kept.sum() == len(values) // 4
+        assert values[kept].min() > values[~kept].max()
+
+
+def test_scores_that_cannot_be_ranked(model):
+    scores = torch.ones(32, 32)
+    for values, sparsity, ranking, error, words in (
+        (scores > 0, 0.5, "matrix", ContentError, "scores of .*query.weight must be a tensor of floats"),
+        ([1.0], 0.5, "matrix", ContentError, r"must be a tensor of floats, found \[1.0\]"),
+        (scores * torch.nan, 0.5, "matrix", ContentError, "contain NaN or infinity"),
+        (scores[:3], 0.5, "matrix", ContentError, "shape"),
+        (scores, 1.5, "matrix", UsageError, "1.5"),
+        (scores, 0.5, "layer", UsageError, "Unknown ranking 'layer'. Known: global, matrix, row."),
+    ):
+        with pytest.raises(error, match=words):
+            wt.Ticket.from_scores({QUERY: values}, model, sparsity, ranking=ranking)
+
+
 def test_masks_without_provenance_are_answered_with_the_way(model):
     for make in (lambda masks: wt.Ticket(masks, {}), lambda masks: import_mask(masks, "m", "out")):
         with pytest.raises(UsageError, match=r"Ticket\.from_masks"):

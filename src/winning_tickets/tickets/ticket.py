@@ -27,7 +27,7 @@ from winning_tickets.models.removal import Removed, remove_closed_
 from winning_tickets.models.structure import Structure, count_units, expand_gates
 from winning_tickets.runs import memory
 from winning_tickets.runs.ambient import neutral
-from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.errors import ContentError, UsageError, shown, unknown
 from winning_tickets.runs.escapes import printable
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.identity import write_checked
@@ -38,7 +38,7 @@ from winning_tickets.tickets.cards import publish, ticket_facts, write_card
 from winning_tickets.tickets.files import HEAD_FILE, INFO_FILE, MASK_FILE, BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import rows_here
 from winning_tickets.tickets.own_masks import check_own_method, check_settings, own_masks, plm_of
-from winning_tickets.tickets.selection import count_true, write_masked_
+from winning_tickets.tickets.selection import RANKINGS, Ranking, count_true, keep_top, write_masked_
 
 _SAVE_SECONDS = 120.0  # longest wait for another process that saves in the same folder
 
@@ -393,6 +393,48 @@ class Ticket:
         base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, revision, layers=None)
         config = dict(settings or {})
         return cls(own, TicketInfo(method=method, scope=scope, config=config, applies_to=base, seed=seed))
+
+    @classmethod
+    def from_scores(
+        cls,
+        scores: Mapping[str, Tensor],
+        model: Any,
+        sparsity: float,
+        *,
+        ranking: Ranking = "matrix",
+        method: str = "own",
+        settings: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Make a ticket that keeps the weights with the highest scores, exactly as many as the sparsity leaves.
+
+        Args:
+            scores: float tensors of the shapes of the weights, by the parameter names of the model or of its encoder.
+            model: the weights that the scores are of, as for `from_masks`.
+            sparsity: fraction of the scored weights that is removed, in [0, 1).
+            ranking: `matrix` ranks inside each matrix, `row` inside each of its rows, `global` over all of them.
+            method: the method's name, which tables and figures show.
+            settings: settings of the method; `sparsity` and `ranking` are added.
+            seed: seed of the method.
+            revision: hub revision of a model that is given by name.
+
+        Raises:
+            UsageError: as `from_masks`, an impossible sparsity or an unknown ranking.
+            ContentError: as `from_masks`, and a score that is NaN or infinite.
+
+        Example:
+            >>> scores = {name: weight.abs() * inputs[name] for name, weight in weights.items()}
+            >>> Ticket.from_scores(scores, model, 0.7, method="scaled-magnitude")
+        """
+        if ranking not in RANKINGS:
+            raise unknown("ranking", ranking, RANKINGS)
+        for name, tensor in scores.items():
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                raise ContentError(f"The scores of {name} must be a tensor of floats, found {shown(tensor)}.")
+        masks = keep_top(scores, sparsity, ranking)
+        facts = {"sparsity": sparsity, "ranking": ranking, **(settings or {})}
+        return cls.from_masks(masks, model, method=method, settings=facts, seed=seed, revision=revision)
 
     @classmethod
     @neutral()
