@@ -26,7 +26,9 @@ def keep_chosen(study: Study, runs: Sequence[StudyRun]) -> list[StudyRun]:
     for name, stage in study.stages.items():
         if stage.choose is None:
             continue
-        for own in _arms(stage.choose.among, [run for run in runs if run.stage == name]).values():
+        stage_runs = [run for run in runs if run.stage == name]
+        arms = group_by(observe(stage_runs, SELECTION), _arm_axes(stage.choose.among, stage_runs))
+        for own in arms.values():
             best = _choose(stage.choose.among, own)
             decided = all(one.value is not None for one in best)
             undecided: dict[str, Any] = {} if decided else {"status": "absent", "result": None}
@@ -38,16 +40,16 @@ def keep_chosen(study: Study, runs: Sequence[StudyRun]) -> list[StudyRun]:
     return sorted(found, key=lambda run: place[run.id, run.stage])
 
 
-def _arms(among: Mapping[str, Any], runs: Sequence[StudyRun]) -> dict[tuple[Any, ...], list[Observation]]:
-    """Return the selecting scores of each arm: of the runs that differ in seeds and candidates only."""
-    axes = list(dict.fromkeys(axis for run in runs for axis in run.axes))
-    return group_by(observe(runs, SELECTION), [axis for axis in axes if axis not in among and not is_repetition(axis)])
+def _arm_axes(among: Mapping[str, Any], runs: Sequence[StudyRun]) -> list[str]:
+    """Return the axes that tell arms apart: all but seeds and candidates."""
+    axes = dict.fromkeys(axis for run in runs for axis in run.axes)
+    return [axis for axis in axes if axis not in among and not is_repetition(axis)]
 
 
 def _choose(among: Mapping[str, Any], own: Sequence[Observation]) -> Sequence[Observation]:
     """Return the observations of the chosen candidate, or of one that is not complete."""
     failed = {key for key, tried in group_by(own, list(among)).items() if any(one.state == "failed" for one in tried)}
-    left = [one for one in own if tuple(one.axes.get(axis) for axis in among) not in failed]
+    left = [one for one in own if one.place(among) not in failed]
     return choose_settings(left or own, list(among))
 
 
@@ -58,19 +60,17 @@ def choice_grids(study: Study, runs: Sequence[StudyRun]) -> list[Grid]:
         if stage.choose is None:
             continue
         own = [run for run in runs if run.stage == name]
-        axes = list(dict.fromkeys(axis for run in own for axis in run.axes))
-        axes = [axis for axis in axes if axis not in stage.choose.among and not is_repetition(axis)]
-        among = list(stage.choose.among)
-        heads = list(group_by(observe(own, SELECTION), among))
-        rows = _arms(stage.choose.among, own)
+        axes, among = _arm_axes(stage.choose.among, own), list(stage.choose.among)
+        scores = observe(own, SELECTION)
+        heads, rows = list(group_by(scores, among)), group_by(scores, axes)
         cells, marked = {}, set()
         for row, found in enumerate(rows.values()):
             best = _choose(stage.choose.among, found)
-            for column, (key, tried) in enumerate(group_by(found, among).items()):
-                column = heads.index(key)
-                cells[row, column] = make_cell(tried)
+            for key, tried in group_by(found, among).items():
+                place = row, heads.index(key)
+                cells[place] = make_cell(tried)
                 if tried[0] in best and all(one.value is not None for one in best):
-                    marked.add((row, column))
+                    marked.add(place)
         words = [", ".join(f"{axis} {label(value)}" for axis, value in zip(among, key, strict=True)) for key in heads]
         labels = [tuple(map(label, key)) for key in rows]
         if own:
