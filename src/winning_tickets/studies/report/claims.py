@@ -37,6 +37,7 @@ from winning_tickets.studies.expressions import without_axes
 from winning_tickets.studies.grid import values_of
 from winning_tickets.studies.report.grids import (
     Cell,
+    average_others,
     common_axes,
     describe_minus,
     describe_rates,
@@ -44,7 +45,6 @@ from winning_tickets.studies.report.grids import (
     group_by,
     label,
     make_cell,
-    other_axes,
     row_label,
     subtract,
 )
@@ -99,8 +99,8 @@ class Verdict:
     test: str
     finding: Finding
     cells: Mapping[str, Cell]  # by group and pair
-    parts: Mapping[str, Finding] = field(default_factory=dict)  # findings by task, if the claim is made for each task
-    problems: tuple[str, ...] = ()  # errors in its declaration
+    parts: Mapping[str, Finding]  # findings by task, if the claim is made for each task
+    problems: tuple[str, ...]  # errors in its declaration
 
     @property
     def word(self) -> Word:
@@ -115,23 +115,15 @@ def judge_claim(study: Study, name: str, runs: Sequence[StudyRun]) -> Verdict:
     """Judge one of the study's claims on all its planned runs."""
     claim = study.claims[name]
     problems = absent_values(name, [claim.judged, *values_of(claim)], runs)
-    return replace(_judge_planned(name, claim, runs), problems=problems)
-
-
-def _judge_planned(name: str, claim: StudyClaim, runs: Sequence[StudyRun]) -> Verdict:
+    parts: dict[str, Finding] = {}
     if claim.correlates is not None:
-        return _judge_correlation(name, claim, claim.correlates, runs)
-    pairs = _pairs(claim, runs)
-    cells = {title: cell for pair in pairs for title, cell in pair.titled(claim)}
-    if claim.each is None:
-        finding = _judge(claim, pairs).with_remarks(_observed(claim, pairs))
-        return Verdict(name, claim.text, describe_test(claim), finding, cells)
-    split: dict[str, list[_Pair]] = defaultdict(list)
-    for pair in pairs:
-        split[label(pair.place.get(claim.each))].append(pair)
-    parts = {title: _judge(claim, own) for title, own in split.items()}
-    finding = _combine(claim, split, parts).with_remarks(_observed(claim, pairs))
-    return Verdict(name, claim.text, describe_test(claim), finding, cells, parts)
+        finding, cells = _judge_correlation(claim, claim.correlates, runs)
+    else:
+        pairs = _pairs(claim, runs)
+        cells = {title: cell for pair in pairs for title, cell in pair.titled(claim)}
+        finding, parts = (_judge(claim, pairs), {}) if claim.each is None else _judge_each(claim, claim.each, pairs)
+        finding = finding.with_remarks(_observed(claim, pairs))
+    return Verdict(name, claim.text, describe_test(claim), finding, cells, parts, problems)
 
 
 def _observed(claim: StudyClaim, pairs: Sequence[_Pair]) -> dict[str, list[Observation]]:
@@ -255,9 +247,9 @@ def _groups(
     found: dict[Key, dict[Any, Cell]] = defaultdict(dict)
     for key, inside in group_by(observations, grouped).items():
         # `steadier` compares deviations over the repetitions, which a mean over them would hide.
-        average = claim.average if claim.steadier else other_axes(inside, grouped)
+        cell = make_cell(inside, claim.average) if claim.steadier else average_others(inside, grouped)
         position = position_of(inside[0])
-        found[key[: len(axes)]][position if is_number(position) else None] = make_cell(inside, average)
+        found[key[: len(axes)]][position if is_number(position) else None] = cell
     return found
 
 
@@ -270,8 +262,7 @@ def _positions(
     steps = frozenset(one.axes.get(along) for one in observations)
     values = observe_value(runs, at, steps)
     shared = common_axes(observations, values)
-    groups = group_by(values, shared).items()
-    known = {key: make_cell(inside, other_axes(inside, shared)).mean for key, inside in groups}
+    known = {key: average_others(inside, shared).mean for key, inside in group_by(values, shared).items()}
     return lambda one: known.get(one.place(shared))
 
 
@@ -423,8 +414,12 @@ def _deviations(places: Mapping[Key, Sequence[_Pair]], confidence: float) -> tup
     return (variance_ratio(groups, confidence) if groups else None), len(groups), repetitions
 
 
-def _combine(claim: StudyClaim, split: Mapping[str, Sequence[_Pair]], parts: Mapping[str, Finding]) -> Finding:
-    """Return the verdict on a claim that is made for each of several tasks, such as "in all tasks"."""
+def _judge_each(claim: StudyClaim, each: str, pairs: Sequence[_Pair]) -> tuple[Finding, dict[str, Finding]]:
+    """Judge a claim that is made for each of several tasks, such as "in all tasks", as a whole and for each task."""
+    split: dict[str, list[_Pair]] = defaultdict(list)
+    for pair in pairs:
+        split[label(pair.place.get(each))].append(pair)
+    parts = {title: _judge(claim, own) for title, own in split.items()}
     counted = {title: part for title, part in parts.items() if part.n or not part.degenerate}
     # The claim must hold for all. One of many easily contradicts it by chance, so contradictions need a wider interval.
     strict = 1 - (1 - CONFIDENCE) / max(1, len(counted))
@@ -443,12 +438,12 @@ def _combine(claim: StudyClaim, split: Mapping[str, Sequence[_Pair]], parts: Map
     )
     reason = "Nothing counts." if parts else NO_PAIRS
     if counted:
-        reason = f"{len(by_word['holds'])} of {len(counted)} by {claim.each}: {named}."
+        reason = f"{len(by_word['holds'])} of {len(counted)} by {each}: {named}."
     if word == "inconclusive" and by_word["contradicted"]:
         reason += f" That {len(by_word['contradicted'])} of {len(counted)} are contradicted may be chance."
     reason += _name_degenerate(degenerate)
     sums = [sum(getattr(part, key) for part in parts.values()) for key in ("n", "planned", "missing_runs")]
-    return Finding(word, reason, sums[0], sums[1], None, sums[2], degenerate)
+    return Finding(word, reason, sums[0], sums[1], None, sums[2], degenerate), parts
 
 
 # Texts
@@ -478,6 +473,11 @@ def format_estimate(claim: StudyClaim, value: float) -> str:
 
 def describe_test(claim: StudyClaim) -> str:
     """Return in words what is estimated, and which values the claim allows for the estimate."""
+    if (wanted := claim.correlates) is not None:
+        return (
+            f"Estimated: Pearson's r of {wanted.x.value} ({wanted.x.title}) and {wanted.y.value} ({wanted.y.title}). "
+            f"The claim holds if the 95 % interval, by leaving out one method after the other, is {wanted.sign}."
+        )
     names, region, comparison = _names(claim), _region(claim), claim.comparison
     value = without_axes(claim.value)
     low, high = (None if math.isinf(end) else format_estimate(claim, end) for end in (region.low, region.high))
@@ -538,18 +538,16 @@ def _too_few(planned: int, n: int, by_task: _Counts, missing: int, *, degenerate
 # Correlations
 
 
-def _judge_correlation(name: str, claim: StudyClaim, wanted: Correlation, runs: Sequence[StudyRun]) -> Verdict:
-    """Judge a claim on Pearson's r, whose interval must be on the claimed side of zero."""
+def _judge_correlation(
+    claim: StudyClaim, wanted: Correlation, runs: Sequence[StudyRun]
+) -> tuple[Finding, dict[str, Cell]]:
+    """Judge a claim on Pearson's r, whose interval must be on the claimed side of zero; return the points as well."""
     of_claim = wanted.y.model_copy(update={"where": claim.where})
     observations = observe_value(select_runs(runs, wanted.y), of_claim)
     points = match_points(wanted.x, observations, runs, claim.average)
     complete = [point for point in points if point.complete]
     xs, ys, methods = coordinates(complete)
     effect = clustered_correlation(xs, ys, methods)
-    test = (
-        f"Estimated: Pearson's r of {wanted.x.value} ({wanted.x.title}) and {wanted.y.value} ({wanted.y.title}). The "
-        f"claim holds if the 95 % interval, by leaving out one method after the other, is {wanted.sign}."
-    )
     cells = {f"point {index}": point.cell for index, point in enumerate(points, 1)}
     groups: dict[str, list[Observation]] = defaultdict(list)
     for point in complete:
@@ -557,9 +555,8 @@ def _judge_correlation(name: str, claim: StudyClaim, wanted: Correlation, runs: 
     counts, found = (len(complete), len(points)), len(set(methods))
     if effect is None:
         reason = f"{len(xs)} of {len(points)} planned points are there: {describe_too_few_methods(methods)}."
-        missing = sum(not point.complete for point in points) if found < FEWEST_METHODS else 0
-        finding = Finding("inconclusive", reason, *counts, None, missing).with_remarks(groups)
-        return Verdict(name, claim.text, test, finding, cells)
+        missing = len(points) - len(complete) if found < FEWEST_METHODS else 0
+        return Finding("inconclusive", reason, *counts, None, missing).with_remarks(groups), cells
     word = (Region(low=0.0) if wanted.sign == "positive" else Region(high=0.0)).judge(effect.interval)
     low, high = effect.interval
     reason = (
@@ -571,4 +568,4 @@ def _judge_correlation(name: str, claim: StudyClaim, wanted: Correlation, runs: 
         reason += f" Within methods r = {within['pearson']:+.2f}, over {within['n']} points."
     if word == "inconclusive":
         reason += f" The smallest r that these runs would show in four of five studies is {effect.detectable:.2f}."
-    return Verdict(name, claim.text, test, Finding(word, reason, *counts, effect).with_remarks(groups), cells)
+    return Finding(word, reason, *counts, effect).with_remarks(groups), cells

@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from winning_tickets.report import tables
@@ -26,8 +27,7 @@ from winning_tickets.studies.report.observations import (
     differing_rates,
     observe_value,
 )
-from winning_tickets.studies.schema import TRAIN_SECONDS, Condition, Published, Study, Value
-from winning_tickets.studies.schema import StudyTable as StudyTable
+from winning_tickets.studies.schema import TRAIN_SECONDS, Condition, Published, Study, StudyTable, Value
 
 Form = Callable[[float], str]
 
@@ -49,7 +49,7 @@ class Cell:
     def partial(self) -> bool:
         return self.n < self.expected
 
-    @property
+    @cached_property
     def summary(self) -> Summary | None:
         return summarize(self.values) if self.values else None
 
@@ -167,7 +167,8 @@ def choose_settings(
     if len(settings) < 2 or max(missing):
         return settings[missing.index(max(missing))] if settings else observations
     sign = -1 if best == "min" else 1
-    return settings[best_of({at: sign * statistics.fmean(numbers_of(own)) for at, own in enumerate(settings)})]
+    means = {at: sign * statistics.fmean(numbers_of(own)) for at, own in enumerate(settings)}
+    return settings[best_of(means)]
 
 
 def merge_metrics(observations: Sequence[Observation]) -> list[Observation]:
@@ -200,9 +201,9 @@ def common_axes(*groups: Sequence[Observation]) -> list[str]:
     return sorted(set.intersection(*sets)) if all(groups) and sets else []
 
 
-def other_axes(observations: Sequence[Observation], axes: Sequence[str]) -> list[str]:
-    """Return the axes of observations that are not among the given ones."""
-    return sorted({axis for one in observations for axis in one.axes} - set(axes))
+def average_others(observations: Sequence[Observation], axes: Sequence[str] = ()) -> Cell:
+    """Return the cell of observations that is averaged over all axes but the given ones."""
+    return make_cell(observations, sorted({axis for one in observations for axis in one.axes} - set(axes)))
 
 
 def subtract(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from winning_tickets.config import Settings
+from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.directory import METRICS, read_log
 from winning_tickets.runs.errors import ContentError, shown
@@ -136,27 +137,23 @@ def _observe(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator
     if run.state != "done" or run.result is None:
         for seed in _planned_seeds(run):
             for metric in _planned_metrics(run, path):
-                yield _make_observation(run, seed, _metric(metric), "failed" if run.state == "failed" else "missing")
+                yield _make_observation(run, seed, metric, run.state)
         return
     if path.startswith(LOG):
         yield from _logged(run, path, steps)
         return
-    metrics: list[str | None] = []
+    metrics: list[dict[str, str]] = []
     for node in _nodes(run, path):
-        metrics.append(node.axes.get(METRIC))
+        metrics.append({axis: name for axis, name in node.axes.items() if axis == METRIC})
         for one in _values(run, node):
             yield replace(one, degenerate=bool(_SCORED.search(path)) and node.is_at_chance(one.value))
     failed = run.result.get("failed_seeds") or ()
     if not metrics and not failed:
         yield _make_observation(run, None, {}, "missing")
     for seed in failed:
-        for metric in metrics or [None]:
+        for metric in metrics or [{}]:
             number = seed["seed"] if isinstance(seed, Mapping) else seed
-            yield _make_observation(run, number, _metric(metric), "failed")
-
-
-def _metric(name: str | None) -> dict[str, str]:
-    return {} if name is None else {METRIC: name}
+            yield _make_observation(run, number, metric, "failed")
 
 
 def _logged(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator[Observation]:
@@ -315,15 +312,12 @@ def _planned_seeds(run: StudyRun) -> Sequence[Any]:
     return seeds if isinstance(seeds, Sequence) and not isinstance(seeds, str) and SEED not in run.axes else [None]
 
 
-def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
-    """Return the metrics that a transfer to a known task will have, if a path asks for all metrics; else only None."""
+def _planned_metrics(run: StudyRun, path: str) -> list[dict[str, str]]:
+    """Return the metrics that a transfer to a known task will have, as axes, if a path asks for all; else no axis."""
     task = TASKS.get(str(run.axes.get("task", run.config.get("task"))))
     if task is None or "metrics.*" not in path:
-        return [None]
-    if len(task.validation_splits) == 1:
-        return list(task.metrics)
-    suffixes = [split.removeprefix("validation_") for split in task.validation_splits]
-    return [f"{metric}_{suffix}" for metric in task.metrics for suffix in suffixes]
+        return [{}]
+    return [{METRIC: name} for name in metric_names(task)]
 
 
 def chance_of(one: Observation) -> float | None:

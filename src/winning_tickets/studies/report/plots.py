@@ -18,12 +18,12 @@ from winning_tickets.studies.report import grids
 from winning_tickets.studies.report.grids import (
     Cell,
     Form,
+    average_others,
     common_axes,
     form_of,
     group_by,
     label,
     make_cell,
-    other_axes,
     subtract,
 )
 from winning_tickets.studies.report.observations import (
@@ -207,7 +207,7 @@ def _gap(first: str, second: str, curves: Sequence[Curve]) -> list[Curve]:
 
 
 def match_points(
-    x: Value, observations: Sequence[Observation], runs: Sequence[StudyRun], average: Sequence[str] = ()
+    x: Value, observations: Sequence[Observation], runs: Sequence[StudyRun], average: Sequence[str]
 ) -> list[PlotPoint]:
     """Return points of two stages, matched by their common axes; other axes and those of `average` are averaged."""
     across = observe_value(runs, x)
@@ -217,8 +217,7 @@ def match_points(
     points = []
     for key, own in group_by(observations, shared).items():
         if key in positions:
-            position = make_cell(positions[key], other_axes(positions[key], shared))
-            cell = make_cell(own, other_axes(own, shared))
+            position, cell = average_others(positions[key], shared), average_others(own, shared)
             points.append(PlotPoint(position.mean, cell, grids.row_label(key), position, _method(own[0].run, searches)))
     return points
 
@@ -257,7 +256,7 @@ def _points(figure: Figure, runs: Sequence[StudyRun], panel: Any) -> dict[str, P
     for name, point in figure.points.items():
         x, y = (_in_panel(figure, observe_value(runs, one), panel) for one in (point.x, point.y))
         if x and y:
-            across = make_cell(x, other_axes(x, ()))
+            across = average_others(x)
             found[name] = PlotPoint(across.mean, make_cell(y, figure.average), "point", across)
     return found
 
@@ -292,13 +291,16 @@ def _stored_matrix(run: StudyRun, path: str) -> dict[tuple[str, str], Cell]:
     if not whole or not all(value is None or is_number(value) for line in node for value in line):
         raise edited_error(run, f"has a {path} that is no matrix of numbers for its {len(names)} names")
     return {
-        (label(row), label(column)): Cell(
-            (float(value),), 1, 0, (Observation(run, {"row": row, "column": column}, "done", float(value)),)
-        )
+        (label(row), label(column)): _stored_cell(run, value, row=row, column=column)
         for row, line in zip(names, node, strict=True)
         for column, value in zip(names, line, strict=True)
         if value is not None
     }
+
+
+def _stored_cell(run: StudyRun, value: float, **axes: Any) -> Cell:
+    """Return the cell of one number inside a result."""
+    return Cell((float(value),), 1, 0, (Observation(run, axes, "done", float(value)),))
 
 
 def _mark(figure: Figure, panel: Panel, runs: Sequence[StudyRun]) -> Panel:
@@ -354,8 +356,7 @@ def _pies(figure: Figure, runs: Sequence[StudyRun]) -> Iterable[Panel]:
             row = f"{unit} {one['layer']}" if unit == "FFN" else f"{unit} {one['layer']}.{one['index']}"
             for column, value in {IMPORTANCE: one["importance"], **(one["share"] or {})}.items():
                 if is_number(value):
-                    seen = Observation(run, {"structure": row, "of": column}, "done", float(value))
-                    found[row, column] = Cell((float(value),), 1, 0, (seen,))
+                    found[row, column] = _stored_cell(run, value, structure=row, of=column)
         yield Panel(title, matrix=found, result=result if found else None)
 
 
