@@ -20,8 +20,9 @@ from winning_tickets.studies.engines import InlineEngine
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import Plan, plan_study
 from winning_tickets.studies.report import PAGE, report_files
-from winning_tickets.studies.report.observations import Observation, StudyRun, gather_runs, observe, select_runs
+from winning_tickets.studies.report.observations import Observation, StudyRun, gather_runs, observe_value
 from winning_tickets.studies.run import ProgressLines, run_study
+from winning_tickets.studies.schema import Value
 
 if TYPE_CHECKING:
     from winning_tickets.tickets.ticket import Ticket
@@ -119,7 +120,7 @@ def _result(plan: Plan, store: Store) -> dict[str, Any]:
 
 
 def _observed(runs: Sequence[StudyRun], stage: str, path: str, **axes: str) -> list[Observation]:
-    return observe(select_runs(runs, (stage,), [axes]), path)
+    return observe_value(runs, Value(stage=stage, value=path, where=(axes,)))
 
 
 def _steps(name: str, observations: Sequence[Observation]) -> list[dict[str, Any]]:

@@ -152,7 +152,7 @@ def _test(test: str, value: Any, limit: Any, axes: Mapping[str, Any], *, so_far:
         return not _holds(value, limit, axes, so_far=False)
     if test == "same":  # `limit` names another axis
         return same(value, axes[limit]) if limit in axes else so_far
-    number, bound = _number(value), _number(limit)
+    number, bound = number_of(value), number_of(limit)
     if number is None or bound is None:
         raise UsageError(f"{test} compares numbers, found {shown(value)} and {shown(limit)}.")
     return {
@@ -167,10 +167,10 @@ def same(first: Any, second: Any) -> bool:
     """Return whether two values of an axis are equal or have the same text; a number may be written in any form."""
     if bool(first == second) or str(first) == str(second):
         return True
-    return is_number(first) != is_number(second) and _number(first) == _number(second) is not None
+    return is_number(first) != is_number(second) and number_of(first) == number_of(second) is not None
 
 
-def _number(value: Any) -> float | None:
+def number_of(value: Any) -> float | None:
     """Return a number, also from text, which is how YAML reads 1e-4; None for anything else."""
     try:
         return float(value) if isinstance(value, str) or is_number(value) else None

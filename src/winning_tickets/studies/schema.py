@@ -120,6 +120,14 @@ class StudyTable(Settings):
     share_of: Value | None = None  # of whose distance from chance each number is a share: 0 is chance, 1 is that value
     note: str = ""
 
+    @property
+    def shown(self) -> dict[str, Value]:
+        """The values by their headings; those without a stage are of the runs of the table."""
+        return {
+            text: value if isinstance(value, Value) else Value(stage=self.stage, value=value, where=self.where)
+            for text, value in self.values.items()
+        }
+
 
 class Figure(Settings):
     """A figure."""
@@ -147,6 +155,17 @@ class Figure(Settings):
     x_label: str | None = None
     y_label: str | None = None
     note: str = ""
+
+    @property
+    def drawn(self) -> Value:
+        """The drawn value, of the runs that match the conditions of the figure."""
+        y = self.y if isinstance(self.y, Value) else Value(stage=self.stage or (), value=self.y)
+        return y.model_copy(update={"where": self.where})
+
+    @property
+    def x_value(self) -> Value | None:
+        """The value that gives the positions; None if an axis gives them."""
+        return self.x if isinstance(self.x, Value) else self.x_at
 
 
 class Comparison(Settings):
@@ -227,6 +246,11 @@ class StudyClaim(Settings):
     @property
     def test(self) -> str:
         return next(name for name in TESTS if getattr(self, name) is not None)
+
+    @property
+    def judged(self) -> Value:
+        """The value that is judged."""
+        return Value(stage=self.stage or (), value=self.value, where=self.where)
 
     @property
     def comparison(self) -> Comparison | None:

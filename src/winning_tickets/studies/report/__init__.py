@@ -22,9 +22,9 @@ from winning_tickets.studies.report.charts import draw_plot
 from winning_tickets.studies.report.chosen import choice_grids, keep_chosen
 from winning_tickets.studies.report.claims import Finding, Verdict, judge_claim
 from winning_tickets.studies.report.grids import table_grid
-from winning_tickets.studies.report.observations import StudyRun, count_states, gather_runs
+from winning_tickets.studies.report.observations import StudyRun, count_states, gather_runs, select_runs
 from winning_tickets.studies.report.page import render_page
-from winning_tickets.studies.report.plots import drawn_runs, plot_grid, plot_of
+from winning_tickets.studies.report.plots import plot_grid, plot_of
 from winning_tickets.studies.report.published_claims import judge_published
 from winning_tickets.studies.schema import Study
 
@@ -125,7 +125,8 @@ def report_files(
     runs = keep_chosen(study, planned)
     grids = choice_grids(study, planned)
     grids += [grid for name in study.tables if (grid := table_grid(study, name, runs)).cells or whole]
-    plots = [plot_of(study, name, runs) for name, figure in study.figures.items() if drawn_runs(figure, runs) or whole]
+    drawn = [name for name, figure in study.figures.items() if select_runs(runs, figure.drawn) or whole]
+    plots = [plot_of(study, name, runs) for name in drawn]
     plotted = [plot_grid(plot, study.published) for plot in plots]
     verdicts = [verdict for name in study.claims if (verdict := judge_claim(study, name, runs)).cells or whole]
     problems_of_each = [grid.problems for grid in (*grids, *plotted)] + [verdict.problems for verdict in verdicts]
@@ -137,9 +138,9 @@ def report_files(
     wanted = figure_formats(formats)
     for plot, grid in zip(plots, plotted, strict=True):
         with printed(width):
-            drawn = {} if plot.empty or not wanted else draw_plot(plot, wanted, grid)
-        svgs.append(drawn.get("svg", b"").decode())
-        files |= figure_files(grid.stem, drawn, formats) if drawn else {}
+            pictures = {} if plot.empty or not wanted else draw_plot(plot, wanted, grid)
+        svgs.append(pictures.get("svg", b"").decode())
+        files |= figure_files(grid.stem, pictures, formats) if pictures else {}
     if "csv" in formats:
         files[LONG] = long_form(planned).encode()
     if "html" in formats:

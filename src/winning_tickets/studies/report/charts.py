@@ -11,7 +11,7 @@ from winning_tickets.report.correlations import SMALLEST
 from winning_tickets.report.style import DASHED, FRAME, INK, Look, in_words, looks
 from winning_tickets.report.tables import percent
 from winning_tickets.studies.analysis.report.sharing import draw_sharing, sharing_legend, sharing_size
-from winning_tickets.studies.expressions import without_axes
+from winning_tickets.studies.expressions import number_of, without_axes
 from winning_tickets.studies.report.grids import Cell, Grid, describe_minus, form_of, label
 from winning_tickets.studies.report.plots import Curve, Panel, Plot
 from winning_tickets.studies.schema import Value
@@ -66,8 +66,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
     ]
     drawn = [one for one in series if one.y]
     if figure.kind == "bar":
-        points = [point for one in plot.panels for curve in one.curves for point in curve.points]
-        groups = dict.fromkeys(_value_in_words(figure.x, label(point.x)) for point in points)
+        groups = dict.fromkeys(_value_in_words(figure.x, label(point.x)) for point in plot.points)
         figures.draw_bars(axes, series, list(groups))
         if figure.minus is not None:
             axes.axhline(0.0, color=FRAME, linewidth=1.0)
@@ -90,12 +89,12 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         positions = dict(sorted(_places(plot).items(), key=lambda item: item[1]))
         if len(positions) == 1:
             axes.margins(x=1.0)  # lines are then points side by side in the middle
-        elif positions and not log and plot.x_value is None:
+        elif positions and not log and plot.figure.x_value is None:
             first, *_, last = positions.values()
             moved = max(abs(_shift(plot, index)) for index in range(len(names)))
             room = 0.05 * (last - first) + moved
             axes.set_xlim(first - room, last + room)  # the same in all panels
-        if plot.x_value is not None and plot.x_value.value.endswith("weight_remaining"):
+        if plot.figure.x_value is not None and plot.figure.x_value.value.endswith("weight_remaining"):
             axes.invert_xaxis()  # from the whole model to the smallest ticket, as in the publication
         words = any(isinstance(x, str) for x in positions)
         few = len(positions) <= _MOST_TICKS
@@ -131,11 +130,10 @@ def _y_label(plot: Plot) -> str:
 
 def _places(plot: Plot) -> dict[Any, float]:
     """Return where each position of a line chart is drawn; words such as `all` come after the largest number."""
-    points = [point for panel in plot.panels for curve in panel.curves for point in curve.points]
-    found = dict.fromkeys(point.x for point in points if point.x is not None)
+    found = dict.fromkeys(point.x for point in plot.points if point.x is not None)
     numbers = sorted(x for x in found if isinstance(x, int | float))
     words = [x for x in found if not isinstance(x, int | float)]
-    at = plot.x_value
+    at = plot.figure.x_value
     places: dict[Any, float] = {x: float(x) if at is None else _scaled(at.value, x) for x in numbers}
     last, log = max(places.values(), default=0.0), plot.figure.x_scale == "log"
     first = min(places.values(), default=0.0)
@@ -151,7 +149,7 @@ def _shift(plot: Plot, index: int) -> float:
     If all lines have the same single position, all are moved, and else those that are a single point in every panel.
     """
     places, names = sorted(_places(plot).values()), _line_names(plot)
-    if plot.x_value is not None or (len(places) > 1 and plot.figure.x_scale == "log"):
+    if plot.figure.x_value is not None or (len(places) > 1 and plot.figure.x_scale == "log"):
         return 0.0
     longest = dict.fromkeys(names, 0)
     for panel in plot.panels:
@@ -180,16 +178,9 @@ def _value_in_words(axis: Any, value: str) -> str:
     """Return a value of an axis as people write it: tasks by their names, sparsity levels in percent."""
     if axis == "task":
         return task_title(value)
-    if axis == "sparsity" and (number := _number(value)) is not None and 0 <= number <= 1:
+    if axis == "sparsity" and (number := number_of(value)) is not None and 0 <= number <= 1:
         return f"{100 * number:g} %"
     return value
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _thin(positions: Mapping[Any, float], *, log: bool) -> dict[Any, float]:
@@ -250,12 +241,9 @@ def _paper_numbers(plot: Plot, grid: Grid) -> dict[tuple[str, ...], float]:
     """Return the paper's numbers of a line chart by panel, curve and position."""
     if plot.figure.kind != "line":
         return {}
-    start = [] if plot.figure.panels else [""]
-    labels = grid.labels
-    return {
-        (*start, *labels[row], grid.columns[column - 1].title): one.value
-        for (row, column), one in grid.published.items()
-    }
+    start, labels = [] if plot.figure.panels else [""], grid.labels
+    places = grid.published.items()
+    return {(*start, *labels[row], grid.columns[at - 1].title): one.value for (row, at), one in places}
 
 
 def name_value(path: str) -> str:
@@ -274,7 +262,7 @@ def _x_label(plot: Plot, panel: Panel) -> str:
         return "head"
     if plot.figure.series is None and any(row for row, _ in panel.matrix):
         return plot.figure.x_label or ""  # the names of a stored matrix, not the levels of an axis
-    value = plot.x_value
+    value = plot.figure.x_value
     name = "sparsity (%)" if x == "sparsity" else str(x).replace("_", " ")
     text = plot.figure.x_label or (name_value(value.value) if value is not None else name)
     if plot.figure.kind == "scatter" and panel.correlation is not None:

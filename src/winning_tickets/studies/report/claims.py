@@ -6,6 +6,7 @@ docs/explanation/claims.md says how the intervals are made, and why.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,9 +16,7 @@ from winning_tickets.report.comparisons import (
     chance_note,
     describe_levels,
     describe_silent,
-    describe_values,
     plural,
-    remedy,
 )
 from winning_tickets.report.correlations import correlate_within
 from winning_tickets.report.effects import (
@@ -38,26 +37,27 @@ from winning_tickets.studies.expressions import without_axes
 from winning_tickets.studies.grid import values_of
 from winning_tickets.studies.report.grids import (
     Cell,
-    Key,
+    average_others,
     common_axes,
     describe_minus,
+    describe_rates,
     form_of,
     group_by,
     label,
     make_cell,
-    other_axes,
     row_label,
     subtract,
 )
 from winning_tickets.studies.report.observations import (
+    Key,
     Observation,
     StudyRun,
-    describe_absent,
+    absent_values,
     differing_rates,
-    observe,
+    observe_value,
     select_runs,
 )
-from winning_tickets.studies.report.plots import match_points
+from winning_tickets.studies.report.plots import coordinates, match_points
 from winning_tickets.studies.schema import Comparison, Correlation, Study, StudyClaim, Value
 
 NO_PAIRS = "No pairs for it are planned with these parameters."
@@ -86,10 +86,8 @@ class Finding:
         rates = differing_rates(groups)
         counts = {name: sum(one.degenerate for one in own) for name, own in groups.items()}
         flat = [f"{name} ({count} of {len(groups[name])})" for name, count in counts.items() if count]
-        words = chance_note(flat)
-        if rates:
-            words.append(f"The runs differ in learning_rate ({describe_values(rates)}). {remedy(['learning_rate'])}")
-        return replace(self, reason=" ".join([self.reason, *words]), learning_rates=rates)
+        words = [self.reason, *chance_note(flat), *describe_rates("runs", rates)]
+        return replace(self, reason=" ".join(words), learning_rates=rates)
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,8 @@ class Verdict:
     test: str
     finding: Finding
     cells: Mapping[str, Cell]  # by group and pair
-    parts: Mapping[str, Finding] = field(default_factory=dict)  # findings by task, if the claim is made for each task
-    problems: tuple[str, ...] = ()  # errors in its declaration
+    parts: Mapping[str, Finding]  # findings by task, if the claim is made for each task
+    problems: tuple[str, ...]  # errors in its declaration
 
     @property
     def word(self) -> Word:
@@ -116,40 +114,25 @@ class Verdict:
 def judge_claim(study: Study, name: str, runs: Sequence[StudyRun]) -> Verdict:
     """Judge one of the study's claims on all its planned runs."""
     claim = study.claims[name]
-    own = [Value(stage=claim.stage, value=claim.value, where=claim.where)] if claim.stage else []
-    read = [(one.value, select_runs(runs, one.stage, one.where)) for one in [*own, *values_of(claim)]]
-    problems = tuple(f"{name}: {words}" for path, there in read for words in describe_absent(path, there))
-    return replace(_judge_planned(name, claim, runs), problems=problems)
-
-
-def _judge_planned(name: str, claim: StudyClaim, runs: Sequence[StudyRun]) -> Verdict:
+    problems = absent_values(name, [claim.judged, *values_of(claim)], runs)
+    parts: dict[str, Finding] = {}
     if claim.correlates is not None:
-        return _judge_correlation(name, claim, claim.correlates, runs)
-    pairs = _pairs(claim, runs)
-    cells = {title: cell for pair in pairs for title, cell in pair.titled(claim)}
-    if claim.each is None:
-        finding = _judge(claim, pairs).with_remarks(_observed(claim, pairs))
-        return Verdict(name, claim.text, describe_test(claim), finding, cells)
-    split: dict[str, list[_Pair]] = {}
-    for pair in pairs:
-        split.setdefault(label(pair.place.get(claim.each)), []).append(pair)
-    parts = {title: _judge(claim, own) for title, own in split.items()}
-    finding = _combine(claim, split, parts).with_remarks(_observed(claim, pairs))
-    return Verdict(name, claim.text, describe_test(claim), finding, cells, parts)
+        finding, cells = _judge_correlation(claim, claim.correlates, runs)
+    else:
+        pairs = _pairs(claim, runs)
+        cells = {title: cell for pair in pairs for title, cell in pair.titled(claim)}
+        finding, parts = (_judge(claim, pairs), {}) if claim.each is None else _judge_each(claim, claim.each, pairs)
+        finding = finding.with_remarks(_observed(claim, pairs))
+    return Verdict(name, claim.text, describe_test(claim), finding, cells, parts, problems)
 
 
 def _observed(claim: StudyClaim, pairs: Sequence[_Pair]) -> dict[str, list[Observation]]:
     """Return the observations of each group of a claim, each once, without places that are not counted."""
-    found: dict[str, dict[tuple[str, Any], Observation]] = {}
+    found: dict[str, dict[tuple[str, Any], Observation]] = defaultdict(dict)
     for pair in (pair for own in _places(pairs).values() if not _is_silent(own) for pair in own):
         for name, group in zip(_names(claim), pair.groups, strict=True):
-            own = found.setdefault(name, {})
-            own |= {
-                (one.run.id, one.part): one
-                for cell in group.values()
-                for one in cell.observations
-                if one.value is not None
-            }
+            seen = [one for cell in group.values() for one in cell.observations]
+            found[name] |= {(one.run.id, one.part): one for one in seen if one.value is not None}
     return {name: list(own.values()) for name, own in found.items()}
 
 
@@ -209,7 +192,7 @@ def _names(claim: StudyClaim) -> list[str]:
 def _pairs(claim: StudyClaim, runs: Sequence[StudyRun]) -> list[_Pair]:
     """Pair the cells of both groups by the claim's `pair_by`; by default by all axes not compared or averaged."""
     comparison = claim.comparison
-    own = subtract(observe(select_runs(runs, claim.stage, claim.where), claim.value), claim.minus, runs)
+    own = subtract(observe_value(runs, claim.judged), claim.minus, runs)
     sides = [own] if comparison is None else _sides(own, comparison, runs)
     compared = set(claim.average) | ({comparison.axis, comparison.along} if comparison else set())
     second = comparison.second if comparison else None
@@ -229,14 +212,14 @@ def _pairs(claim: StudyClaim, runs: Sequence[StudyRun]) -> list[_Pair]:
     if comparison is None:
         return [_Pair(dict(zip(axes[0], key, strict=True)), (group,)) for key, group in groups[0].items()]
     shared = [axis for axis in axes[0] if axis in axes[1]]
-    partners: dict[Key, list[tuple[dict[str, Any], Mapping[Any, Cell]]]] = {}
+    partners: dict[Key, list[tuple[dict[str, Any], Mapping[Any, Cell]]]] = defaultdict(list)
     for key, group in groups[1].items():
         place = dict(zip(axes[1], key, strict=True))
-        partners.setdefault(tuple(place[axis] for axis in shared), []).append((place, group))
+        partners[tuple(place[axis] for axis in shared)].append((place, group))
     found = []
     for key, group in groups[0].items():
         place = dict(zip(axes[0], key, strict=True))
-        for other, partner in partners.get(tuple(place[axis] for axis in shared), ()):
+        for other, partner in partners[tuple(place[axis] for axis in shared)]:
             both = other | place
             found.append(_Pair({axis: both[axis] for axis in pair_by if axis in both}, (group, partner)))
     return found
@@ -250,9 +233,7 @@ def _sides(own: list[Observation], comparison: Comparison, runs: Sequence[StudyR
 
     first = own if comparison.axis is None else at(comparison.axis, comparison.first)
     second = comparison.second
-    if isinstance(second, Value):
-        return [first, observe(select_runs(runs, second.stage, second.where), second.value)]
-    return [first, at(str(comparison.axis), second)]
+    return [first, observe_value(runs, second) if isinstance(second, Value) else at(str(comparison.axis), second)]
 
 
 def _groups(
@@ -261,33 +242,28 @@ def _groups(
     """Return the cells of one group by place and by position; without `along` the only position is None."""
     comparison = claim.comparison
     along = comparison.along if comparison else None
-    found: dict[Key, dict[Any, Cell]] = {}
-    if along is None:
-        for key, inside in group_by(observations, axes).items():
-            # `steadier` compares deviations over the repetitions, which a mean over them would hide.
-            average = claim.average if claim.steadier else other_axes(inside, axes)
-            found[key] = {None: make_cell(inside, average)}
-        return found
-    positions = _positions(observations, along, comparison.at if comparison else None, runs)
-    for key, inside in group_by(observations, [*axes, along]).items():
-        cell = make_cell(inside, other_axes(inside, [*axes, along]))
-        position = positions(inside[0], key[-1])
-        found.setdefault(key[:-1], {})[position if is_number(position) else None] = cell
+    position_of = _positions(observations, along, comparison.at if comparison else None, runs)
+    grouped = [*axes, along] if along else list(axes)
+    found: dict[Key, dict[Any, Cell]] = defaultdict(dict)
+    for key, inside in group_by(observations, grouped).items():
+        # `steadier` compares deviations over the repetitions, which a mean over them would hide.
+        cell = make_cell(inside, claim.average) if claim.steadier else average_others(inside, grouped)
+        position = position_of(inside[0])
+        found[key[: len(axes)]][position if is_number(position) else None] = cell
     return found
 
 
 def _positions(
-    observations: Sequence[Observation], along: str, at: Value | None, runs: Sequence[StudyRun]
-) -> Callable[[Observation, Any], Any]:
-    """Return a function from an observation and its position on an axis to the position to use, such as hours."""
-    if at is None:
-        return lambda one, position: position
+    observations: Sequence[Observation], along: str | None, at: Value | None, runs: Sequence[StudyRun]
+) -> Callable[[Observation], Any]:
+    """Return a function from an observation to its value on an axis, or to what replaces that, such as hours."""
+    if along is None or at is None:
+        return lambda one: None if along is None else one.axes.get(along)
     steps = frozenset(one.axes.get(along) for one in observations)
-    values = observe(select_runs(runs, at.stage, at.where), at.value, steps)
+    values = observe_value(runs, at, steps)
     shared = common_axes(observations, values)
-    groups = group_by(values, shared).items()
-    known = {key: make_cell(inside, other_axes(inside, shared)).mean for key, inside in groups}
-    return lambda one, position: known.get(tuple(one.axes.get(axis) for axis in shared))
+    known = {key: average_others(inside, shared).mean for key, inside in group_by(values, shared).items()}
+    return lambda one: known.get(one.place(shared))
 
 
 # Tests
@@ -362,9 +338,9 @@ def _region(claim: StudyClaim) -> Region:
 
 def _places(pairs: Sequence[_Pair]) -> dict[Key, list[_Pair]]:
     """Return the pairs by their place, at which only repetitions differ."""
-    found: dict[Key, list[_Pair]] = {}
+    found: dict[Key, list[_Pair]] = defaultdict(list)
     for pair in pairs:
-        found.setdefault(pair.part(lambda axis: not is_repetition(axis)), []).append(pair)
+        found[pair.part(lambda axis: not is_repetition(axis))].append(pair)
     return found
 
 
@@ -394,10 +370,10 @@ def _judge(claim: StudyClaim, planned: Sequence[_Pair], confidence: float = CONF
         missing += max(0, FEWEST - have) * len(own[0].cells) if can_repeat or not have else 0
         by_task[task] = max(by_task.get(task, 0), have)
     if effect is None or min(by_task.values(), default=0) < FEWEST:
-        reason = _too_few(len(planned), n, by_task, missing, degenerate=degenerate)
+        reason = _too_few(len(planned), n, by_task, missing, degenerate=degenerate) + _name_degenerate(degenerate)
         return Finding("inconclusive", reason, n, len(planned), None, missing, degenerate)
     word = _region(claim).judge(effect.interval)
-    reason = _reason(claim, effect, word, n, planned=len(planned), degenerate=degenerate)
+    reason = _reason(claim, effect, word, n, planned=len(planned)) + _name_degenerate(degenerate)
     return Finding(word, reason, n, len(planned), effect, 0, degenerate)
 
 
@@ -438,8 +414,12 @@ def _deviations(places: Mapping[Key, Sequence[_Pair]], confidence: float) -> tup
     return (variance_ratio(groups, confidence) if groups else None), len(groups), repetitions
 
 
-def _combine(claim: StudyClaim, split: Mapping[str, Sequence[_Pair]], parts: Mapping[str, Finding]) -> Finding:
-    """Return the verdict on a claim that is made for each of several tasks, such as "in all tasks"."""
+def _judge_each(claim: StudyClaim, each: str, pairs: Sequence[_Pair]) -> tuple[Finding, dict[str, Finding]]:
+    """Judge a claim that is made for each of several tasks, such as "in all tasks", as a whole and for each task."""
+    split: dict[str, list[_Pair]] = defaultdict(list)
+    for pair in pairs:
+        split[label(pair.place.get(each))].append(pair)
+    parts = {title: _judge(claim, own) for title, own in split.items()}
     counted = {title: part for title, part in parts.items() if part.n or not part.degenerate}
     # The claim must hold for all. One of many easily contradicts it by chance, so contradictions need a wider interval.
     strict = 1 - (1 - CONFIDENCE) / max(1, len(counted))
@@ -458,12 +438,12 @@ def _combine(claim: StudyClaim, split: Mapping[str, Sequence[_Pair]], parts: Map
     )
     reason = "Nothing counts." if parts else NO_PAIRS
     if counted:
-        reason = f"{len(by_word['holds'])} of {len(counted)} by {claim.each}: {named}."
+        reason = f"{len(by_word['holds'])} of {len(counted)} by {each}: {named}."
     if word == "inconclusive" and by_word["contradicted"]:
         reason += f" That {len(by_word['contradicted'])} of {len(counted)} are contradicted may be chance."
     reason += _name_degenerate(degenerate)
     sums = [sum(getattr(part, key) for part in parts.values()) for key in ("n", "planned", "missing_runs")]
-    return Finding(word, reason, sums[0], sums[1], None, sums[2], degenerate)
+    return Finding(word, reason, sums[0], sums[1], None, sums[2], degenerate), parts
 
 
 # Texts
@@ -493,6 +473,11 @@ def format_estimate(claim: StudyClaim, value: float) -> str:
 
 def describe_test(claim: StudyClaim) -> str:
     """Return in words what is estimated, and which values the claim allows for the estimate."""
+    if (wanted := claim.correlates) is not None:
+        return (
+            f"Estimated: Pearson's r of {wanted.x.value} ({wanted.x.title}) and {wanted.y.value} ({wanted.y.title}). "
+            f"The claim holds if the 95 % interval, by leaving out one method after the other, is {wanted.sign}."
+        )
     names, region, comparison = _names(claim), _region(claim), claim.comparison
     value = without_axes(claim.value)
     low, high = (None if math.isinf(end) else format_estimate(claim, end) for end in (region.low, region.high))
@@ -510,7 +495,7 @@ def describe_test(claim: StudyClaim) -> str:
     return f"Estimated: {what}{turned}. The claim holds if the 95 % interval lies {allowed}{each}."
 
 
-def _reason(claim: StudyClaim, effect: Effect, word: Word, n: int, *, planned: int, degenerate: Sequence[str]) -> str:
+def _reason(claim: StudyClaim, effect: Effect, word: Word, n: int, *, planned: int) -> str:
     low, high = (format_estimate(claim, end) for end in effect.interval)
     first = f"{_ESTIMATES.get(claim.test, 'Mean difference')} {format_estimate(claim, effect.estimate)}"
     # p is about no effect, which is the end of the allowed values only in these tests.
@@ -528,7 +513,7 @@ def _reason(claim: StudyClaim, effect: Effect, word: Word, n: int, *, planned: i
     if word == "inconclusive" and effect.needed:
         counts = " or ".join(f"{count} {plural(axis)}" for axis, count in effect.needed.items())
         parts.append(f"If the estimate is right, {counts} would mostly be enough.")
-    return " ".join(parts) + _name_degenerate(degenerate)
+    return " ".join(parts)
 
 
 def _name_degenerate(degenerate: Sequence[str]) -> str:
@@ -539,48 +524,39 @@ def _too_few(planned: int, n: int, by_task: _Counts, missing: int, *, degenerate
     if not planned:
         return NO_PAIRS
     if not missing and n:
-        reason = f"{n} of {planned} planned pairs are there, and none has repetitions for an interval."
-        return reason + _name_degenerate(degenerate)
+        return f"{n} of {planned} planned pairs are there, and none has repetitions for an interval."
     if not missing:
-        reason = "No pair has a number to compare." if not degenerate else "Nothing is left to compare."
-        return reason + _name_degenerate(degenerate)
+        return "Nothing is left to compare." if degenerate else "No pair has a number to compare."
     most, fewest = max(by_task.values()), min(by_task.values())
     count = f"at most {most} {'repetition' if most == 1 else 'repetitions'}"
     if fewest < most:
         count = f"{fewest} to {most} repetitions of a task"
     runs = f"{missing} {'run is' if missing == 1 else 'runs are'} missing"
-    return (
-        f"{n} of {planned} planned pairs are there, with {count}; a verdict needs {FEWEST} of each: {runs}."
-        + _name_degenerate(degenerate)
-    )
+    return f"{n} of {planned} planned pairs are there, with {count}; a verdict needs {FEWEST} of each: {runs}."
 
 
 # Correlations
 
 
-def _judge_correlation(name: str, claim: StudyClaim, wanted: Correlation, runs: Sequence[StudyRun]) -> Verdict:
-    """Judge a claim on Pearson's r, whose interval must be on the claimed side of zero."""
-    chosen = select_runs(select_runs(runs, wanted.y.stage, wanted.y.where), wanted.y.stage, claim.where)
-    observations = observe(chosen, wanted.y.value)
+def _judge_correlation(
+    claim: StudyClaim, wanted: Correlation, runs: Sequence[StudyRun]
+) -> tuple[Finding, dict[str, Cell]]:
+    """Judge a claim on Pearson's r, whose interval must be on the claimed side of zero; return the points as well."""
+    of_claim = wanted.y.model_copy(update={"where": claim.where})
+    observations = observe_value(select_runs(runs, wanted.y), of_claim)
     points = match_points(wanted.x, observations, runs, claim.average)
     complete = [point for point in points if point.complete]
-    xs, ys = [float(point.x) for point in complete], [point.cell.mean or 0.0 for point in complete]
-    methods = [point.method for point in complete]
+    xs, ys, methods = coordinates(complete)
     effect = clustered_correlation(xs, ys, methods)
-    test = (
-        f"Estimated: Pearson's r of {wanted.x.value} ({wanted.x.title}) and {wanted.y.value} ({wanted.y.title}). The "
-        f"claim holds if the 95 % interval, by leaving out one method after the other, is {wanted.sign}."
-    )
     cells = {f"point {index}": point.cell for index, point in enumerate(points, 1)}
-    groups: dict[str, list[Observation]] = {}
+    groups: dict[str, list[Observation]] = defaultdict(list)
     for point in complete:
-        groups.setdefault(point.method, []).extend(point.cell.observations)
+        groups[point.method] += point.cell.observations
     counts, found = (len(complete), len(points)), len(set(methods))
     if effect is None:
         reason = f"{len(xs)} of {len(points)} planned points are there: {describe_too_few_methods(methods)}."
-        missing = sum(not point.complete for point in points) if found < FEWEST_METHODS else 0
-        finding = Finding("inconclusive", reason, *counts, None, missing).with_remarks(groups)
-        return Verdict(name, claim.text, test, finding, cells)
+        missing = len(points) - len(complete) if found < FEWEST_METHODS else 0
+        return Finding("inconclusive", reason, *counts, None, missing).with_remarks(groups), cells
     word = (Region(low=0.0) if wanted.sign == "positive" else Region(high=0.0)).judge(effect.interval)
     low, high = effect.interval
     reason = (
@@ -592,4 +568,4 @@ def _judge_correlation(name: str, claim: StudyClaim, wanted: Correlation, runs: 
         reason += f" Within methods r = {within['pearson']:+.2f}, over {within['n']} points."
     if word == "inconclusive":
         reason += f" The smallest r that these runs would show in four of five studies is {effect.detectable:.2f}."
-    return Verdict(name, claim.text, test, Finding(word, reason, *counts, effect).with_remarks(groups), cells)
+    return Finding(word, reason, *counts, effect).with_remarks(groups), cells

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from winning_tickets.report import tables
@@ -16,19 +18,17 @@ from winning_tickets.runs.statistics import TIE, Summary, best_of, is_repetition
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.report.observations import (
     METRIC,
+    Key,
     Observation,
     State,
     StudyRun,
+    absent_values,
     chance_of,
-    describe_absent,
     differing_rates,
-    observe,
-    select_runs,
+    observe_value,
 )
-from winning_tickets.studies.schema import TRAIN_SECONDS, Condition, Published, Study, Value
-from winning_tickets.studies.schema import StudyTable as StudyTable
+from winning_tickets.studies.schema import TRAIN_SECONDS, Condition, Published, Study, StudyTable, Value
 
-Key = tuple[Any, ...]
 Form = Callable[[float], str]
 
 
@@ -49,7 +49,7 @@ class Cell:
     def partial(self) -> bool:
         return self.n < self.expected
 
-    @property
+    @cached_property
     def summary(self) -> Summary | None:
         return summarize(self.values) if self.values else None
 
@@ -62,26 +62,36 @@ class Cell:
         return tuple(dict.fromkeys(one.run.id for one in self.observations))
 
     @property
+    def known(self) -> int:
+        """The number of observations that have a number."""
+        return len(numbers_of(self.observations))
+
+    @property
     def at_chance(self) -> int:
         """The number of observations that one answer for all examples reaches."""
         return sum(one.degenerate for one in self.observations)
 
     def text(self, form: Form) -> str:
         """Return mean ± deviation, and what is to know of the repetitions, such as `(2 of 3, 1 failed, at chance)`."""
-        summary, known = self.summary, sum(one.value is not None for one in self.observations)
+        summary = self.summary
         words = [f"{self.n} of {self.expected}"] if self.partial else []
         words += [f"{self.failed} failed"] if self.partial and self.failed else []
         if self.at_chance:
-            words.append("at chance" if self.at_chance == known else f"{self.at_chance} of {known} at chance")
+            words.append("at chance" if self.at_chance == self.known else f"{self.at_chance} of {self.known} at chance")
         state = f" ({', '.join(words)})" if words else ""
         if summary is None:
             return f"{tables.MISSING}{state}"
         return form(summary.mean) + ("" if summary.std is None else f" ± {form(summary.std).lstrip('+')}") + state
 
 
+def numbers_of(observations: Iterable[Observation]) -> list[float]:
+    """Return the numbers of observations, without those that have none."""
+    return [one.value for one in observations if one.value is not None]
+
+
 def required_places(observations: Sequence[Observation], average: Sequence[str]) -> frozenset[Key]:
     """Return the places along averaged axes that each repetition must have, so that all means cover the same places."""
-    return frozenset(_place(one, average) for one in observations)
+    return frozenset(one.place(average) for one in observations)
 
 
 def make_cell(
@@ -93,20 +103,20 @@ def make_cell(
     have all `needed` places along the averaged axes; by default, all places that occur.
     """
     needed = required_places(observations, average) if needed is None else needed
-    repetitions: dict[Key, list[Observation]] = {}
+    repetitions: dict[Key, list[Observation]] = defaultdict(list)
     # One run at several places of the grid (a search without chance under several seeds) is one number, not several.
-    single = {(one.run.id, one.part, _place(one, average)): one for one in reversed(observations)}
-    for one in reversed(single.values()):
+    single = {(one.run.id, one.part, one.place(average)): one for one in reversed(observations)}
+    counted = tuple(reversed(single.values()))
+    for one in counted:
         rest = tuple((axis, str(value)) for axis, value in sorted(one.axes.items()) if axis not in average)
-        repetitions.setdefault(rest, []).append(one)
+        repetitions[rest].append(one)
     values, failed = [], 0
     for own in repetitions.values():
-        done = [one.value for one in own if one.value is not None]
-        places = {_place(one, average) for one in own if one.value is not None}
-        if len(done) == len(own) and places >= needed:
+        done = numbers_of(own)
+        if len(done) == len(own) and required_places(own, average) >= needed:
             values.append(sum(done) / len(done))
         failed += any(one.state == "failed" for one in own)
-    return Cell(tuple(values), len(repetitions), failed, tuple(reversed(single.values())))
+    return Cell(tuple(values), len(repetitions), failed, counted)
 
 
 def _p_value(cell: Cell) -> float | None:
@@ -116,10 +126,9 @@ def _p_value(cell: Cell) -> float | None:
     # A task on which no number is above chance says nothing.
     by_place = group_by(observed, [axis for axis in axes if not is_repetition(axis)])
     counted = [one for own in by_place.values() if not all(one.degenerate for one in own) for one in own]
-    values = [value for one in counted if (value := one.value) is not None]
-    if not values:
+    if not counted:
         return None
-    effect = mean_effect(values, [{axis: one.axes.get(axis) for axis in axes} for one in counted]).effect
+    effect = mean_effect(numbers_of(counted), [{axis: one.axes.get(axis) for axis in axes} for one in counted]).effect
     if effect is None:
         return None
     if effect.p is not None:
@@ -154,42 +163,35 @@ def choose_settings(
     While numbers of some setting are missing, that setting is returned, so that the cell is partial.
     """
     settings = list(group_by(observations, axes).values())
-    missing = [sum(one.value is None for one in own) for own in settings]
+    missing = [len(own) - len(numbers_of(own)) for own in settings]
     if len(settings) < 2 or max(missing):
         return settings[missing.index(max(missing))] if settings else observations
     sign = -1 if best == "min" else 1
-    means = [sign * statistics.fmean(one.value for one in own if one.value is not None) for own in settings]
-    return settings[best_of(dict(enumerate(means)))]
+    means = {at: sign * statistics.fmean(numbers_of(own)) for at, own in enumerate(settings)}
+    return settings[best_of(means)]
 
 
 def merge_metrics(observations: Sequence[Observation]) -> list[Observation]:
     """Average the metrics of each run and seed, so that a task with two counts once (Super Tickets, Table 1)."""
-    found: dict[Key, list[Observation]] = {}
+    found: dict[Key, list[Observation]] = defaultdict(list)
     for one in observations:
-        rest = tuple((axis, str(value)) for axis, value in one.axes.items() if axis != METRIC)
-        found.setdefault((one.run.id, one.part[0], rest), []).append(one)
+        axes = {axis: value for axis, value in one.axes.items() if axis != METRIC}
+        rest = tuple((axis, str(value)) for axis, value in axes.items())
+        found[one.run.id, one.part[0], rest].append(replace(one, axes=axes, part=(one.part[0], None)))
     merged = []
     for own in found.values():
-        axes = {axis: value for axis, value in own[0].axes.items() if axis != METRIC}
-        values = [one.value for one in own if one.value is not None]
+        values = numbers_of(own)
         state = next((one.state for one in own if one.value is None), own[0].state)
         value = statistics.fmean(values) if len(values) == len(own) else None
-        silent = all(one.degenerate for one in own)
-        merged.append(
-            replace(own[0], axes=axes, state=state, value=value, part=(own[0].part[0], None), degenerate=silent)
-        )
+        merged.append(replace(own[0], state=state, value=value, degenerate=all(one.degenerate for one in own)))
     return merged
-
-
-def _place(one: Observation, average: Sequence[str]) -> Key:
-    return tuple(one.axes.get(axis) for axis in average)
 
 
 def group_by(observations: Sequence[Observation], axes: Sequence[str]) -> dict[Key, list[Observation]]:
     """Return observations by their values on some axes, in the order of first occurrence."""
     found: dict[Key, list[Observation]] = {}
     for one in observations:
-        found.setdefault(tuple(one.axes.get(axis) for axis in axes), []).append(one)
+        found.setdefault(one.place(axes), []).append(one)
     return found
 
 
@@ -199,9 +201,9 @@ def common_axes(*groups: Sequence[Observation]) -> list[str]:
     return sorted(set.intersection(*sets)) if all(groups) and sets else []
 
 
-def other_axes(observations: Sequence[Observation], axes: Sequence[str]) -> list[str]:
-    """Return the axes of observations that are not among the given ones."""
-    return sorted({axis for one in observations for axis in one.axes} - set(axes))
+def average_others(observations: Sequence[Observation], axes: Sequence[str] = ()) -> Cell:
+    """Return the cell of observations that is averaged over all axes but the given ones."""
+    return make_cell(observations, sorted({axis for one in observations for axis in one.axes} - set(axes)))
 
 
 def subtract(
@@ -220,23 +222,22 @@ def subtract(
     if minus is None:
         return list(observations)
     if isinstance(minus, Value):
-        others, ignored = observe(select_runs(runs, minus.stage, minus.where), minus.value), set[str]()
-        kept = list(observations)
+        kept, others = observations, observe_value(runs, minus)
     else:
         others = [one for one in observations if matches([minus], one.axes)]
-        ignored = set(minus)
         kept = [one for one in observations if not matches([minus], one.axes)]
+    named = () if isinstance(minus, Value) else minus
     shared = [
         axis
         for axis in common_axes(kept, others)
-        if axis not in ignored and {label(one.axes[axis]) for one in kept} & {label(one.axes[axis]) for one in others}
+        if axis not in named and {label(one.axes[axis]) for one in kept} & {label(one.axes[axis]) for one in others}
     ]
     partners = group_by(others, shared)
     found: list[Observation] = []
     state: State
     for one in kept:
-        own = partners.get(tuple(one.axes.get(axis) for axis in shared), [])
-        values = [other.value for other in own if other.value is not None]
+        own = partners.get(one.place(shared), [])
+        values = numbers_of(own)
         if own and one.value is None:
             found.append(one)
         elif own and len(values) == len(own):
@@ -270,7 +271,7 @@ def label(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def panel_title(axis: str, value: Any) -> str:
+def panel_title(axis: str | None, value: Any) -> str:
     """Return the heading of a panel; a sparsity is in percent, as in the papers."""
     return f"{100 * value:g} %" if axis == "sparsity" and isinstance(value, float) else label(value)
 
@@ -347,7 +348,6 @@ class Grid(Table):
     """A table of a study: labels in the first columns, then cells and published numbers."""
 
     axes: tuple[str, ...] = ()  # names of the columns of labels
-    forms: Mapping[int, Form] = field(default_factory=dict)  # number formats of the columns that have cells
     problems: tuple[str, ...] = ()  # errors in its declaration
     kind: Literal["table", "figure"] = "table"  # `figure` for the numbers of a figure
 
@@ -391,19 +391,10 @@ class Grid(Table):
         labels, published, found = self.labels, self.published, []
         for (row, column), cell in self.cells.items():
             summary, paper = cell.summary, published.get((row, column + 1))
-            values = (
-                *labels[row],
-                self.columns[column].title,
-                None if summary is None else summary.mean,
-                None if summary is None else summary.std,
-                cell.n,
-                cell.expected,
-                cell.failed,
-                cell.at_chance,
-                None if paper is None else paper.value,
-                None if paper is None else paper.std,
-                " ".join(cell.run_ids),
-            )
+            ours = (None, None) if summary is None else (summary.mean, summary.std)
+            counts = (cell.n, cell.expected, cell.failed, cell.at_chance)
+            theirs = (None, None) if paper is None else (paper.value, paper.std)
+            values = (*labels[row], self.columns[column].title, *ours, *counts, *theirs, " ".join(cell.run_ids))
             found.append(dict(zip(self.keys, values, strict=True)))
         return found
 
@@ -432,20 +423,15 @@ def make_grid(
     columns = [Column(f"axis {index}", axis) for index, axis in enumerate(axes)]
     contents: list[dict[str, Any]] = [{f"axis {i}": text for i, text in enumerate(texts)} for texts in labels]
     bold: set[tuple[int, int]] = set()
-    forms: dict[int, Form] = {}
     for index, (title, form) in enumerate(heads):
         bold |= {(row, len(columns)) for row in _best_rows(index, form, cells, best)}
         bold |= {(row, len(columns)) for row, head in marked if head == index}
-        forms[len(columns)] = form
-        columns.append(Column(f"number {index}", title, _writer(form)))
-        for row, content in enumerate(contents):
-            content[f"number {index}"] = cells.get((row, index), "")
+        columns.append(Column(f"number {index}", title, writer(form)))
         if any(row is not None and column == index for row, column in paper):
-            columns.append(Column(f"paper {index}", f"{title} (paper)", _writer(form)))
-            for row, content in enumerate(contents):
-                content[f"paper {index}"] = paper.get((row, index), "")
-    common: dict[str, Any] = {"name": slug(name), "axes": tuple(axes), "forms": forms, "bold": frozenset(bold)}
-    return Grid(contents, columns, **common, **further)
+            columns.append(Column(f"paper {index}", f"{title} (paper)", writer(form)))
+        for row, content in enumerate(contents):
+            content |= {f"number {index}": cells.get((row, index), ""), f"paper {index}": paper.get((row, index), "")}
+    return Grid(contents, columns, name=slug(name), axes=tuple(axes), bold=frozenset(bold), **further)
 
 
 def _best_rows(column: int, form: Form, cells: Places, best: str | None) -> set[int]:
@@ -454,7 +440,7 @@ def _best_rows(column: int, form: Form, cells: Places, best: str | None) -> set[
         row: cell.summary.mean
         for (row, at), cell in cells.items()
         if at == column and cell.summary is not None and not cell.partial
-        if cell.at_chance < sum(one.value is not None for one in cell.observations)
+        if cell.at_chance < cell.known
     }
     if best is None or len(means) < 2:
         return set()
@@ -462,15 +448,15 @@ def _best_rows(column: int, form: Form, cells: Places, best: str | None) -> set[
     return {row for row, mean in means.items() if form(mean) == form(top)}
 
 
-def _writer(form: Form) -> Callable[[Any], str]:
-    """Return a function that writes a cell, a number of the paper, or "" for a place without planned runs."""
+def writer(form: Form) -> Callable[[Any], str]:
+    """Return a function that writes a cell, one of its numbers, a number of the paper, or "" for no planned run."""
 
     def write(value: Any) -> str:
         if isinstance(value, Cell):
             return value.text(form)
         if isinstance(value, Published):
             return form(value.value) + ("" if value.std is None else f" ± {form(value.std).lstrip('+')}")
-        return ""
+        return value if isinstance(value, str) else form(value)
 
     return write
 
@@ -481,12 +467,8 @@ MEAN: Key = ("mean over columns",)
 def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
     """Return one of the study's tables, made from all its planned runs."""
     table = study.tables[name]
-    own = select_runs(runs, table.stage, table.where)
-    paths, parts, sources = {}, {}, {}
-    for text, value in table.values.items():
-        inside = own if isinstance(value, str) else select_runs(runs, value.stage, value.where)
-        paths[text], sources[text] = value if isinstance(value, str) else value.value, inside
-        parts[text] = _part(table, paths[text], inside, runs)
+    values = table.shown
+    parts = {text: _part(table, value, runs) for text, value in values.items()}
     rows = list(dict.fromkeys(row for part in parts.values() for row in part.rows))
     # Each column has all values that are planned for it, side by side.
     keys = dict.fromkeys(key for part in parts.values() for key in part.columns)
@@ -495,14 +477,15 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
     heads = []
     for text, key in columns:
         words = [table.mean_column or ""] if key == MEAN else [label(value) for value in key if value is not None]
-        heads.append((" ".join([*words, text] if len(parts) > 1 or not words else words), _form(table, paths[text])))
+        form = _p_text if table.statistic == "p" else form_of(values[text].value, signed=table.minus is not None)
+        heads.append((" ".join([*words, text] if len(parts) > 1 or not words else words), form))
     cells = {
         (row, at): parts[text].cells[key, column]
         for row, key in enumerate(rows)
         for at, (text, column) in enumerate(columns)
         if (key, column) in parts[text].cells
     }
-    empty = [text for text, part in parts.items() if not any(cell.n for cell in part.cells.values())]
+    empty = [values[text] for text, part in parts.items() if not any(cell.n for cell in part.cells.values())]
     return make_grid(
         name,
         table.rows,
@@ -513,7 +496,7 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
         best=table.best,
         title=table.title or name,
         notes=_notes(table, list(cells.values()), _rates(rows, cells)),
-        problems=tuple(f"{name}: {words}" for text in empty for words in describe_absent(paths[text], sources[text])),
+        problems=absent_values(name, empty, runs),
     )
 
 
@@ -526,17 +509,13 @@ class _Part:
     cells: Mapping[tuple[Key, Key], Cell]
 
 
-def _form(table: StudyTable, path: str) -> Form:
-    return _p_text if table.statistic == "p" else form_of(path, signed=table.minus is not None)
-
-
-def _part(table: StudyTable, path: str, own: Sequence[StudyRun], runs: Sequence[StudyRun]) -> _Part:
-    observations = subtract(observe(own, path), table.minus, runs)
+def _part(table: StudyTable, value: Value, runs: Sequence[StudyRun]) -> _Part:
+    observations = subtract(observe_value(runs, value), table.minus, runs)
     if table.share_of is not None:
         observations = subtract(observations, table.share_of, runs, share_above_chance)
     axes = (table.columns,) if table.columns else ()
     # The metric becomes an axis if the path takes all metrics and the table has no other place for them.
-    if "*" in path.split(".") and METRIC not in (*axes, *table.rows, *table.average):
+    if "*" in value.value.split(".") and METRIC not in (*axes, *table.rows, *table.average):
         axes = (*axes, METRIC)
     needed = required_places(observations, table.average)
     rows = group_by(observations, table.rows)
@@ -557,13 +536,16 @@ def _part(table: StudyTable, path: str, own: Sequence[StudyRun], runs: Sequence[
 
 def _rates(rows: Sequence[Key], cells: Places) -> list[str]:
     """Return a sentence if the fine-tunings of a table's rows differ in their learning rates on a task."""
-    groups: dict[str, list[Observation]] = {}
+    groups: dict[str, list[Observation]] = defaultdict(list)
     for (row, _), cell in cells.items():
-        groups.setdefault(row_label(rows[row]), []).extend(cell.observations)
-    rates = differing_rates(groups)
-    if not rates:
-        return []
-    return [f"The rows differ in learning_rate ({describe_values(rates)}). {remedy(['learning_rate'])}"]
+        groups[row_label(rows[row])] += cell.observations
+    return describe_rates("rows", differing_rates(groups))
+
+
+def describe_rates(who: str, rates: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return a sentence on fine-tunings whose learning rates differ; none if there are none."""
+    differ = f"The {who} differ in learning_rate ({describe_values(rates)}). {remedy(['learning_rate'])}"
+    return [differ] if rates else []
 
 
 def _notes(table: StudyTable, cells: Sequence[Cell], rates: Sequence[str]) -> list[str]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from winning_tickets.config import Settings
+from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.directory import METRICS, read_log
 from winning_tickets.runs.errors import ContentError, shown
@@ -18,11 +21,12 @@ from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import LARGEST, MATRIX_AXES, constant_score, is_at_chance
 from winning_tickets.runs.store.records import Record
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.expressions import matches
+from winning_tickets.studies.expressions import matches, number_of
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Point, Run
-from winning_tickets.studies.schema import HOURS, LOG, SETTINGS, TRAIN_SECONDS
+from winning_tickets.studies.schema import HOURS, LOG, SETTINGS, TRAIN_SECONDS, Value
 
+Key = tuple[Any, ...]
 State = Literal["done", "failed", "missing"]
 """State of a run or of one number; `missing` is not there yet, for whatever reason."""
 
@@ -82,6 +86,10 @@ class Observation:
     part: tuple[Any, str | None] = (None, None)  # seed and metric inside the run
     degenerate: bool = False  # a score that a constant prediction reaches
 
+    def place(self, axes: Iterable[str]) -> Key:
+        """Return the values on some axes; None for an axis that the observation lacks."""
+        return tuple(self.axes.get(axis) for axis in axes)
+
 
 def observe(runs: Sequence[StudyRun], path: str, steps: Container[Any] | None = None) -> list[Observation]:
     """Return the numbers at a path (keys with dots) in the results of runs.
@@ -95,6 +103,23 @@ def observe(runs: Sequence[StudyRun], path: str, steps: Container[Any] | None = 
     (`{"values": [...]}`) gives one number per seed.
     """
     return [one for run in runs for one in _observe(run, path, steps)]
+
+
+def select_runs(runs: Sequence[StudyRun], value: Value) -> list[StudyRun]:
+    """Return the runs of a value, stage by stage, that match any of its conditions, if there are any."""
+    own = [run for stage in value.stages for run in runs if run.stage == stage]
+    return [run for run in own if not value.where or matches(value.where, run.axes)]
+
+
+def observe_value(runs: Sequence[StudyRun], value: Value, steps: Container[Any] | None = None) -> list[Observation]:
+    """Return the numbers of a value of some stages."""
+    return observe(select_runs(runs, value), value.value, steps)
+
+
+def absent_values(name: str, values: Iterable[Value], runs: Sequence[StudyRun]) -> tuple[str, ...]:
+    """Return a problem for each value of a table, figure or claim that none of its finished runs has."""
+    found = (describe_absent(value.value, select_runs(runs, value)) for value in values)
+    return tuple(f"{name}: {words}" for words in chain.from_iterable(found))
 
 
 def describe_absent(path: str, runs: Sequence[StudyRun]) -> list[str]:
@@ -112,27 +137,23 @@ def _observe(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator
     if run.state != "done" or run.result is None:
         for seed in _planned_seeds(run):
             for metric in _planned_metrics(run, path):
-                yield _make_observation(run, seed, _metric(metric), "failed" if run.state == "failed" else "missing")
+                yield _make_observation(run, seed, metric, run.state)
         return
     if path.startswith(LOG):
         yield from _logged(run, path, steps)
         return
-    metrics: list[str | None] = []
+    metrics: list[dict[str, str]] = []
     for node in _nodes(run, path):
-        metrics.append(node.axes.get(METRIC))
+        metrics.append({axis: name for axis, name in node.axes.items() if axis == METRIC})
         for one in _values(run, node):
             yield replace(one, degenerate=bool(_SCORED.search(path)) and node.is_at_chance(one.value))
     failed = run.result.get("failed_seeds") or ()
     if not metrics and not failed:
         yield _make_observation(run, None, {}, "missing")
     for seed in failed:
-        for metric in metrics or [None]:
+        for metric in metrics or [{}]:
             number = seed["seed"] if isinstance(seed, Mapping) else seed
-            yield _make_observation(run, number, _metric(metric), "failed")
-
-
-def _metric(name: str | None) -> dict[str, str]:
-    return {} if name is None else {METRIC: name}
+            yield _make_observation(run, number, metric, "failed")
 
 
 def _logged(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator[Observation]:
@@ -149,8 +170,7 @@ def _logged(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator[
             for key in path.split(".")[1:] if path != HOURS else ():
                 node = node.get(key) if isinstance(node, Mapping) else None
             if node is not None:
-                one = _make_observation(run, seed, {}, "done", value=node)
-                yield replace(one, axes={**one.axes, "step": record["step"]}, part=(seed, f"step {record['step']}"))
+                yield _make_observation(run, seed, {"step": record["step"]}, "done", value=node)
 
 
 @dataclass(frozen=True)
@@ -169,17 +189,15 @@ class _Node:
 
     def noted(self) -> _Node:
         """Return this node with what its own entries say about the scores in it."""
-        if not isinstance(self.value, Mapping):
-            return self
-        found: dict[str, Any] = {}
-        for name in ("primary_metric", "metric"):
-            if isinstance(self.value.get(name), str):
-                found["metric"] = self.value[name]
-        if is_number(self.value.get("majority")):
-            found["majority"] = self.value["majority"]
-        if isinstance(self.value.get("degenerate"), bool):
-            found["constant"] = self.value["degenerate"]
-        return replace(self, **found)
+        own = self.value if isinstance(self.value, Mapping) else {}
+        metrics = (own.get(name) for name in ("metric", "primary_metric"))
+        majority, constant = own.get("majority"), own.get("degenerate")
+        return replace(
+            self,
+            metric=next((name for name in metrics if isinstance(name, str)), self.metric),
+            majority=majority if is_number(majority) else self.majority,
+            constant=constant if isinstance(constant, bool) else self.constant,
+        )
 
     def is_at_chance(self, score: float | None) -> bool:
         """Return True if a constant prediction has this score: the majority class, or no correlation."""
@@ -209,7 +227,7 @@ def edited_error(run: StudyRun, how: str) -> ContentError:
 
 
 def _make_observation(
-    run: StudyRun, seed: Any, opened: Mapping[str, str], state: State, *, value: Any = None
+    run: StudyRun, seed: Any, opened: Mapping[str, Any], state: State, *, value: Any = None
 ) -> Observation:
     """Return an observation; a value that is not a finite number counts as missing."""
     axes = dict(run.axes)
@@ -217,7 +235,7 @@ def _make_observation(
         # A study's own axis is kept: its label may be another word for the run's only seed.
         axes.setdefault(SEED, seed)
     axes |= opened
-    part = (seed, " / ".join(opened.values()) or None)
+    part = (seed, " / ".join(map(str, opened.values())) or None)
     if is_number(value) and LARGEST < abs(value) < math.inf:
         raise edited_error(run, f"has the value {shown(value)}, and no run measures more than {LARGEST:g}")
     if state == "done" and is_number(value) and math.isfinite(value):
@@ -283,10 +301,8 @@ def _has_value(item: Any, name: str, wanted: str) -> bool:
     """Return True if an entry of a list has a value; sparsities may differ by the rounding to whole weights."""
     value = item.get(name) if isinstance(item, Mapping) else None
     if isinstance(value, float):
-        try:
-            return abs(value - float(wanted)) < _ROUNDED
-        except ValueError:
-            return False
+        number = number_of(wanted)
+        return number is not None and abs(value - number) < _ROUNDED
     return str(value) == wanted
 
 
@@ -296,17 +312,12 @@ def _planned_seeds(run: StudyRun) -> Sequence[Any]:
     return seeds if isinstance(seeds, Sequence) and not isinstance(seeds, str) and SEED not in run.axes else [None]
 
 
-def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
-    """Return the metrics that a transfer to a known task will have, if a path asks for all metrics; else only None."""
-    if "metrics.*" not in path:
-        return [None]
+def _planned_metrics(run: StudyRun, path: str) -> list[dict[str, str]]:
+    """Return the metrics that a transfer to a known task will have, as axes, if a path asks for all; else no axis."""
     task = TASKS.get(str(run.axes.get("task", run.config.get("task"))))
-    if task is None:
-        return [None]
-    if len(task.validation_splits) == 1:
-        return list(task.metrics)
-    suffixes = [split.removeprefix("validation_") for split in task.validation_splits]
-    return [f"{metric}_{suffix}" for metric in task.metrics for suffix in suffixes]
+    if task is None or "metrics.*" not in path:
+        return [{}]
+    return [{METRIC: name} for name in metric_names(task)]
 
 
 def chance_of(one: Observation) -> float | None:
@@ -345,36 +356,18 @@ def differing_rates(groups: Mapping[str, Sequence[Observation]]) -> dict[str, li
 
     Rates that are an axis of the study, which are compared on purpose, and those chosen for each arm are left out.
     """
-    by_task: dict[str, dict[str, set[float]]] = {}
+    by_task: dict[str, dict[str, set[float]]] = defaultdict(lambda: defaultdict(set))
     for name, observations in groups.items():
         for one in observations:
             result = one.run.result or {}
             rate = result.get("learning_rate")
             compared = one.run.verb in ("transfer", "share") and "learning_rate" not in one.run.chosen
-            if compared and is_number(rate) and not _is_axis(rate, one.axes):
+            if compared and is_number(rate) and rate not in map(number_of, one.axes.values()):
                 task = str(one.axes.get("task", result.get("task")))
-                by_task.setdefault(task, {}).setdefault(name, set()).add(rate)
-    found: dict[str, set[float]] = {}
+                by_task[task][name].add(rate)
+    found: dict[str, set[float]] = defaultdict(set)
     for rates in by_task.values():
         if len(set().union(*rates.values())) > 1:
             for name, own in rates.items():
-                found.setdefault(name, set()).update(own)
+                found[name] |= own
     return {name: sorted(own) for name, own in found.items()}
-
-
-def _is_axis(number: float, axes: Mapping[str, Any]) -> bool:
-    def is_it(value: Any) -> bool:
-        try:
-            return float(value) == number
-        except (TypeError, ValueError):
-            return False
-
-    return any(map(is_it, axes.values()))
-
-
-def select_runs(
-    runs: Sequence[StudyRun], stage: str | tuple[str, ...] | None, where: Sequence[Mapping[str, Any]] = ()
-) -> list[StudyRun]:
-    """Return the runs of one or several stages, stage by stage, that match any of the conditions, if there are any."""
-    stages = (stage,) if isinstance(stage, str) else stage or ()
-    return [run for stage in stages for run in runs if run.stage == stage and (not where or matches(where, run.axes))]

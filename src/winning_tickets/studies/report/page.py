@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from winning_tickets.studies.expressions import without_axes
 from winning_tickets.studies.needs import used_parameters
 from winning_tickets.studies.plan import Plan, shown_setting
 from winning_tickets.studies.report.claims import Verdict
-from winning_tickets.studies.report.grids import Cell, Form, Grid, form_of, label, slug
+from winning_tickets.studies.report.grids import Cell, Grid, form_of, label, slug, writer
 from winning_tickets.studies.report.observations import StudyRun, count_states
 from winning_tickets.studies.report.plots import Plot
 from winning_tickets.studies.report.published_claims import judge_published
@@ -67,9 +67,9 @@ def render_page(
 
 def _claim(study: Study, verdict: Verdict) -> dict[str, Any]:
     claim, published = study.claims[verdict.name], judge_published(study, verdict.name)
-    form = form_of(claim.value)
+    write = writer(form_of(claim.value))
     evidence = [
-        _evidence(f"claim-{slug(verdict.name)}-{index}", title, cell, form)
+        _evidence(f"claim-{slug(verdict.name)}-{index}", title, cell, write)
         for index, (title, cell) in enumerate(verdict.cells.items())
     ]
     said = "" if published is None else published.text
@@ -86,7 +86,7 @@ def _table(grid: Grid) -> dict[str, Any]:
         if len(cell.observations) > 1:
             href = f"from-{grid.stem}-{row}-{at}"
             title = ", ".join([*labels[row], grid.columns[at].title])
-            evidence.append(_evidence(href, title, cell, grid.forms[at]))
+            evidence.append(_evidence(href, title, cell, grid.columns[at].format))
         look = "absent" if cell.mean is None else "partial" if cell.partial else ""
         sort = "" if cell.mean is None else repr(cell.mean)
         places[row, at] = {"look": look, "sort": sort, "href": f"#{href}"}
@@ -95,18 +95,18 @@ def _table(grid: Grid) -> dict[str, Any]:
     return {"grid": grid, "places": places, "evidence": evidence}
 
 
-def _evidence(anchor: str, title: str, cell: Cell, form: Form) -> dict[str, Any]:
+def _evidence(anchor: str, title: str, cell: Cell, write: Callable[[Any], str]) -> dict[str, Any]:
     """Return the numbers behind a mean: for each run the axes that differ, its number or state, and its anchor."""
     shared = shared_items([one.axes for one in cell.observations])
     parts = [
         (
             places_text([{axis: value for axis, value in one.axes.items() if axis not in shared}]),
-            one.state if one.value is None else form(one.value),
+            one.state if one.value is None else write(one.value),
             f"run-{one.run.id}",
         )
         for one in cell.observations
     ]
-    return {"anchor": anchor, "title": title, "mean": cell.text(form), "parts": parts}
+    return {"anchor": anchor, "title": title, "mean": write(cell), "parts": parts}
 
 
 def shared_items(many: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -168,10 +168,10 @@ def facts_text(run: StudyRun) -> dict[str, str]:
 
 def usual_facts(runs: Sequence[StudyRun]) -> dict[str, str]:
     """Return the most frequent versions, machine and source; only those that differ are shown with a run."""
-    found: dict[str, Counter[str]] = {}
+    found: dict[str, Counter[str]] = defaultdict(Counter)
     for run in runs:
         for key, text in facts_text(run).items():
-            found.setdefault(key, Counter())[text] += 1
+            found[key][text] += 1
     return {key: numbers.most_common(1)[0][0] for key, numbers in found.items()}
 
 

@@ -12,27 +12,27 @@ from winning_tickets.report.tables import format_count, percent
 from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import TIE
 from winning_tickets.studies.analysis.results import method_name
-from winning_tickets.studies.expressions import is_reference, without_axes
+from winning_tickets.studies.expressions import is_reference, number_of, without_axes
 from winning_tickets.studies.references import target_id
 from winning_tickets.studies.report import grids
 from winning_tickets.studies.report.grids import (
     Cell,
     Form,
-    Key,
+    average_others,
     common_axes,
     form_of,
     group_by,
     label,
     make_cell,
-    other_axes,
     subtract,
 )
 from winning_tickets.studies.report.observations import (
+    Key,
     Observation,
     StudyRun,
-    describe_absent,
+    absent_values,
     edited_error,
-    observe,
+    observe_value,
     select_runs,
 )
 from winning_tickets.studies.schema import Figure, Published, Study, Value
@@ -88,26 +88,15 @@ class Plot:
     problems: tuple[str, ...] = ()
 
     @property
-    def cells(self) -> list[Cell]:
-        return [
-            cell
-            for panel in self.panels
-            for cell in (
-                *(point.cell for curve in panel.curves for point in curve.points),
-                *(point.cell for point in panel.points.values()),
-                *panel.levels.values(),
-                *panel.matrix.values(),
-            )
-        ]
+    def points(self) -> list[PlotPoint]:
+        """The points of all curves."""
+        return [point for panel in self.panels for curve in panel.curves for point in curve.points]
 
     @property
     def empty(self) -> bool:
-        return not any(cell.n for cell in self.cells)
-
-    @property
-    def x_value(self) -> Value | None:
-        """The value that gives the positions; None if an axis gives them."""
-        return self.figure.x if isinstance(self.figure.x, Value) else self.figure.x_at
+        points = [*self.points, *(point for panel in self.panels for point in panel.points.values())]
+        drawn = [cell for panel in self.panels for cell in (*panel.levels.values(), *panel.matrix.values())]
+        return not any(cell.n for cell in (*(point.cell for point in points), *drawn))
 
     @property
     def x_name(self) -> str:
@@ -119,22 +108,17 @@ class Plot:
         return form_of(self.path, signed=self.figure.minus is not None)
 
 
-def drawn_runs(figure: Figure, runs: Sequence[StudyRun]) -> list[StudyRun]:
-    """Return the planned runs whose numbers a figure draws."""
-    return select_runs(runs, figure.stage if isinstance(figure.y, str) else figure.y.stage, figure.where)
-
-
 def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
     """Return the data of one of the study's figures, made from all its planned runs."""
     figure = study.figures[name]
-    path, own = figure.y if isinstance(figure.y, str) else figure.y.value, drawn_runs(figure, runs)
+    path = figure.drawn.value
     if figure.kind == "pies":
-        return Plot(name, figure, "share", tuple(_pies(figure, own)))
-    observations = subtract(observe(own, path), figure.minus, runs)
+        return Plot(name, figure, "share", tuple(_pies(figure, select_runs(runs, figure.drawn))))
+    observations = subtract(observe_value(runs, figure.drawn), figure.minus, runs)
     needed = grids.required_places(observations, figure.average)
     drawn = []
-    for (key,), inside in group_by(observations, [figure.panels]).items() if figure.panels else [(("",), observations)]:
-        title = grids.panel_title(figure.panels, key) if figure.panels else ""
+    for key, inside in _split(observations, figure.panels).items():
+        title = grids.panel_title(figure.panels, key)
         if figure.kind == "heatmap":
             drawn.append(_mark(figure, Panel(title, matrix=_matrix(figure, path, inside, needed)), runs))
             continue
@@ -145,16 +129,12 @@ def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
         levels, points = _levels(figure, path, runs, key), _points(figure, runs, key)
         drawn.append(Panel(title, curves, levels, points, correlation=correlation))
     plot = Plot(name, figure, path, tuple(drawn))
-    if not plot.empty:
-        return plot
-    return replace(plot, problems=tuple(f"{name}: {text}" for text in describe_absent(path, own)))
+    return replace(plot, problems=absent_values(name, [figure.drawn], runs)) if plot.empty else plot
 
 
 def correlate_points(points: Sequence[PlotPoint]) -> dict[str, Any]:
     """Return both correlations of the complete points; the interval of r leaves out one method after the other."""
-    complete = [point for point in points if point.complete]
-    xs, ys = [float(point.x) for point in complete], [point.cell.mean or 0.0 for point in complete]
-    methods = [point.method for point in complete]
+    xs, ys, methods = coordinates([point for point in points if point.complete])
     effect = clustered_correlation(xs, ys, methods)
     return {
         **correlate(xs, ys),
@@ -163,23 +143,35 @@ def correlate_points(points: Sequence[PlotPoint]) -> dict[str, Any]:
     }
 
 
+def coordinates(points: Sequence[PlotPoint]) -> tuple[list[float], list[float], list[str]]:
+    """Return the positions, the means and the methods of complete points."""
+    xs, ys = [float(point.x) for point in points], [point.cell.mean or 0.0 for point in points]
+    return xs, ys, [point.method for point in points]
+
+
+def _split(observations: Sequence[Observation], axis: str | None) -> dict[Any, Sequence[Observation]]:
+    """Return observations by their values on an axis; without an axis, all of them by an empty text."""
+    if not axis:
+        return {"": observations}
+    return {key: own for (key,), own in group_by(observations, [axis]).items()}
+
+
 def _curves(
     figure: Figure, observations: Sequence[Observation], needed: frozenset[Key], runs: Sequence[StudyRun]
 ) -> tuple[Curve, ...]:
-    groups = group_by(observations, [figure.series]) if figure.series else {("",): list(observations)}
     found = []
-    for (key,), own in groups.items():
+    for key, own in _split(observations, figure.series).items():
         if isinstance(figure.x, Value):
             points = match_points(figure.x, own, runs, figure.average)
         else:
-            places = group_by(own, [figure.x]).items()
-            points = [PlotPoint(x, make_cell(inside, figure.average, needed)) for (x,), inside in places]
+            places = _split(own, figure.x).items()
+            points = [PlotPoint(x, make_cell(inside, figure.average, needed)) for x, inside in places]
             if figure.x_at is not None:
                 points = _move(points, figure.x, figure.x_at, own, runs=runs)
         if figure.kind != "bar":
             # Words such as `all` come after the numbers.
             points.sort(key=lambda point: float(point.x) if isinstance(point.x, int | float) else float("inf"))
-        found.append(Curve(label(key) if figure.series else "", tuple(points)))
+        found.append(Curve(label(key), tuple(points)))
     if figure.gap is not None:
         found += _gap(*figure.gap, found)
     return tuple(found)
@@ -190,13 +182,12 @@ def _move(
 ) -> list[PlotPoint]:
     """Return points moved to the mean of another value, such as the hours after so many steps; drop those without."""
     steps = frozenset(point.x for point in points)
-    across = observe(select_runs(runs, at.stage, at.where), at.value, steps)
+    across = observe_value(runs, at, steps)
     shared = [other for other in common_axes(observations, across) if other != axis]
-    own = {tuple(one.axes.get(other) for other in shared) for one in observations}
-    across = [one for one in across if tuple(one.axes.get(other) for other in shared) in own]
+    own = grids.required_places(observations, shared)
     moved = []
     for point in points:
-        cell = make_cell([one for one in across if one.axes.get(axis) == point.x])
+        cell = make_cell([one for one in across if one.axes.get(axis) == point.x and one.place(shared) in own])
         if cell.observations:
             moved.append(replace(point, x=cell.mean, name=label(point.x), across=cell))
     return moved
@@ -216,18 +207,17 @@ def _gap(first: str, second: str, curves: Sequence[Curve]) -> list[Curve]:
 
 
 def match_points(
-    x: Value, observations: Sequence[Observation], runs: Sequence[StudyRun], average: Sequence[str] = ()
+    x: Value, observations: Sequence[Observation], runs: Sequence[StudyRun], average: Sequence[str]
 ) -> list[PlotPoint]:
     """Return points of two stages, matched by their common axes; other axes and those of `average` are averaged."""
-    across = observe(select_runs(runs, x.stage, x.where), x.value)
+    across = observe_value(runs, x)
     shared = [axis for axis in common_axes(observations, across) if axis not in average]
     positions = group_by(across, shared)
     searches = {run.id: run for run in runs if run.verb == "search"}
     points = []
     for key, own in group_by(observations, shared).items():
         if key in positions:
-            position = make_cell(positions[key], other_axes(positions[key], shared))
-            cell = make_cell(own, other_axes(own, shared))
+            position, cell = average_others(positions[key], shared), average_others(own, shared)
             points.append(PlotPoint(position.mean, cell, grids.row_label(key), position, _method(own[0].run, searches)))
     return points
 
@@ -247,7 +237,7 @@ def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> 
     found = {}
     for level in figure.level:
         value = level if isinstance(level, Value) else _level_of(level, path, figure, runs)
-        own = _in_panel(figure, observe(select_runs(runs, value.stage, value.where), value.value), panel)
+        own = _in_panel(figure, observe_value(runs, value), panel)
         if own:
             found[value.title] = make_cell(own, figure.average)
     return found
@@ -255,8 +245,8 @@ def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> 
 
 def _level_of(stage: str, path: str, figure: Figure, runs: Sequence[StudyRun]) -> Value:
     """Return the values of a stage, named by the runs' value on the axis of the lines if all have the same."""
-    axes = [run.axes for run in select_runs(runs, stage)]
-    names = {str(one[figure.series]) for one in axes if figure.series is not None and figure.series in one}
+    series = figure.series or ""
+    names = {str(run.axes[series]) for run in runs if run.stage == stage and series in run.axes}
     return Value(stage=stage, value=path, name=names.pop() if len(names) == 1 else None)
 
 
@@ -264,12 +254,9 @@ def _points(figure: Figure, runs: Sequence[StudyRun], panel: Any) -> dict[str, P
     """Return the further points of a cloud, such as the full model: the means of all their runs."""
     found = {}
     for name, point in figure.points.items():
-        x, y = (
-            _in_panel(figure, observe(select_runs(runs, one.stage, one.where), one.value), panel)
-            for one in (point.x, point.y)
-        )
+        x, y = (_in_panel(figure, observe_value(runs, one), panel) for one in (point.x, point.y))
         if x and y:
-            across = make_cell(x, other_axes(x, ()))
+            across = average_others(x)
             found[name] = PlotPoint(across.mean, make_cell(y, figure.average), "point", across)
     return found
 
@@ -287,13 +274,10 @@ def _matrix(
     found: dict[tuple[str, str], Cell] = {}
     for run in {one.run.id: one.run for one in observations}.values():
         found |= _stored_matrix(run, path)
-    if found:
-        return found
-    axes = [figure.series, str(figure.x)] if figure.series else [str(figure.x)]
-    for key, own in group_by(observations, axes).items():
-        row = label(key[0]) if figure.series else ""
-        found[row, label(key[-1])] = make_cell(own, figure.average, needed)
-    return found
+    return found or {
+        (label(row) if figure.series else "", label(column)): make_cell(own, figure.average, needed)
+        for (row, column), own in group_by(observations, [figure.series or "", str(figure.x)]).items()
+    }
 
 
 def _stored_matrix(run: StudyRun, path: str) -> dict[tuple[str, str], Cell]:
@@ -307,13 +291,16 @@ def _stored_matrix(run: StudyRun, path: str) -> dict[tuple[str, str], Cell]:
     if not whole or not all(value is None or is_number(value) for line in node for value in line):
         raise edited_error(run, f"has a {path} that is no matrix of numbers for its {len(names)} names")
     return {
-        (label(row), label(column)): Cell(
-            (float(value),), 1, 0, (Observation(run, {"row": row, "column": column}, "done", float(value)),)
-        )
+        (label(row), label(column)): _stored_cell(run, value, row=row, column=column)
         for row, line in zip(names, node, strict=True)
         for column, value in zip(names, line, strict=True)
         if value is not None
     }
+
+
+def _stored_cell(run: StudyRun, value: float, **axes: Any) -> Cell:
+    """Return the cell of one number inside a result."""
+    return Cell((float(value),), 1, 0, (Observation(run, axes, "done", float(value)),))
 
 
 def _mark(figure: Figure, panel: Panel, runs: Sequence[StudyRun]) -> Panel:
@@ -343,8 +330,8 @@ def _limits(figure: Figure, panel: Panel, runs: Sequence[StudyRun]) -> dict[str,
     if isinstance(wanted, float):
         return dict.fromkeys(columns, wanted)
     if isinstance(wanted, Value):
-        own = observe(select_runs(runs, wanted.stage, wanted.where), wanted.value)
-        cells = {label(key): make_cell(inside) for (key,), inside in group_by(own, [str(figure.x)]).items()}
+        own = _split(observe_value(runs, wanted), str(figure.x))
+        cells = {label(key): make_cell(inside) for key, inside in own.items()}
     else:
         named = {(row.casefold(), column): cell for (row, column), cell in panel.matrix.items()}
         cells = {column: named[place] for column in columns if (place := (column.casefold(), column)) in named}
@@ -369,8 +356,7 @@ def _pies(figure: Figure, runs: Sequence[StudyRun]) -> Iterable[Panel]:
             row = f"{unit} {one['layer']}" if unit == "FFN" else f"{unit} {one['layer']}.{one['index']}"
             for column, value in {IMPORTANCE: one["importance"], **(one["share"] or {})}.items():
                 if is_number(value):
-                    seen = Observation(run, {"structure": row, "of": column}, "done", float(value))
-                    found[row, column] = Cell((float(value),), 1, 0, (seen,))
+                    found[row, column] = _stored_cell(run, value, structure=row, of=column)
         yield Panel(title, matrix=found, result=result if found else None)
 
 
@@ -418,10 +404,9 @@ Parts = tuple[list[tuple[str, ...]], list[tuple[str, Form]], dict[tuple[int, int
 def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> grids.Grid:
     """Return the table of a figure, with the paper's numbers."""
     figure = plot.figure
-    rows, heads, cells = _by_point(plot, plot.x_value) if plot.x_value is not None else _by_position(plot)
-    axes = [figure.panels] if figure.panels else []
+    rows, heads, cells = _by_position(plot) if figure.x_value is None else _by_point(plot, figure.x_value)
     rows_are = "structure" if figure.kind == "pies" else figure.series or "series"
-    axes += [rows_are, *(["runs"] if isinstance(figure.x, Value) else [figure.x] if figure.x_at else [])]
+    axes = [rows_are, *(["runs"] if isinstance(figure.x, Value) else [figure.x] if figure.x_at else [])]
     notes = [grids.describe_cells(list(cells.values()))] if cells and figure.kind != "pies" else []
     if figure.minus is not None:
         notes.append(f"Differences from {grids.describe_minus(figure.minus)}, inside each repetition first.")
@@ -431,10 +416,12 @@ def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> grids.Grid:
     further: dict[str, Any] = {"title": figure.title or plot.name, "problems": plot.problems, "kind": "figure"}
     columns = {name: at for at, (name, _) in enumerate(heads)}
     marked = {
-        (rows.index((*([panel.title] if figure.panels else []), row)), columns[column])
-        for panel in plot.panels
-        for row, column in panel.marked
+        (rows.index((panel.title, row)), columns[column]) for panel in plot.panels for row, column in panel.marked
     }
+    if figure.panels:
+        axes = [figure.panels, *axes]
+    else:
+        rows = [row[1:] for row in rows]
     return grids.make_grid(
         plot.name, axes, rows, heads, cells=cells, published=published, notes=notes, marked=marked, **further
     )
@@ -445,13 +432,9 @@ def _describe_marks(figure: Figure) -> list[str]:
     wanted, margin = figure.mark_at_least, figure.mark_margin
     if wanted is None:
         return []
-    what = (
-        "the cell of the same name"
-        if wanted == "same"
-        else f"{wanted:g}"
-        if isinstance(wanted, float)
-        else wanted.title
-    )
+    what = wanted.title if isinstance(wanted, Value) else label(wanted)
+    if wanted == "same":
+        what = "the cell of the same name"
     below = " minus its standard deviation" if margin == "std" else f" minus {margin:g}" if margin else ""
     count = f" {figure.count}: the number of these." if figure.count else ""
     return [f"Dark, and bold in the table: at least as high as {what}{below}.{count}"]
@@ -459,37 +442,28 @@ def _describe_marks(figure: Figure) -> list[str]:
 
 def _by_position(plot: Plot) -> Parts:
     """Return a row for each line and a column for each position, or a heat map with the counts of its rows."""
-    places: list[tuple[tuple[str, ...], str, Cell]] = []
-    forms: dict[str, Form] = {plot.figure.count or "": lambda value: format_count(round(value))}
+    count = plot.figure.count or ""
+    forms: dict[str, Form] = {count: lambda value: format_count(round(value))}
     if plot.figure.kind == "pies":
         forms = {IMPORTANCE: form_of(IMPORTANCE)}
+    found: dict[tuple[tuple[str, ...], str], Cell] = {}
     for panel in plot.panels:
-        start = (panel.title,) if plot.figure.panels else ()
-        places += [((*start, row), column, cell) for (row, column), cell in panel.matrix.items()]
-        places += [((*start, one.name), label(point.x), point.cell) for one in panel.curves for point in one.points]
-        places += [((*start, name), "level", cell) for name, cell in panel.levels.items()]
-    places += [
-        ((*((panel.title,) if plot.figure.panels else ()), row), plot.figure.count or "", cell)
-        for panel in plot.panels
-        for row, cell in panel.counts.items()
-    ]
-    rows = list(dict.fromkeys(row for row, _, _ in places))
-    names = sorted(dict.fromkeys(column for _, column, _ in places), key=_position)
-    at = {name: index for index, name in enumerate(names)}
-    of = {row: index for index, row in enumerate(rows)}
+        own = dict(panel.matrix)
+        own |= {(curve.name, label(point.x)): point.cell for curve in panel.curves for point in curve.points}
+        own |= {(name, "level"): cell for name, cell in panel.levels.items()}
+        own |= {(row, count): cell for row, cell in panel.counts.items()}
+        found |= {((panel.title, row), column): cell for (row, column), cell in own.items()}
+
+    def position(name: str) -> tuple[bool, bool, float]:
+        number = number_of(name)
+        return name in ("level", plot.figure.count), number is None, number or 0.0
+
+    rows = {row: index for index, row in enumerate(dict.fromkeys(row for row, _ in found))}
+    names = sorted(dict.fromkeys(column for _, column in found), key=position)  # labels stay in order
+    columns = {name: index for index, name in enumerate(names)}
     form = percent if plot.figure.kind == "pies" else plot.form
-    cells = {(of[row], at[column]): cell for row, column, cell in places}
-    return rows, [(name, forms.get(name, form)) for name in names], cells
-
-
-def _position(name: str) -> tuple[int, float]:
-    """Return a sort key: numbers first, then labels in the order of their occurrence, then the level."""
-    if name == "level":
-        return (2, 0.0)
-    try:
-        return (0, float(name))
-    except ValueError:
-        return (1, 0.0)
+    cells = {(rows[row], columns[column]): cell for (row, column), cell in found.items()}
+    return list(rows), [(name, forms.get(name, form)) for name in names], cells
 
 
 def _by_point(plot: Plot, x: Value) -> Parts:
@@ -497,17 +471,14 @@ def _by_point(plot: Plot, x: Value) -> Parts:
     rows: list[tuple[str, ...]] = []
     cells: dict[tuple[int, int], Cell] = {}
     for panel in plot.panels:
-        start = (panel.title,) if plot.figure.panels else ()
-        points = [
-            (curve.name, point.name, point.across, point.cell) for curve in panel.curves for point in curve.points
-        ]
-        points += [(name, point.name, point.across, point.cell) for name, point in panel.points.items()]
-        levels = [(name, "level", None, cell) for name, cell in panel.levels.items()]
-        for name, place, across, cell in [*points, *levels]:
-            if across is not None:
-                cells[len(rows), 0] = across
-            cells[len(rows), 1] = cell
-            rows.append((*start, name, place))
+        points = [(curve.name, point) for curve in panel.curves for point in curve.points]
+        points += panel.points.items()
+        points += [(name, PlotPoint(None, cell, "level")) for name, cell in panel.levels.items()]
+        for name, point in points:
+            if point.across is not None:
+                cells[len(rows), 0] = point.across
+            cells[len(rows), 1] = point.cell
+            rows.append((panel.title, name, point.name))
     names = [without_axes(path).replace("_", " ") for path in (x.value, plot.path)]
     heads = list(zip(names, (form_of(x.value), plot.form), strict=True))
     return rows, heads, cells
