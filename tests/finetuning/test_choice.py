@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_the_best_mean_over_the_seeds_on_one_half_is_chosen_and_the_other_half_i
     assert {one["learning_rate"]: one["final_selection"]["mean"] for one in result["candidates"]} == means
     assert (tmp_path / "run" / "seed-1" / "result.json").is_file()
     assert set(result["constant"]) == set(TASKS["rte"].metrics)
-    text = show.transfer(result)
+    text = show.transfer(result, Path("out"))
     assert f"chosen: learning_rate {chosen}" in text
     assert "scores are of 20 dev examples; the best evaluation was chosen on 20 others" in text
 

@@ -1,6 +1,7 @@
 """MNLI without its mismatched set: the matched one is measured, the other is null, and nothing breaks on null."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_the_other_metric_is_null(done):
     assert list(result["validation_examples"]) == ["validation_matched"]
     seed = json.loads((folder / "seed-0" / "result.json").read_text())
     assert seed["final"]["accuracy_mismatched"] is seed["best"]["accuracy_mismatched"] is None
-    assert "\n  accuracy_mismatched: not measured\n" in show.transfer(result) + "\n"
+    assert "\n  accuracy_mismatched: not measured\n" in show.transfer(result, Path("out")) + "\n"
 
 
 def test_stored_results_are_read(done):
@@ -95,7 +96,7 @@ def test_tasks_that_share_an_encoder(bert, tmp_path):
     assert result["tasks"]["mnli"]["metrics"]["accuracy_mismatched"]["best"]["mean"] is None
     assert result["missing_tasks"][-1] == "mnli accuracy_mismatched"
     assert result["averages"]["task_average"]["final"]["mean"] is not None
-    assert "mnli accuracy_mismatched: not measured" in show.sharing(result)
+    assert "mnli accuracy_mismatched: not measured" in show.sharing(result, Path("out"))
 
 
 def test_the_set_that_is_missing_cannot_be_the_primary_one(bert, tmp_path):

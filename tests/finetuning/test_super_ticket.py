@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -295,12 +296,12 @@ def test_a_super_ticket_among_scores_that_mean_nothing_says_so(whole, tmp_path):
     (warning,) = module._warnings(tmp_path, runs[False], {50.0: runs[False]}, 50.0)
     assert warning.startswith("The importances are of a model that is no better than one answer for all examples")
     full = result["full"] | {"degenerate": True}
-    text = show.super_ticket(result | {"full": full, "warnings": [warning]})
+    text = show.super_ticket(result | {"full": full, "warnings": [warning]}, Path("out"))
     informative = result | {
         "full": full | {"degenerate": False},
         "super_ticket": result["super_ticket"] | {"degenerate": False},
     }
-    assert "means nothing" not in show.super_ticket(informative)
+    assert "means nothing" not in show.super_ticket(informative, Path("out"))
     assert "its gain over the full model means nothing" in text
     assert text.endswith(f"Warning: {warning}")
 

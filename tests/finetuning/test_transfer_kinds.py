@@ -298,7 +298,7 @@ def test_what_people_read(trained: Path) -> None:
     nothing.append({"text": ["x"], "words": ["x"], "labels": [None]})
     assert show.predictions({"predictions": nothing}) == "(no answer)\tx\n(no label)\tx\nx/(cut off)\tx"
     result = json.loads((trained / "span" / "result.json").read_text())
-    assert f"  trained on 12 questions, {result['train_windows']} windows" in show.transfer(result)
+    assert f"  trained on 12 questions, {result['train_windows']} windows" in show.transfer(result, Path("out"))
 
 
 def test_words_behind_the_maximum_have_no_label(tmp_path: Path, bert: str, files: dict[str, str]) -> None:

@@ -461,7 +461,7 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, *, force: bool
     from winning_tickets.finetuning.transfer import transfer as fine_tune
 
     result = fine_tune(config, out, runtime, force=force)
-    return result, show.transfer
+    return result, partial(show.transfer, out=out)
 
 
 @verb(
@@ -483,7 +483,7 @@ def share(config: ShareConfig, out: Path, runtime: Runtime, *, force: bool) -> P
     from winning_tickets.finetuning.sharing import share as share_model
 
     result = share_model(config, out, runtime, force=force)
-    return result, show.sharing
+    return result, partial(show.sharing, out=out)
 
 
 @verb(
@@ -507,7 +507,7 @@ def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, *, force: boo
     from winning_tickets.finetuning.super_ticket import super_ticket as find
 
     result = find(config.resolved(), out, runtime, force=force)
-    return result, show.super_ticket
+    return result, partial(show.super_ticket, out=out)
 
 
 @verb(

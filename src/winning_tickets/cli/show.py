@@ -68,13 +68,10 @@ def evaluation(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def transfer(result: dict[str, Any]) -> str:
+def transfer(result: dict[str, Any], out: Path) -> str:
     """Show final and best metrics x100, and losses as they are, with standard deviations and the number of seeds."""
-    lines = [f"{result['task']}, {len(result['seeds'])} seed(s)"]
-    for name, kinds in result["metrics"].items():
-        chance = (result.get("constant") or {}).get(name)
-        above = "" if chance is None else f" (one answer for all examples: {100 * chance:.1f})"
-        lines.append(f"  {name}: {final_and_best(kinds, loss=name.endswith('loss'))}{above}")
+    lines = [f"{result['task']}, {_seeds(result, out)}"]
+    lines += _scores(result)
     if result.get("selection_examples"):
         counts = ", ".join(f"{count:,}" for count in result["validation_examples"].values())
         others = ", ".join(f"{count:,}" for count in result["selection_examples"].values())
@@ -94,6 +91,22 @@ def transfer(result: dict[str, Any]) -> str:
         lines += _classes(split, classes, result["confusion"][split])
     lines += [f"Warning: {warning}" for warning in result.get("warnings", ())]
     return "\n".join(lines)
+
+
+def _seeds(result: dict[str, Any], out: Path) -> str:
+    """Return the number of seeds, and the folder of the run."""
+    count = len(result["seeds"])
+    return f"{count} {'seed' if count == 1 else 'seeds'}; saved in {out}"
+
+
+def _scores(result: dict[str, Any], task: str = "") -> list[str]:
+    """Return a line for each metric, with the score of one answer for all examples where it is known."""
+    lines = []
+    for name, kinds in result["metrics"].items():
+        chance = (result.get("constant") or {}).get(name)
+        above = "" if chance is None else f" (one answer for all examples: {100 * chance:.1f})"
+        lines.append(f"  {task}{name}: {final_and_best(kinds, loss=name.endswith('loss'))}{above}")
+    return lines
 
 
 def _candidates(result: dict[str, Any]) -> list[str]:
@@ -135,12 +148,12 @@ def _classes(split: str, classes: dict[str, Any], confusion: list[list[int]]) ->
     return lines
 
 
-def super_ticket(result: dict[str, Any]) -> str:
+def super_ticket(result: dict[str, Any], out: Path) -> str:
     """Show the scores x100 of every level and selection on the rest of the dev set, and the super ticket."""
     from winning_tickets.report.comparisons import describe_effect, describe_values
     from winning_tickets.report.tables import signed_percent
 
-    lines = [f"{result['task']}, {result['metric']} on the rest of the dev set, {len(result['seeds'])} seed(s)"]
+    lines = [f"{result['task']}, {result['metric']} on the rest of the dev set, {_seeds(result, out)}"]
     lines.append(f"  full model: {_mean_and_std(result['full']['rest'])}")
     for selection, levels in result["selections"].items():
         for level, facts in levels.items():
@@ -159,20 +172,27 @@ def super_ticket(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def sharing(result: dict[str, Any]) -> str:
+def sharing(result: dict[str, Any], out: Path) -> str:
     """Show the scores of each task x100, their averages and the share of kept weights; also those after fine-tuning."""
-    lines = [f"{len(result['tasks'])} tasks on {result['model']}, {len(result['seeds'])} seed(s)"]
+    lines = [f"{len(result['tasks'])} tasks on {result['model']}, {_seeds(result, out)}"]
     for name, task in result["tasks"].items():
-        lines += [f"  {name} {metric}: {final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
+        lines += _scores(task, f"{name} ")
         if task["ticket_id"] is not None:
             lines[-1] += f"; ticket keeps {task['weight_remaining']:.1%} of the encoder"
     lines += _two_averages(result)
-    lines.append(f"weight remaining: {result['weight_remaining']:.1%} of the encoder is kept by at least one task")
+    if result["tickets"] != "none":
+        lines.append(f"weight remaining: {result['weight_remaining']:.1%} of the encoder is kept by at least one task")
     if "fine_tuned" in result:
         lines.append("fine-tuned on each task alone:")
         for name, task in result["fine_tuned"]["tasks"].items():
-            lines += [f"  {name} {metric}: {final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
+            lines += _scores(task, f"{name} ")
         lines += _two_averages(result["fine_tuned"])
+    flat = [name for name, task in result["tasks"].items() if task["degenerate"]]
+    if flat:
+        lines.append(
+            f"Warning: on {', '.join(flat)} the final model of a seed is no better than one answer for all examples. "
+            "Train longer (--epochs, --steps), or try another --learning-rate."
+        )
     return "\n".join(lines)
 
 

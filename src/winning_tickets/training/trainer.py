@@ -35,6 +35,7 @@ from winning_tickets.tickets.masking import is_sharded
 from winning_tickets.training import execution, parallel
 from winning_tickets.training.objectives.base import Objective
 from winning_tickets.training.optimizers import adamw
+from winning_tickets.training.resident_memory import ResidentMemory
 
 logger = logging.getLogger(__name__)
 
@@ -352,7 +353,7 @@ class TicketTrainer:
         if state is not None and self._rank < len(state["random_states"]):
             parallel.set_random_state(state["random_states"][self._rank])
         del state
-        device, steps = self.args.device, range(self.step, self.max_steps)
+        device, steps, memory = self.args.device, range(self.step, self.max_steps), ResidentMemory()
         with (
             execution.matrix_precision(device, bf16=self.args.bf16),
             execution.attention_for_training(self.model, device, bf16=self.args.bf16),
@@ -365,6 +366,8 @@ class TicketTrainer:
                 began = time.monotonic()
                 self._take_step(next(prepared))
                 seconds = time.monotonic() - began
+                if device.type == "cpu":
+                    memory.after_step()
                 if self.args.torch_compile and self.step == steps.start + 1:
                     logger.info("Compiled; the first step took %.1f s.", seconds)
                 if self.step == steps.start + 2:  # the first one is slower

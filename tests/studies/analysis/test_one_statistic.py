@@ -1,6 +1,7 @@
 """One set of numbers through every door that says whether A is better than B: one interval."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -71,7 +72,7 @@ def of_super(task, seeds=3):
     scores = {"rest": {"mean": 0.7, "std": 0.01}, "degenerate": False}
     best = {"level": 20.0, "folder": "f", "against": {"full": {"rest": found}}, **scores}
     printed = {"task": task, "metric": "accuracy", "seeds": [0], "full": scores, "selections": {}, "super_ticket": best}
-    return found, show.super_ticket(printed)
+    return found, show.super_ticket(printed, Path("out"))
 
 
 def test_one_task_through_every_door(tmp_path):
