@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -71,42 +71,45 @@ def describe_release(task: Task) -> str:
     return f"the official release (a folder with {layout.files['train']} in it)"
 
 
-def read_release(task: Task, data_dir: Path) -> TaskData:
-    """Read a task from a GLUE download, from its own release, or from its folder in one of them."""
+def read_release(task: Task, files: Mapping[str, Path]) -> TaskData:
+    """Read a task from the files of a GLUE download or of its own release, by split."""
     splits, unlabeled = {}, {}
-    for split, file in find_release(task, data_dir).items():
+    for split, file in files.items():
         splits[split], unlabeled[split] = _read_split(task, file)
     return TaskData.of(task, splits.pop("train"), splits, "folder", unlabelled=unlabeled)
 
 
-def find_release(task: Task, data_dir: Path) -> dict[str, Path]:
-    """Find the files of a task in a GLUE download, in its own release, or in its folder in one of them, by split."""
-    layout = LAYOUTS[task.name]
-    names = {split: layout.files[split] for split in ("train", *task.validation_splits)}
-    candidates = folders_of(task, data_dir, names["train"])
-    if not candidates:
+def files_of(task: Task, data_dir: Path) -> dict[str, Path]:
+    """Return the files of a task in a GLUE download, in its own release or in its folder in one of them, by split."""
+    # Files may be absent.
+    names = {split: LAYOUTS[task.name].files[split] for split in ("train", *task.validation_splits)}
+    folders = folders_of(task, data_dir, names["train"])
+    if not folders:
         there = ", ".join(sorted(path.name for path in data_dir.iterdir())) or "nothing"
         raise UsageError(
             f"{data_dir} has no folder {task.folder} for the task {task.name}, and no {names['train']} or Parquet "
             f"files of its own; found {there}."
         )
-    folder = candidates[0]
-    names = {split: name for split, name in names.items() if not task.may_lack(split) or (folder / name).is_file()}
-    if missing := [name for name in names.values() if not (folder / name).is_file()]:
+    return {split: folders[0] / name for split, name in names.items()}
+
+
+def find_release(task: Task, data_dir: Path) -> dict[str, Path]:
+    """Return the files of a task, by split; refuse a folder that lacks one."""
+    paths = files_of(task, data_dir)
+    paths = {split: path for split, path in paths.items() if not task.may_lack(split) or path.is_file()}
+    if missing := [path.name for path in paths.values() if not path.is_file()]:
+        folder = paths["train"].parent
         found = ", ".join(path.name for path in sorted(folder.iterdir())) or "nothing"
         raise UsageError(f"{folder} lacks {' and '.join(missing)} of the task {task.name}; found {found}.")
-    return {split: folder / name for split, name in names.items()}
+    return paths
 
 
-def count_rows(task: Task, data_dir: Path) -> dict[str, int]:
-    """Count the rows of the training and validation files that a folder has, with or without labels, by split."""
-    layout = LAYOUTS[task.name]
-    folder = next(iter(folders_of(task, data_dir, layout.files["train"])), data_dir)
-    paths = {split: folder / layout.files[split] for split in ("train", *task.validation_splits)}
-    headers = {split: path.suffix == ".tsv" and layout.header is None for split, path in paths.items()}
+def count_rows(task: Task, files: Mapping[str, Path]) -> dict[str, int]:
+    """Count the rows of those files that are there, with or without labels, by split."""
+    headers = LAYOUTS[task.name].header is None
     return {
-        split: sum(1 for line in read_lines(path) if line.strip()) - headers[split]
-        for split, path in paths.items()
+        split: sum(1 for line in read_lines(path) if line.strip()) - (headers and path.suffix == ".tsv")
+        for split, path in files.items()
         if path.is_file()
     }
 
@@ -141,10 +144,10 @@ def _folder_names(task: Task) -> set[str]:
     return {folder, folder.replace("-", ""), task.name}
 
 
-def check_columns_of_files(task: Task, data_dir: Path) -> None:
-    """Refuse a release whose files cannot be read or lack a column; only their first rows are read."""
+def check_columns_of_files(task: Task, files: Mapping[str, Path]) -> None:
+    """Refuse files that cannot be read or lack a column; only their first rows are read."""
     layout = LAYOUTS[task.name]
-    for path in find_release(task, data_dir).values():
+    for path in files.values():
         for where, row in islice(_rows(task, path), 1):
             check_columns(row, (*layout.texts, layout.label), where)
 

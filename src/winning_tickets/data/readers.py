@@ -235,7 +235,9 @@ def parquet_rows(path: Path) -> Iterator[Row]:
         raise ContentError(f"Could not read {path} as a Parquet file: {str(error).rstrip('.')}.") from error
 
 
-FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {
+Formats = Mapping[str, Callable[[Path], Iterator[Row]]]
+"""Functions that yield the rows of a file, by its suffix."""
+FORMATS: Formats = {
     ".csv": csv_rows,
     ".tsv": tsv_rows,
     ".jsonl": jsonl_rows,
@@ -243,7 +245,7 @@ FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {
 }
 
 
-def read_rows(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]] = FORMATS) -> list[Row]:
+def read_rows(path: Path, formats: Formats = FORMATS) -> list[Row]:
     """Return all rows of data in memory, or of a file, whose suffix determines the format; refuse an empty file."""
     if (rows := memory.find(path)) is not None:
         return list(rows)
