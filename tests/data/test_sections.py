@@ -15,7 +15,7 @@ from samples.batches import plain
 from samples.tiny import tiny_tokenizer
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
-from winning_tickets.data.segments import Sections
+from winning_tickets.data.segments import Cutting, Sections, parse_segments
 from winning_tickets.data.token_cache import TokenStream, tokenize
 from winning_tickets.runs.errors import ContentError, UsageError
 
@@ -230,17 +230,9 @@ def test_sections_of_wikitext(shared_data: Path) -> None:
     """Two thirds of the sequences have two segments, and a third of all positions is padding: see profiles.md."""
     corpus = load_corpus(str(shared_data / "wikitext-2"), "validation")
     words = sorted({word for line in corpus.lines for word in line.split()})
-    stream = tokenize(corpus, tiny_tokenizer([" ".join(words)]))
-    cut = Sections(
-        stream,
-        509,
-        3,
-        16,
-        seed=0,
-        shuffle=False,
-        heading_ids=[tiny_tokenizer([" ".join(words)]).convert_tokens_to_ids("=")],
-        short_probability=0.1,
-    )
+    tokenizer = tiny_tokenizer([" ".join(words)])
+    segments = parse_segments("sections:512")
+    cut = Sections(Cutting(tokenize(corpus, tokenizer), tokenizer, segments, 3, 16 * 512, seed=0, shuffle=False))
     rows = np.concatenate([cut.spans(index) for index in range(cut.epoch_batches)])
     lengths = rows[:, 1] - rows[:, 0] + rows[:, 3] - rows[:, 2]
     assert (lengths.max(), lengths.min() >= 1) == (509, True)
