@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 
+from winning_tickets.config.settings import all_digits
 from winning_tickets.runs.errors import UsageError, unknown
 
 TERM_NAMES = ("mlm", "clm", "kd", "attention", "contrastive", "logits")
@@ -75,8 +75,8 @@ def terms_of(text: str) -> dict[str, float]:
 def canonical_objective(weights: Mapping[str, float]) -> str:
     """Return a sum in its canonical form: terms in the order of `ALL_NAMES`, joined with `+`, weights of 1 left out."""
     # All digits without an exponent, whose sign would look like a separator.
-    digits = {name: format(Decimal(repr(weight)), "f").removesuffix(".0") for name, weight in weights.items()}
-    return "+".join(name if weights[name] == 1 else f"{name}:{digits[name]}" for name in ALL_NAMES if name in weights)
+    parts = {name: name if weight == 1 else f"{name}:{all_digits(weight, 0)}" for name, weight in weights.items()}
+    return "+".join(parts[name] for name in ALL_NAMES if name in parts)
 
 
 def paper_objective(objective: str) -> str:

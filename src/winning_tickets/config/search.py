@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache, partial
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -19,8 +19,10 @@ from winning_tickets.config import profiles
 from winning_tickets.config.levels import UNIT_FIELDS
 from winning_tickets.config.profiles import Profile
 from winning_tickets.config.settings import (
+    ASCENDING,
     CORPORA,
     PERCENT,
+    PROFILE_MEANING,
     Count,
     Open,
     Seed,
@@ -70,16 +72,10 @@ _ticket = partial(setting, panel=TICKET)
 _objective = partial(setting, panel=OBJECTIVE)
 
 
-def load_named(path: str) -> Any:
-    """Return the object with a name such as `package.module:name`; its module is imported."""
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
-
-
 def classes_of(method: str) -> tuple[type[SearchConfig], ...]:
     """Return the classes of a method's settings: one, or for mask training those of masks and of gates."""
     paths = (METHODS[method], GATE_TRAINING) if method == USUAL_METHOD else (METHODS[method],)
-    return tuple(map(load_named, paths))
+    return tuple(map(resolve_name, paths))
 
 
 def readers_of(field: str) -> tuple[str, ...]:
@@ -104,12 +100,7 @@ class SearchConfig(Settings):
     scope: Open[str] = _ticket(
         None, f"Matrices that are pruned: {', '.join(SCOPES[:-1])} or {SCOPES[-1]}.", everyday=True
     )
-    profile: Profile = _ticket(
-        "tuned",
-        "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
-        "project (tuned).",
-        everyday=True,
-    )
+    profile: Profile = _ticket("tuned", PROFILE_MEANING, everyday=True)
     seed: Seed = _ticket(0, "Seed of random masks, data order and MLM masking.", everyday=True)
 
     def __new__(cls, /, **fields: Any) -> Self:
@@ -123,7 +114,7 @@ class SearchConfig(Settings):
         if cls is not SearchConfig or method not in METHODS:
             return cls
         gates = method == USUAL_METHOD and any(fields.get(name) not in (None, (), []) for name in UNIT_FIELDS)
-        kind: type[Self] = load_named(GATE_TRAINING if gates else METHODS[method])
+        kind: type[Self] = resolve_name(GATE_TRAINING if gates else METHODS[method])
         return kind
 
     @classmethod
@@ -491,7 +482,7 @@ class TeacherSearch(ObjectiveSearch):
 
     temperature: float = _objective(0.05, "Temperature of the contrastive term.", gt=0)
     logits_temperature: float = _objective(1.0, "Temperature of the logits term.", gt=0)
-    kd_layers: tuple[Count, ...] = _objective(
+    kd_layers: Annotated[tuple[Count, ...], ASCENDING] = _objective(
         (),
         "Layers whose hidden states the kd term compares, counted from 1, such as 12 or 4,8,12. By default all.",
     )
@@ -517,12 +508,6 @@ class TeacherSearch(ObjectiveSearch):
         if value not in (None, profiles.MODEL_DROPOUT) and not 0 <= value < 1:
             raise impossible(f"--student-dropout {value:g} is impossible; give a number from 0 to below 1.")
         return value
-
-    @field_validator("kd_layers")
-    @classmethod
-    def _layers_in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        """Sort the layers and drop repeated ones, so that equal sets are equal runs."""
-        return tuple(sorted(set(value)))
 
     def problems(self) -> list[str]:
         """Return a line for each reason why the settings cannot work together."""

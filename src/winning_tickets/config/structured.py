@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
@@ -21,7 +21,7 @@ from winning_tickets.config.search import (
     SteppedSearch,
     problems_of,
 )
-from winning_tickets.config.settings import Open, setting
+from winning_tickets.config.settings import ASCENDING, Open, setting
 from winning_tickets.runs.errors import UsageError
 
 _units = partial(setting, panel=UNITS)
@@ -32,7 +32,7 @@ class UnitSearch(PercentLevels, SearchConfig):
 
     usual: ClassVar[Mapping[str, Any]] = {"scope": "encoder"}
 
-    level: tuple[float, ...] = _units(
+    level: Annotated[tuple[float, ...], ASCENDING] = _units(
         (),
         "Percent of the units that are pruned, such as 30%. Several values, such as 10,20,30, give one ticket each.",
         everyday=True,

@@ -154,15 +154,8 @@ def check_columns_of_files(task: Task, files: Mapping[str, Path]) -> None:
 
 DIAGNOSTIC = "AX"
 SERVER_FILES: dict[str, dict[str, str]] = {
-    "cola": {"CoLA": "test.tsv"},
-    "sst2": {"SST-2": "test.tsv"},
-    "mrpc": {"MRPC": "test.tsv"},
-    "stsb": {"STS-B": "test.tsv"},
-    "qqp": {"QQP": "test.tsv"},
+    **{name: {str(TASKS[name].folder): "test.tsv"} for name, layout in LAYOUTS.items() if layout.files is FILES},
     "mnli": {"MNLI-m": "test_matched.tsv", "MNLI-mm": "test_mismatched.tsv"},
-    "qnli": {"QNLI": "test.tsv"},
-    "rte": {"RTE": "test.tsv"},
-    "wnli": {"WNLI": "test.tsv"},
 }
 """For each task the server's names of its test sets, and their files in a GLUE download."""
 _DIAGNOSTIC_FILES = ("diagnostic/diagnostic.tsv", "AX/AX.tsv", "AX/diagnostic.tsv", "MNLI/diagnostic.tsv")

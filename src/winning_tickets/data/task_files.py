@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from winning_tickets.config.settings import Settings, Size
+from winning_tickets.config.settings import LabeledKind, Settings, Size
 from winning_tickets.config.yaml_files import read_yaml
 from winning_tickets.data.readers import read_utf8
-from winning_tickets.data.records import LabeledKind, TaskData
+from winning_tickets.data.records import TaskData
 from winning_tickets.data.user_files import file_arguments, load_files
 from winning_tickets.runs.errors import UsageError, page, shown, unknown
 

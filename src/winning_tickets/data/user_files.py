@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from winning_tickets.config.settings import LabeledKind
 from winning_tickets.data import examples
 from winning_tickets.data.examples import LabelReader
 from winning_tickets.data.readers import FORMATS, Formats, conll_rows, jsonl_rows, parquet_rows, read_rows
-from winning_tickets.data.records import METRICS, METRICS_OF, Kind, LabeledKind, Split, Task, TaskData
+from winning_tickets.data.records import METRICS, METRICS_OF, Kind, Split, Task, TaskData
 from winning_tickets.data.rows import Row
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, UsageError, page, shown, unknown

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from winning_tickets.config import AUTO, ResolvedShare, Runtime, ShareConfig, TransferConfig
+from winning_tickets.config import AUTO, Runtime, ShareConfig, TransferConfig
 from winning_tickets.config.share import OWN_FILES
 from winning_tickets.data.encode import train_subset
 from winning_tickets.data.mixing import epoch_steps
@@ -48,7 +48,7 @@ class PreparedSharing:
     learning_rate: float
 
     @property
-    def settings(self) -> ResolvedShare:
+    def settings(self) -> ShareConfig:
         return self.config.resolved()
 
     def ticket_of(self, task: str) -> Ticket | None:
@@ -203,7 +203,7 @@ def _open(config: ShareConfig) -> tuple[dict[str, Ticket] | None, Target]:
     return {task: found.ticket for task, found in targets.items() if found.ticket}, next(iter(targets.values()))
 
 
-def _data(config: ResolvedShare, task: str) -> TaskData:
+def _data(config: ShareConfig, task: str) -> TaskData:
     data = load_data(config.alone("", task, None))
     if not len(data.train):
         raise ContentError(f"The task {task} has no training example; give it some, or leave it out of --tasks.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.config.mask_training import MaskTraining, ScoreTraining
-from winning_tickets.config.search import TeacherSearch, TextSearch, WeightSearch, load_named, problems_of
+from winning_tickets.config.search import TeacherSearch, TextSearch, WeightSearch, problems_of
 from winning_tickets.config.structured import GateTraining, UnitSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.segments import check_countable, parse_segments
@@ -90,7 +91,7 @@ def _find_tickets(
     with RunDirectory.claim(Path(out), "search", prepared.run_id, settings, force=force) as run:
         finished = run.status == "done"
         if not finished:
-            find = load_named(config.finder)
+            find = resolve_name(config.finder)
             if config.together:
                 find(prepared, run, runtime)
             else:
