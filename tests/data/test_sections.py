@@ -39,10 +39,12 @@ def stream_of(*sections: list[int]) -> TokenStream:
     return TokenStream(tokens, np.cumsum([0, *map(len, lines)], dtype=np.int64), Path(), "")
 
 
-def batches(stream: TokenStream, longest: int = 40, rows: int = 3, **options: Any) -> CorpusBatches:
-    settings = {"n_batches": None, "seed": 0, "shuffle": False, "mlm_probability": None} | options
-    settings = {"short_sequence_probability": 0.0} | settings
-    return CorpusBatches(stream, TOKENIZER, segments=f"sections:{longest}", batch_tokens=rows * longest, **settings)
+def batches(
+    stream: TokenStream, longest: int = 40, rows: int = 3, tokenizer: Any = TOKENIZER, **options: Any
+) -> CorpusBatches:
+    settings = {"n_batches": None, "seed": 0, "shuffle": False, "mlm_probability": None}
+    settings |= {"segments": f"sections:{longest}", "batch_tokens": rows * longest, "short_sequence_probability": 0.0}
+    return CorpusBatches(stream, tokenizer, **settings | options)
 
 
 def rows_of(dataset: CorpusBatches) -> list[tuple[list[int], list[int]]]:
@@ -191,17 +193,7 @@ def test_evaluation_reads_in_order_and_stops_after_so_many_tokens() -> None:
 def test_a_tokenizer_without_token_types_gets_none() -> None:
     tokenizer = tiny_tokenizer([" ".join(WORDS), "="])
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    dataset = CorpusBatches(
-        stream_of([25]),
-        tokenizer,
-        segments="sections:40",
-        batch_tokens=40,
-        n_batches=None,
-        seed=0,
-        shuffle=False,
-        mlm_probability=None,
-    )
-    assert set(dataset[0]) == {"input_ids", "attention_mask"}
+    assert set(batches(stream_of([25]), tokenizer=tokenizer)[0]) == {"input_ids", "attention_mask"}
 
 
 def test_what_cannot_be_cut_into_sections_says_so() -> None:
@@ -213,17 +205,7 @@ def test_what_cannot_be_cut_into_sections_says_so() -> None:
     with pytest.raises(
         UsageError, match="has no mask token, so no token can be masked with it; use kd_masked_tokens 0"
     ):
-        CorpusBatches(
-            stream_of([25]),
-            without,
-            segments="packed:12",
-            batch_tokens=40,
-            n_batches=None,
-            seed=0,
-            shuffle=False,
-            mlm_probability=None,
-            masked_tokens=1,
-        )
+        batches(stream_of([25]), tokenizer=without, segments="packed:12", masked_tokens=1)
 
 
 def test_sections_of_wikitext(shared_data: Path) -> None:

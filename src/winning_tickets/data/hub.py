@@ -182,8 +182,7 @@ def read_copy(task: Task, files: Files) -> TaskData:
 
 def read_hub(task: Task) -> TaskData:
     """Read a task from the hub."""
-    if task.hub is None:
-        raise UsageError(f"The task {task.name} is not on the Hugging Face hub.")
+    assert task.hub is not None
     found = load_hub(*task.hub, f"the task {task.name}", f"--data-dir takes {describe_release(task)} too.")
     return _read(task, found, f"The data set {task.hub[0]}", "hub")
 
