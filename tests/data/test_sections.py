@@ -36,7 +36,7 @@ def stream_of(*sections: list[int]) -> TokenStream:
             lines.append(list(range(place, place + length)))
             place += length
     tokens = np.array([token for line in lines for token in line], dtype=np.uint32)
-    return TokenStream(tokens, np.cumsum([0, *map(len, lines)], dtype=np.int64), Path(), "")
+    return TokenStream(tokens, np.cumsum([0, *map(len, lines)], dtype=np.int64), Path())
 
 
 def batches(
@@ -105,13 +105,13 @@ def test_left_out_are_headings_short_beginnings_and_first_paragraphs_with_equals
     stream = stream_of([19, 30], [], [20, 3], [25])
     tokens = stream.tokens.copy()
     tokens[-3] = HEADING
-    spoilt = TokenStream(tokens, stream.offsets, Path(), "")
+    spoilt = TokenStream(tokens, stream.offsets, Path())
     assert rows_of(batches(spoilt)) == [(span(49, 69), span(69, 72))]
 
 
 def test_text_before_the_first_heading_is_a_section() -> None:
     stream = stream_of([22], [24])
-    headless = TokenStream(stream.tokens[3:], stream.offsets[1:] - 3, Path(), "")
+    headless = TokenStream(stream.tokens[3:], stream.offsets[1:] - 3, Path())
     assert rows_of(batches(headless)) == [(span(0, 22), []), (span(22, 46), [])]
 
 

@@ -62,6 +62,13 @@ _NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?")  # no exponent, with which a
 PERCENT = BeforeValidator(as_fraction)
 ASCENDING = AfterValidator(lambda values: tuple(sorted(set(values))))
 """Sorts values and drops repeated ones, so that equal sets are equal runs."""
+
+
+def in_order_of(names: Sequence[str]) -> AfterValidator:
+    """Return a validator that puts names into one order, and drops repeated ones."""
+    return AfterValidator(lambda values: tuple(name for name in names if name in values))
+
+
 Share = Annotated[float, PERCENT]
 """A fraction, which may be written as 0.1 or as 10%."""
 

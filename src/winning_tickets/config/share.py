@@ -7,7 +7,7 @@ from functools import partial
 from itertools import product
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from winning_tickets.config.levels import PercentLevels, Unit, WithLevels
 from winning_tickets.config.profiles import Profile, tuned_rate
@@ -20,6 +20,7 @@ from winning_tickets.config.settings import (
     Share,
     Size,
     as_percent,
+    in_order_of,
     setting,
 )
 from winning_tickets.config.transfer import (
@@ -249,15 +250,14 @@ class ShareConfig(WithLevels):
         elif tickets is not None and tickets != AUTO:
             folders = by_task("--tickets", tickets, tasks, "folder")
             values["tickets"] = {task: str(path) for task, path in folders.items() if str(path) != NONE}
-        if values.get("level") is not None:
-            levels = by_task("--level", values["level"], tasks, "level", one_for_all=True)
-            values["level"] = {task: as_percent(level) for task, level in levels.items()}
         if values.get("dropout_p") is not None:
             values["dropout_p"] = by_task("--dropout-p", values["dropout_p"], tasks, "number", one_for_all=True) or None
-        for field, what in OWN_FILES.items():
+        for field, what in ({"level": "level"} | OWN_FILES).items():
             if values.get(field) is not None:
                 one_for_all = field not in ("train_file", "validation_file")
                 values[field] = by_task(cls.option_of(field), values[field], tasks, what, one_for_all=one_for_all)
+        if values.get("level") is not None:
+            values["level"] = {task: as_percent(level) for task, level in values["level"].items()}
         return values
 
     def resolved(self) -> Self:
@@ -375,7 +375,7 @@ class SuperConfig(PercentLevels):
     units: tuple[Unit, ...] = _super(
         ("heads", "ffns"), "Units that --level prunes: any of heads, ffns, neurons and layers.", everyday=True
     )
-    selections: tuple[Selection, ...] = _super(
+    selections: Annotated[tuple[Selection, ...], in_order_of(SELECTIONS)] = _super(
         SELECTIONS, "Kinds of tickets to fine-tune: any of winning, random and losing.", everyday=True
     )
     importance: Literal["sample", "token", "batch", "released"] | None = _super(
@@ -411,11 +411,6 @@ class SuperConfig(PercentLevels):
         "rates and 3 batch sizes.",
         everyday=True,
     )
-
-    @field_validator("selections")
-    @classmethod
-    def _in_one_order(cls, value: tuple[Selection, ...]) -> tuple[Selection, ...]:
-        return tuple(selection for selection in SELECTIONS if selection in value)
 
     def resolved(self) -> SuperConfig:
         """Return this configuration with the values of its profile where a choice is None."""

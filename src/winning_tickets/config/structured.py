@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import field_validator
-
 from winning_tickets.config import profiles
 from winning_tickets.config.levels import COUNT_FIELDS, UNIT_FIELDS, UNIT_NAMES, Level, PercentLevels, Unit
 from winning_tickets.config.mask_training import MaskTraining, ScoreTraining
@@ -21,7 +19,7 @@ from winning_tickets.config.search import (
     SteppedSearch,
     problems_of,
 )
-from winning_tickets.config.settings import ASCENDING, Open, setting
+from winning_tickets.config.settings import ASCENDING, Open, in_order_of, setting
 from winning_tickets.runs.errors import UsageError
 
 _units = partial(setting, panel=UNITS)
@@ -37,7 +35,7 @@ class UnitSearch(PercentLevels, SearchConfig):
         "Percent of the units that are pruned, such as 30%. Several values, such as 10,20,30, give one ticket each.",
         everyday=True,
     )
-    units: tuple[Unit, ...] = _units(
+    units: Annotated[tuple[Unit, ...], in_order_of(UNIT_NAMES)] = _units(
         (), "Units that --level prunes: any of heads, ffns, neurons and layers. By default heads,ffns."
     )
     prune_heads: tuple[int, ...] = _units(
@@ -57,11 +55,6 @@ class UnitSearch(PercentLevels, SearchConfig):
         "or batch; or as in the released code (released).",
     )
     min_heads_per_layer: Open[int] = _units(None, "Smallest number of heads that every layer keeps.", ge=0)
-
-    @field_validator("units")
-    @classmethod
-    def _in_one_order(cls, value: tuple[Unit, ...]) -> tuple[Unit, ...]:
-        return tuple(unit for unit in UNIT_NAMES if unit in value)
 
     @property
     def counted(self) -> dict[Unit, tuple[int, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -205,23 +205,15 @@ def read_tests(task: Task, data_dir: Path) -> dict[str, TestSet]:
 
 
 def _read_test_set(path: Path, columns: Sequence[str]) -> TestSet:
-    rows = tsv_rows(path)
-    first = next(rows, None)
-    index = next((name for name in _INDEX if first is not None and name in first[1]), _INDEX[0])
+    rows = list(tsv_rows(path))
+    index = next((name for name in _INDEX if rows and name in rows[0][1]), _INDEX[0])
 
     def read_index(found: Any, where: str) -> int:
         if not (found.strip().isdecimal() and len(found) < 20):
             raise ContentError(f"{where}: {index} must be a whole number, found {found!r}.")
         return int(found)
 
-    split, _ = build_split(
-        str(path),
-        chain([first] if first is not None else [], rows),
-        columns,
-        index,
-        read_label=read_index,
-        texts_are="any",
-    )
+    split, _ = build_split(str(path), rows, columns, index, read_label=read_index, texts_are="any")
     if len(set(split.labels)) < len(split):
         raise ContentError(f"{path}: the column {index} has a number twice, so rows could not be told apart.")
     return TestSet(split.labels, split.texts)

@@ -39,8 +39,7 @@ class TokenStream:
 
     tokens: np.ndarray[Any, Any]  # ids, uint16 or uint32 `(n_tokens,)`
     offsets: np.ndarray[Any, Any]  # int64 `(n_lines + 1,)`; line i is `tokens[offsets[i]:offsets[i + 1]]`
-    path: Path
-    key: str
+    path: Path  # its name is the key of the entry
 
     @property
     def n_tokens(self) -> int:
@@ -222,7 +221,7 @@ def _open(path: Path) -> TokenStream | None:
         return None
     with contextlib.suppress(OSError):  # a cache that is shared read-only
         os.utime(path / _ENTRY)
-    return TokenStream(tokens, offsets, path, path.name)
+    return TokenStream(tokens, offsets, path)
 
 
 def _discard(path: Path) -> None:
