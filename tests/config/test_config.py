@@ -232,9 +232,6 @@ def test_a_fraction_may_carry_a_percent_sign(field, written, value):
     ("size", "message"),
     [
         ("all", "--train-size all is not a size; use a number of examples such as 1000, or a percentage such as 10%"),
-        ("0", "--train-size 0 is not a whole number of at least 1"),
-        ("120%", r"--train-size 120% is outside \(0%, 100%\]"),
-        ("10,000", "--train-size 10,000 is not a size"),
         (True, "--train-size True is not a size"),
         (2.5, "--train-size 2.5 is not a whole number"),
     ],

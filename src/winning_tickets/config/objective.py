@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from winning_tickets.config.settings import all_digits
-from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.errors import UsageError, refuse, unknown
 
 TERM_NAMES = ("mlm", "clm", "kd", "attention", "contrastive", "logits")
 """The terms of a sum in canonical order; `winning_tickets.training.objectives` computes them."""
@@ -59,8 +59,7 @@ def parse_objective(text: str, names: Sequence[str] = TERM_NAMES, why: str = "")
         problems.append(
             f"The objective {text!r} has mlm, which is for encoders, and clm, for decoders; give one of them."
         )
-    if problems:
-        raise UsageError(*dict.fromkeys(problems))
+    refuse(problems)
     return {name: weights[name] for name in names if name in weights}
 
 

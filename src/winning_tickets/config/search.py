@@ -34,7 +34,7 @@ from winning_tickets.config.settings import (
     setting,
 )
 from winning_tickets.config.sparsity import Pattern, check_sparsity
-from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.errors import UsageError, problems_of, refuse, unknown
 
 METHODS: dict[str, str] = {
     "random": "winning_tickets.config.one_shot:RandomSearch",
@@ -222,17 +222,6 @@ def _panel(field: FieldInfo) -> str:
     return str(extra["panel"])
 
 
-def problems_of(*tests: Any) -> list[str]:
-    """Return the lines of the errors that these functions without arguments raise."""
-    found: list[str] = []
-    for test in tests:
-        try:
-            test()
-        except UsageError as error:
-            found.extend(error.lines)
-    return found
-
-
 class WeightSearch(SearchConfig):
     """What methods read that prune single weights at one or more sparsities."""
 
@@ -319,7 +308,6 @@ class CountedSearch(WeightSearch):
         return None if self.pattern is None else Pattern.parse(self.pattern)
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found = super().problems()
         if self.pattern is not None:
             found += problems_of(self._check_pattern)
@@ -351,8 +339,7 @@ class CountedSearch(WeightSearch):
                 f"--scope {scope} has word embeddings, and --pattern {pattern} is for matrices that multiply their "
                 "input; use encoder or encoder+pooler."
             )
-        if problems:
-            raise UsageError(*problems)
+        refuse(problems)
 
 
 def _usual_for_a_pattern(text: str) -> dict[str, Any]:
@@ -430,7 +417,6 @@ class CalibratedSearch(TextSearch):
         return self.calibration_batches
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         missing = [f"--method {self.method} needs --corpus: {TEXTS}"] if self.corpus is None else []
         return super().problems() + missing
 
@@ -460,7 +446,6 @@ class ObjectiveSearch(TextSearch):
 
     @property
     def terms(self) -> dict[str, float]:
-        """Weights of the terms of the objective."""
         return objectives.parse_objective(self.objective, self.term_names)
 
     @property
@@ -510,7 +495,6 @@ class TeacherSearch(ObjectiveSearch):
         return value
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found, terms, filled = super().problems(), self.known_terms, self.resolved()
         if self.kd_layers and terms and "kd" not in terms:
             found.append(f"--kd-layers is about the kd term, which --objective {self.objective} does not have.")

@@ -344,17 +344,14 @@ SELECTIONS: tuple[Selection, ...] = ("winning", "random", "losing")
 LEVELS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)  # the eight levels of the paper's figures
 
 # Super Tickets, section 5.2 and appendix A.1.2; the weight decay is that of the released code.
+_SUPER_GRID: dict[str, Any] = {"learning_rates": (5e-5, 1e-4, 2e-4), "batch_sizes": (8, 16, 32)}
 _SUPER_PAPER: dict[str, Any] = {
-    "learning_rates": (5e-5, 1e-4, 2e-4),
-    "batch_sizes": (8, 16, 32),
     "optimizer": "adamax-mtdnn",
     "warmup_ratio": 0.1,
     "weight_decay": 0.01,
     "max_length": 512,
 }
 SELECT_ON = 0.1
-_SUPER_TUNED: dict[str, Any] = {"learning_rates": (), "batch_sizes": ()}
-
 
 _super = partial(setting, panel="Tickets")
 _grid = partial(setting, panel="Grid")
@@ -414,14 +411,15 @@ class SuperConfig(PercentLevels):
 
     def resolved(self) -> SuperConfig:
         """Return this configuration with the values of its profile where a choice is None."""
-        values = dict(_SUPER_PAPER if self.profile in ("paper", "code") else _SUPER_TUNED)
-        if self.profile in ("paper", "code"):
-            values |= _alone(self.profile, self.fine_tuning.task)
-            values["head_dropout"] = _DROPOUT[self.profile].get(str(self.fine_tuning.task), _USUAL_DROPOUT)
-        own = {name: values.pop(name) for name in ("learning_rates", "batch_sizes") if name in values}
-        own = {name: value for name, value in own.items() if getattr(self, name) is None}
+        values: dict[str, Any] = {"select_on": SELECT_ON}
+        grid: dict[str, Any] = dict.fromkeys(_SUPER_GRID, ())
+        if self.profile != "tuned":
+            grid, task = _SUPER_GRID, self.fine_tuning.task
+            values |= _SUPER_PAPER | _alone(self.profile, task)
+            values["head_dropout"] = _DROPOUT[self.profile].get(str(task), _USUAL_DROPOUT)
+        own = {name: value for name, value in grid.items() if getattr(self, name) is None}
         given = self.fine_tuning.model_fields_set | ({"epochs"} if self.fine_tuning.steps is not None else set())
-        open_ = {name: value for name, value in ({"select_on": SELECT_ON} | values).items() if name not in given}
+        open_ = {name: value for name, value in values.items() if name not in given}
         return self.model_copy(update=own | {"fine_tuning": self.fine_tuning.model_copy(update=open_)})
 
     def identity(self, *, exclude_defaults: bool = False) -> dict[str, Any]:

@@ -17,10 +17,9 @@ from winning_tickets.config.search import (
     ObjectiveSearch,
     SearchConfig,
     SteppedSearch,
-    problems_of,
 )
 from winning_tickets.config.settings import ASCENDING, Open, in_order_of, setting
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import problems_of, refuse
 
 _units = partial(setting, panel=UNITS)
 
@@ -65,9 +64,7 @@ class UnitSearch(PercentLevels, SearchConfig):
     @property
     def levels(self) -> tuple[Level, ...]:
         """The level of each ticket; one error names all problems of levels and counts."""
-        problems = list(self._level_problems())
-        if problems:
-            raise UsageError(*problems)
+        refuse(self._level_problems())
         counted = self.counted
         if counted:
             rows = zip(*counted.values(), strict=True)
@@ -100,7 +97,6 @@ class UnitSearch(PercentLevels, SearchConfig):
         return problems
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found = super().problems() + problems_of(lambda: self.levels)
         if self.scope != "encoder":
             found.append(f"--scope {self.scope} cannot be used with tickets of whole units, which prune the encoder.")
@@ -150,7 +146,6 @@ class ImportanceSearch(BatchedSearch, SteppedSearch, UnitSearch, ObjectiveSearch
         return profiles.structured_values(self.profile, self.selection)
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found, terms = super().problems(), self.known_terms
         if len(terms) > 1:
             return [
@@ -201,7 +196,6 @@ class GateTraining(UnitSearch, ScoreTraining):
         return MaskTraining.model_construct(**profiles.GATE_VALUES | shared)
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found = super().problems()
         if self.profile != "tuned":
             found.append(

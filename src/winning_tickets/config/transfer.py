@@ -31,16 +31,13 @@ from winning_tickets.runs.errors import shown
 
 MODEL = "Model and data"
 FILES = "Your own files"
-FINE_TUNING = "Fine-tuning"
-EVALUATION = "Evaluation and results"
-TEACHER = "Teacher"
 SMART = "Adversarial regularization (SMART)"
 
 _model = partial(setting, panel=MODEL)
 _files = partial(setting, panel=FILES)
-_tune = partial(setting, panel=FINE_TUNING)
-_evaluate = partial(setting, panel=EVALUATION)
-_teach = partial(setting, panel=TEACHER)
+_tune = partial(setting, panel="Fine-tuning")
+_evaluate = partial(setting, panel="Evaluation and results")
+_teach = partial(setting, panel="Teacher")
 _smart = partial(setting, panel=SMART)
 
 

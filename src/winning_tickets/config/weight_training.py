@@ -87,7 +87,6 @@ class SourceSearch(BatchedSearch, ObjectiveSearch, WeightSearch):
         return profiles.learned_values(self.profile, self.known_terms)
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found, terms = super().problems(), self.known_terms
         named = bool(self.tasks) or self.train_file is not None
         text = next((name for name in terms if name != "task"), None)
@@ -149,7 +148,6 @@ class ImpSearch(ScheduledSearch, LogitsSearch, SourceSearch):
         )
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found = super().problems()
         lengths = [
             name for name in ("round_steps", "round_epochs", "round_examples") if getattr(self, name) is not None

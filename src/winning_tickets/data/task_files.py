@@ -15,7 +15,7 @@ from winning_tickets.config.yaml_files import read_yaml
 from winning_tickets.data.readers import read_utf8
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.user_files import file_arguments, load_files
-from winning_tickets.runs.errors import UsageError, page, shown, unknown
+from winning_tickets.runs.errors import UsageError, page, refuse, shown, unknown
 
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -73,8 +73,7 @@ def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> di
             found[name] = _definition(name, known)
         except UsageError as error:
             problems += [f"{where}: {line}" for line in error.lines]
-    if problems:
-        raise UsageError(*problems)
+    refuse(problems)
     return found
 
 

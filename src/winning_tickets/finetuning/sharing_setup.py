@@ -17,10 +17,9 @@ from winning_tickets.data.task_files import load_definitions
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task, task_digest
 from winning_tickets.finetuning.setup import check_transfer as check_single
-from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.models.device import choose_device
 from winning_tickets.models.loading import base_hash, weight_hashes
-from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
+from winning_tickets.runs.errors import ContentError, TicketsError, UsageError, problems_of, refuse
 from winning_tickets.runs.identity import run_id
 from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket

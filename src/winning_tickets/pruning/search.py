@@ -10,7 +10,7 @@ from typing import Any
 
 from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.config.mask_training import MaskTraining, ScoreTraining
-from winning_tickets.config.search import TeacherSearch, TextSearch, WeightSearch, problems_of
+from winning_tickets.config.search import TeacherSearch, TextSearch, WeightSearch
 from winning_tickets.config.structured import GateTraining, UnitSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.segments import check_countable, parse_segments
@@ -21,7 +21,7 @@ from winning_tickets.pruning.preparation import PreparedSearch, prepare_search
 from winning_tickets.pruning.sharded import check_matrices, check_sharding
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory, execution_of, is_trusted, skipped_steps
-from winning_tickets.runs.errors import TicketsWarning, UsageError, listed, unknown
+from winning_tickets.runs.errors import TicketsWarning, UsageError, listed, problems_of, refuse, unknown
 from winning_tickets.tickets.selection import count_true
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.terms import check_negatives
@@ -184,8 +184,7 @@ def check_search(config: SearchConfig) -> None:
                 "The contrastive objective compares all segments of a batch, and each of several processes has some of "
                 "them; search in one process, or with another objective."
             )
-    if problems:
-        raise UsageError(*dict.fromkeys(problems))
+    refuse(problems)
 
 
 def _text_problems(config: TextSearch) -> list[str]:
