@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -73,6 +72,8 @@ def test_classes_come_from_the_training_file_and_sort_as_numbers(tmp_path: Path)
         (["1", "2", "3"], "spearman", ("spearman", "pearson"), True),
         (["3.11", "3.12", "3.13"], "accuracy", ("accuracy",), False),
         (["a", "b", "c"], "f1", ("f1", "accuracy"), False),
+        (["a", "b", "c"], "macro_f1", ("macro_f1", "accuracy"), False),
+        (["a", "b", "c"], "micro_f1", ("micro_f1", "accuracy"), False),
         (["a", "b", "nan"], "matthews", ("matthews", "accuracy"), False),
     ],
 )
@@ -234,12 +235,6 @@ def test_the_kind_can_be_said(tmp_path: Path) -> None:
         both(tmp_path, "a.csv", numbers, kind="classification", metric="pearson")
 
 
-@pytest.mark.parametrize("metric", ["macro_f1", "micro_f1"])
-def test_f1_of_several_classes(tmp_path: Path, metric: str) -> None:
-    data = both(tmp_path, "a.csv", "text,label\na,x\nb,y\nc,z\n", metric=metric)
-    assert (data.task.kind, data.task.metrics) == ("classification", (metric, "accuracy"))
-
-
 def test_a_missing_label_names_the_first_line_of_its_row(tmp_path: Path) -> None:
     content = 'text,label\n"one\ntwo",a\n"three\nfour\nfive",\nsix,b\n'
     with pytest.raises(ContentError, match="a.csv, line 4: column 'label' must be a class .* --drop-unlabelled"):
@@ -301,6 +296,8 @@ def test_rows_that_cannot_be_told(tmp_path: Path) -> None:
     splits = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a"]})})
     with pytest.raises(UsageError, match="train is a DatasetDict of splits; give a file, a Dataset"):
         rows_of(splits, "train")
+    with pytest.raises(UsageError, match="train is a dict of splits"):
+        rows_of({name: pd.DataFrame({"text": ["a"]}) for name in ("train", "validation")}, "train")
     twice = pd.DataFrame([["a", 1, 0]], columns=["text", "label", "label"])
     with pytest.raises(UsageError, match="train has several columns of the name label; rename or drop all but one"):
         rows_of(twice, "train")
@@ -318,16 +315,6 @@ def test_kinds_that_files_cannot_have(tmp_path: Path, kind: str) -> None:
 def test_a_cell_of_csv_may_be_very_long(tmp_path: Path) -> None:
     long = "word " * 40_000
     assert both(tmp_path, "a.csv", f"text,label\n{long},x\nb,y\n").train.texts == ([long, "b"],)
-
-
-def test_columns_may_be_arrays() -> None:
-    expected = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
-    for make in (np.array, pd.Series, list):
-        rows = rows_of({"text": make(["a", "b"]), "label": make([1, 0])}, "train")
-        assert [row for _, row in rows] == expected
-    frames = {name: pd.DataFrame(expected) for name in ("train", "validation")}
-    with pytest.raises(UsageError, match="train is a dict of splits"):
-        rows_of(frames, "train")
 
 
 @pytest.mark.parametrize("kind", [None, "tokens"])
