@@ -13,13 +13,12 @@ from torch.utils.data import Dataset
 from winning_tickets.config.settings import count_of, parse_size
 from winning_tickets.data import segments as segmentation
 from winning_tickets.data.corpora import CorpusText
-from winning_tickets.data.encode import Array, special_tokens
+from winning_tickets.data.encode import Array, Batch, special_tokens
 from winning_tickets.data.segments import CUTS, Cutting, Segments, Spans, generator
 from winning_tickets.data.token_cache import TokenStream, tokenize
 from winning_tickets.data.unknown_words import FIRST, check_words
 from winning_tickets.runs.errors import ContentError, UsageError
 
-Batch = dict[str, torch.Tensor]
 MASKED_POSITIONS, MASKED_IDS = "masked_positions", "masked_ids"
 """Keys of a batch: the masked positions, as indices into its flattened rows, and the tokens to predict there."""
 _MASKING, _FEW, _SUBSET = 3, 5, 6  # numbers of separate random streams
