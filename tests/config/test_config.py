@@ -1,5 +1,7 @@
 """Configurations: profiles, identities that never move by accident, problems reported together."""
 
+from pkgutil import resolve_name
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,8 +19,8 @@ from winning_tickets.config import (
     load_config_file,
 )
 from winning_tickets.config.levels import Level
-from winning_tickets.config.profiles import PROFILES, tuned_rate
-from winning_tickets.config.search import classes_of, load_named
+from winning_tickets.config.profiles import tuned_rate
+from winning_tickets.config.search import classes_of
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.training.objectives.terms import TERMS
@@ -28,7 +30,7 @@ def test_names_and_tables_agree():
     for name in METHOD_NAMES:
         for kind in classes_of(name):
             assert kind.method_name() == name
-            assert callable(load_named(kind.finder))
+            assert callable(resolve_name(kind.finder))
     assert tuple(TERMS) == TERM_NAMES
 
 
@@ -45,7 +47,7 @@ OPTIONAL = {
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["paper", "code", "tuned"])
 def test_every_open_field_is_filled_by_every_profile(method, profile):
     objectives = ("mlm", "task", "mlm+task") if method in ("imp", "snip", "movement") else OBJECTIVE_NAMES
     without_teacher = {"student_dropout", "teacher_dropout", "kd_padding"} if method == "imp" else set()
@@ -230,9 +232,6 @@ def test_a_fraction_may_carry_a_percent_sign(field, written, value):
     ("size", "message"),
     [
         ("all", "--train-size all is not a size; use a number of examples such as 1000, or a percentage such as 10%"),
-        ("0", "--train-size 0 is not a whole number of at least 1"),
-        ("120%", r"--train-size 120% is outside \(0%, 100%\]"),
-        ("10,000", "--train-size 10,000 is not a size"),
         (True, "--train-size True is not a size"),
         (2.5, "--train-size 2.5 is not a whole number"),
     ],

@@ -38,14 +38,14 @@ STOP = TOKENIZER.convert_tokens_to_ids(".")
 def stream_of(*lengths: int) -> TokenStream:
     """Lines of so many tokens; ids rise, so that every position can be recognised."""
     tokens = np.arange(sum(lengths), dtype=np.uint32) + 1000
-    return TokenStream(tokens, np.cumsum([0, *lengths], dtype=np.int64), Path(), "")
+    return TokenStream(tokens, np.cumsum([0, *lengths], dtype=np.int64), Path())
 
 
 def words_of(*lengths: int, seed: int = 0) -> TokenStream:
     """Lines of so many words of the vocabulary, with a full stop at every tenth place."""
     tokens = np.random.default_rng(seed).integers(FIRST, FIRST + 100, sum(lengths)).astype(np.uint16)
     tokens[9::10] = STOP
-    return TokenStream(tokens, np.cumsum([0, *lengths], dtype=np.int64), Path(), "")
+    return TokenStream(tokens, np.cumsum([0, *lengths], dtype=np.int64), Path())
 
 
 def batches(stream: TokenStream, segments: str, batch_tokens: int = 64, **options: Any) -> CorpusBatches:

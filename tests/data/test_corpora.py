@@ -92,12 +92,6 @@ def test_empty(tmp_path: Path) -> None:
         load_corpus(str(tmp_path / "a.txt"), "train")
 
 
-def test_not_utf8(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes("abc é".encode("latin1"))
-    with pytest.raises(ContentError, match=r"a\.txt is not UTF-8: byte 0xe9 at offset 4"):
-        load_corpus(str(tmp_path / "a.txt"), "train")
-
-
 def test_a_column_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dev.csv").write_text('id,body\n1,"a cat\nsat, down"\n2,a dog\n')

@@ -96,7 +96,7 @@ def test_percentages_are_exact() -> None:
         ("-1%", r"-1% is outside \(0%, 100%\]"),
         ("101%", r"101% is outside \(0%, 100%\]"),
         ("1%", "1% of 50 training examples leaves none"),
-        ("many", "--train-size many is not a size"),
+        ("10,000", "--train-size 10,000 is not a size"),
         ("1/0", "1/0 is not a size"),
         ("nan", "nan is not a size"),
     ],

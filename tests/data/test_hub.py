@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -265,8 +264,3 @@ def test_a_transfer_from_a_copy_says_what_it_left_out(tmp_path: Path, capsys: py
     with pytest.raises(UsageError, match="--train-size 4 asks for more than the 3 training examples there are"):
         app([*words, "--train-size", "4", "--out", str(tmp_path / "other")], standalone_mode=False)
     assert not (tmp_path / "other").exists()
-
-
-def test_a_task_without_a_repository() -> None:
-    with pytest.raises(UsageError, match="The task own is not on the Hugging Face hub"):
-        hub.read_hub(dataclasses.replace(TASKS["cola"], name="own", hub=None))

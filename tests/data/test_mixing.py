@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,6 +125,8 @@ def test_the_sum_hears_everybody_at_every_step():
     sizes = {"a": 2, "b": 3}
     assert epoch_steps(sizes, "sum") == 3
     assert mixed(sizes, "sum", 3)[2] == {"a": ("a", 2), "b": ("b", 2)}
+    with pytest.raises(IndexError, match="Step 3 of 3"):
+        mixed(sizes, "sum", 3)[3]
 
 
 @pytest.mark.parametrize("options", [{}, {"main": "c", "ratio": 1.0}, {"main": "a"}, {"main": "a", "ratio": -1.0}])
@@ -161,6 +164,15 @@ def test_every_example_comes_once_in_each_pass_over_its_task(mixing):
         assert passes or name == "task0"  # of `ratio` the largest is not heard to its end
         assert all(sorted(one) == list(range(count)) for one in passes)
         assert len({tuple(one) for one in passes}) == len(passes) or count < 5  # shuffled afresh, example by example
+
+
+@given(st.integers(1, 23), st.integers(1, 9), st.integers(0, 3))
+def test_every_epoch_of_a_task_is_in_a_seeded_order(count, batch_size, seed):
+    (batches,) = tasks((count,), batch_size, seed).values()
+    for epoch in range(3):
+        found = [batches[epoch * batches.per_epoch + index] for index in range(batches.per_epoch)]
+        expected = np.random.default_rng([seed, 0, epoch]).permutation(count).tolist()
+        assert [label for labels in found for label in labels] == expected
 
 
 def test_batches_are_the_same_whenever_they_are_asked_for():

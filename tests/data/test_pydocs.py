@@ -19,7 +19,7 @@ from winning_tickets.data.pydocs import (
     pydocs_info,
     pydocs_task,
 )
-from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.errors import ContentError
 
 SOURCE = '''
 """The module itself, described in a handful of words only."""
@@ -80,11 +80,6 @@ def test_a_beginning_of_the_corpus_mixes_modules() -> None:
     """Evaluation of the first tokens alone must not mean the first module alone."""
     owners = {passage.text: passage.module for passage in pydocs.stdlib_text().passages}
     assert len({owners[text] for text in pydocs_corpus("all", "validation")[:200]}) >= 10
-
-
-def test_unknown_part() -> None:
-    with pytest.raises(UsageError, match="Unknown part of pydocs 'topic'. Did you mean 'topics'"):
-        pydocs_corpus("topic")
 
 
 def test_task() -> None:

@@ -15,7 +15,7 @@ from samples.batches import plain
 from samples.tiny import tiny_tokenizer
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
-from winning_tickets.data.segments import Sections
+from winning_tickets.data.segments import Cutting, Sections, parse_segments
 from winning_tickets.data.token_cache import TokenStream, tokenize
 from winning_tickets.runs.errors import ContentError, UsageError
 
@@ -36,13 +36,15 @@ def stream_of(*sections: list[int]) -> TokenStream:
             lines.append(list(range(place, place + length)))
             place += length
     tokens = np.array([token for line in lines for token in line], dtype=np.uint32)
-    return TokenStream(tokens, np.cumsum([0, *map(len, lines)], dtype=np.int64), Path(), "")
+    return TokenStream(tokens, np.cumsum([0, *map(len, lines)], dtype=np.int64), Path())
 
 
-def batches(stream: TokenStream, longest: int = 40, rows: int = 3, **options: Any) -> CorpusBatches:
-    settings = {"n_batches": None, "seed": 0, "shuffle": False, "mlm_probability": None} | options
-    settings = {"short_sequence_probability": 0.0} | settings
-    return CorpusBatches(stream, TOKENIZER, segments=f"sections:{longest}", batch_tokens=rows * longest, **settings)
+def batches(
+    stream: TokenStream, longest: int = 40, rows: int = 3, tokenizer: Any = TOKENIZER, **options: Any
+) -> CorpusBatches:
+    settings = {"n_batches": None, "seed": 0, "shuffle": False, "mlm_probability": None}
+    settings |= {"segments": f"sections:{longest}", "batch_tokens": rows * longest, "short_sequence_probability": 0.0}
+    return CorpusBatches(stream, tokenizer, **settings | options)
 
 
 def rows_of(dataset: CorpusBatches) -> list[tuple[list[int], list[int]]]:
@@ -103,13 +105,13 @@ def test_left_out_are_headings_short_beginnings_and_first_paragraphs_with_equals
     stream = stream_of([19, 30], [], [20, 3], [25])
     tokens = stream.tokens.copy()
     tokens[-3] = HEADING
-    spoilt = TokenStream(tokens, stream.offsets, Path(), "")
+    spoilt = TokenStream(tokens, stream.offsets, Path())
     assert rows_of(batches(spoilt)) == [(span(49, 69), span(69, 72))]
 
 
 def test_text_before_the_first_heading_is_a_section() -> None:
     stream = stream_of([22], [24])
-    headless = TokenStream(stream.tokens[3:], stream.offsets[1:] - 3, Path(), "")
+    headless = TokenStream(stream.tokens[3:], stream.offsets[1:] - 3, Path())
     assert rows_of(batches(headless)) == [(span(0, 22), []), (span(22, 46), [])]
 
 
@@ -191,17 +193,7 @@ def test_evaluation_reads_in_order_and_stops_after_so_many_tokens() -> None:
 def test_a_tokenizer_without_token_types_gets_none() -> None:
     tokenizer = tiny_tokenizer([" ".join(WORDS), "="])
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    dataset = CorpusBatches(
-        stream_of([25]),
-        tokenizer,
-        segments="sections:40",
-        batch_tokens=40,
-        n_batches=None,
-        seed=0,
-        shuffle=False,
-        mlm_probability=None,
-    )
-    assert set(dataset[0]) == {"input_ids", "attention_mask"}
+    assert set(batches(stream_of([25]), tokenizer=tokenizer)[0]) == {"input_ids", "attention_mask"}
 
 
 def test_what_cannot_be_cut_into_sections_says_so() -> None:
@@ -213,34 +205,16 @@ def test_what_cannot_be_cut_into_sections_says_so() -> None:
     with pytest.raises(
         UsageError, match="has no mask token, so no token can be masked with it; use kd_masked_tokens 0"
     ):
-        CorpusBatches(
-            stream_of([25]),
-            without,
-            segments="packed:12",
-            batch_tokens=40,
-            n_batches=None,
-            seed=0,
-            shuffle=False,
-            mlm_probability=None,
-            masked_tokens=1,
-        )
+        batches(stream_of([25]), tokenizer=without, segments="packed:12", masked_tokens=1)
 
 
 def test_sections_of_wikitext(shared_data: Path) -> None:
     """Two thirds of the sequences have two segments, and a third of all positions is padding: see profiles.md."""
     corpus = load_corpus(str(shared_data / "wikitext-2"), "validation")
     words = sorted({word for line in corpus.lines for word in line.split()})
-    stream = tokenize(corpus, tiny_tokenizer([" ".join(words)]))
-    cut = Sections(
-        stream,
-        509,
-        3,
-        16,
-        seed=0,
-        shuffle=False,
-        heading_ids=[tiny_tokenizer([" ".join(words)]).convert_tokens_to_ids("=")],
-        short_probability=0.1,
-    )
+    tokenizer = tiny_tokenizer([" ".join(words)])
+    segments = parse_segments("sections:512")
+    cut = Sections(Cutting(tokenize(corpus, tokenizer), tokenizer, segments, 3, 16 * 512, seed=0, shuffle=False))
     rows = np.concatenate([cut.spans(index) for index in range(cut.epoch_batches)])
     lengths = rows[:, 1] - rows[:, 0] + rows[:, 3] - rows[:, 2]
     assert (lengths.max(), lengths.min() >= 1) == (509, True)

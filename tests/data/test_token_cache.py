@@ -110,13 +110,13 @@ def test_second_time_reads_the_cache(tokenizer: Any, monkeypatch: pytest.MonkeyP
     first = tokenize(corpus_of(LINES), tokenizer)
     monkeypatch.setattr(token_cache, "_tokenized", None)
     second = tokenize(corpus_of(LINES), tokenizer)
-    assert (first.key, first.path) == (second.key, second.path)
+    assert first.path == second.path
     assert np.array_equal(first.tokens, second.tokens)
 
 
 def test_key_follows_text_and_tokenizer(tokenizer: Any) -> None:
     other = tiny_tokenizer([*LINES, "more"])
-    keys = {tokenize(corpus_of(text), t).key for text in (LINES, LINES[:1]) for t in (tokenizer, other)}
+    keys = {tokenize(corpus_of(text), t).path for text in (LINES, LINES[:1]) for t in (tokenizer, other)}
     assert len(keys) == 4
 
 
@@ -176,7 +176,7 @@ def test_damaged_entries_are_made_again(tokenizer: Any, damage: Callable[[Path],
     again = tokenize(corpus_of(LINES), tokenizer)
     assert np.array_equal(again.tokens, good)
     assert token_cache._open(stream.path) is not None
-    assert [path.name for path in stream.path.parent.iterdir()] == [stream.key]
+    assert [path.name for path in stream.path.parent.iterdir()] == [stream.path.name]
 
 
 def test_a_faster_process_wins(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_a_faster_process_wins(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(token_cache, "_write", interrupted)
     stream = tokenize(corpus_of(LINES), tokenizer)
     assert stream.n_lines == len(LINES)
-    assert [path.name for path in stream.path.parent.iterdir()] == [stream.key]
+    assert [path.name for path in stream.path.parent.iterdir()] == [stream.path.name]
 
 
 def test_a_second_launch_waits_for_the_first(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,8 +211,8 @@ def test_a_second_launch_waits_for_the_first(tokenizer: Any, monkeypatch: pytest
     thread.start()
     first = tokenize(corpus_of(LINES), tokenizer)
     thread.join()  # a second `_write` would wait for ever
-    assert [one.key for one in found] == [first.key]
-    assert [path.name for path in first.path.parent.iterdir()] == [first.key]
+    assert [one.path.name for one in found] == [first.path.name]
+    assert [path.name for path in first.path.parent.iterdir()] == [first.path.name]
 
 
 def test_full_disk(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
@@ -238,9 +238,9 @@ def test_list_and_clean(tokenizer: Any, root: Path) -> None:
     long_ago = time.time() - 10 * 24 * 3600
     os.utime(old.path / "entry.json", (long_ago, long_ago))
     listed = list_cache_entries()
-    assert [found["key"] for found in listed] == [new.key, old.key]
+    assert [found["key"] for found in listed] == [new.path.name, old.path.name]
     assert listed[0] | {"bytes": 0, "last_used": 0} == {
-        "key": new.key,
+        "key": new.path.name,
         "corpus": "made up",
         "split": "train",
         "tokenizer": "",
@@ -252,7 +252,7 @@ def test_list_and_clean(tokenizer: Any, root: Path) -> None:
     leftover = root / "tokens" / ".x.tmp"
     leftover.mkdir()
     assert clean_cache(older_than_days=9) == listed[1]["bytes"]
-    assert [found["key"] for found in list_cache_entries()] == [new.key]
+    assert [found["key"] for found in list_cache_entries()] == [new.path.name]
     os.utime(leftover, (long_ago, long_ago))
     assert clean_cache() == listed[0]["bytes"]
     assert list((root / "tokens").iterdir()) == []

@@ -18,7 +18,6 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.runs.identity import digest
 from winning_tickets.training.objectives.task import TaskObjective
 
 QUIET = Runtime(quiet=True)
@@ -59,9 +58,6 @@ def test_the_profiles_fill_every_open_choice():
     for profile in PROFILES:
         resolved = TransferConfig(target="m", profile=profile).resolved()
         assert {name: getattr(resolved, name) for name in OPEN} == transfer_profile(profile, None)
-    # A profile's value that moves without a new version would make old results look like new ones.
-    frozen = digest([transfer_profile(profile, task) for profile in PROFILES for task in (None, "squad")])
-    assert frozen == "b4293bb23de6"
 
 
 def test_every_choice_is_explained():

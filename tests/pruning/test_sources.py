@@ -1,67 +1,18 @@
 """What methods learn from: one encoder under several heads, and the batches of several sources."""
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from samples.batches import plain
 from samples.learning import QUIET, corpus_of, learning, with_tiny_tasks
 from samples.tiny_models import CONFIGS, make_model
 from winning_tickets import SearchConfig
-from winning_tickets.data.encode import EncodedSplit
-from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.pruning.preparation import prepare_search
 from winning_tickets.pruning.search import check_search, search
 from winning_tickets.pruning.sources import load_sources
 from winning_tickets.runs.errors import UsageError
 
 TRAINERS = ("imp", "movement", "snip")
-
-
-class Numbers:
-    """Batch i of a source is its name and i."""
-
-    def __init__(self, name):
-        self._name = name
-
-    def __getitem__(self, index):
-        return (self._name, index)
-
-
-@given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(0, 60), st.integers(0, 5))
-def test_proportional_mixing_gives_every_batch_once_a_round(sizes, steps, seed):
-    names = [f"task{i}" for i in range(len(sizes))]
-    mixed = MixedBatches(
-        {name: Numbers(name) for name in names}, dict(zip(names, sizes, strict=True)), "proportional", steps, seed=seed
-    )
-    seen = [next(iter(mixed[step].values())) for step in range(len(mixed))]
-    assert len(seen) == steps
-    for name, size in zip(names, sizes, strict=True):
-        own = [index for source, index in seen if source == name]
-        assert own == list(range(len(own)))  # each source in its own order, nothing twice or left out
-        whole = steps // sum(sizes)
-        assert whole * size <= len(own) <= (whole + 1) * size
-
-
-def test_the_sum_has_a_batch_of_every_source_at_every_step():
-    mixed = MixedBatches({"a": Numbers("a"), "b": Numbers("b")}, {"a": 3, "b": 9}, "sum", 5, seed=0)
-    assert [mixed[step] for step in range(5)] == [{"a": ("a", i), "b": ("b", i)} for i in range(5)]
-    with pytest.raises(IndexError, match="Step 5 of 5"):
-        mixed[5]
-
-
-@given(st.integers(1, 23), st.integers(1, 9), st.integers(0, 3))
-def test_every_example_comes_once_an_epoch_in_another_order(count, batch_size, seed):
-    examples = EncodedSplit({"input_ids": [[i] for i in range(count)]}, list(range(count)))
-    batches = TaskBatches(examples, lambda items: [item["labels"] for item in items], batch_size, seed)
-    epochs = [
-        [label for index in range(batches.per_epoch) for label in batches[epoch * batches.per_epoch + index]]
-        for epoch in range(3)
-    ]
-    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
-    assert epochs == [np.random.default_rng([seed, 0, epoch]).permutation(count).tolist() for epoch in range(3)]
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -6,8 +6,8 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
 import typer
@@ -29,14 +29,13 @@ from winning_tickets.config import (
     TransferConfig,
     load_config_file,
 )
-from winning_tickets.config.search import problems_of
 from winning_tickets.config.share import SELECT_ON
 from winning_tickets.data.names import misnamed
 from winning_tickets.report.files import FORMATS, check_formats
 from winning_tickets.runs import distributed
 from winning_tickets.runs.ambient import neutral_if_loaded
 from winning_tickets.runs.directory import trusting
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, problems_of, refuse
 from winning_tickets.runs.escapes import escaped, json_text, printable_lines
 from winning_tickets.runs.files import check_working_directory
 from winning_tickets.runs.messages import hush
@@ -224,11 +223,10 @@ def verb(
             if execution.quiet:
                 hush()
             # Names are checked before torch is imported, which takes seconds.
-            if problems := misnamed(chosen):
-                raise UsageError(*problems)
+            refuse(misnamed(chosen))
             folder, as_json = given.get("out"), given["as_json"]
             if given["dry_run"]:
-                refuse(chosen, execution, check)
+                check_all(chosen, execution, check)
                 with trusting(remote_code=execution.trust_remote_code):
                     planned = plan(chosen, execution)
                 return emit(planned.as_json(folder), as_json=as_json, show=lambda _: planned.text(name))
@@ -307,16 +305,14 @@ def small_verb(
     return register
 
 
-def refuse(settings: Settings, runtime: Runtime, check: str) -> None:
+def check_all(settings: Settings, runtime: Runtime, check: str) -> None:
     """Refuse settings with problems: those that the checks of the command and of SMART find, all at once."""
     from winning_tickets.training.objectives.smart import check_precision
 
-    module, _, function = check.partition(":")
-    checks = [partial(getattr(import_module(module), function), settings)]
+    checks = [partial(resolve_name(check), settings)]
     if getattr(getattr(settings, "fine_tuning", settings), "smart", None) is not None:
         checks.append(partial(check_precision, runtime))
-    if problems := problems_of(*checks):
-        raise UsageError(*dict.fromkeys(problems))
+    refuse(problems_of(*checks))
 
 
 def checked_settings(

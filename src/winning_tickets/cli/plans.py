@@ -193,11 +193,8 @@ def _tasks_of_search(plan: Plan, settings: SourceSearch) -> list[Task]:
         return []
     found = {name: outlook_of_task(name, settings.data_dir) for name in settings.tasks}
     if settings.train_file is not None:
-        columns, label = settings.text_columns, settings.label_column
-        one = outlook_of_files(
-            settings.train_file, settings.train_file, columns, label, metric=None, kind=settings.kind
-        )
-        found[settings.train_file] = one
+        file, columns, label = settings.train_file, settings.text_columns, settings.label_column
+        found[file] = outlook_of_files(file, file, columns, label, kind=settings.kind)
     for name, outlook in found.items():
         plan.unchecked += outlook.unchecked
         count = "an unknown number of" if outlook.train is None else f"{outlook.train:,}"

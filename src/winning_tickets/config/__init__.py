@@ -13,7 +13,7 @@ from winning_tickets.config.objective import OBJECTIVE_NAMES, TERM_NAMES, parse_
 from winning_tickets.config.profiles import MODEL_DROPOUT, profile_values
 from winning_tickets.config.search import METHOD_NAMES, METHODS, SCOPES, SearchConfig
 from winning_tickets.config.settings import LAST_SEED, Runtime, Settings
-from winning_tickets.config.share import AUTO, ResolvedShare, ShareConfig, SuperConfig
+from winning_tickets.config.share import AUTO, ShareConfig, SuperConfig
 from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.config.sparsity import Pattern, check_sparsity
 from winning_tickets.config.transfer import EvaluateConfig, FitHeadConfig, Smart, TransferConfig

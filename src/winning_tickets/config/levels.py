@@ -85,11 +85,6 @@ class PercentLevels(WithLevels):
     def _without_percent_signs(cls, value: Any) -> Any:
         """Read `30%`, `30` or a list of them as percentages; refuse 0.5, which could also be a fraction."""
         try:
-            return tuple(as_percent("--level", one) for one in (value if isinstance(value, list | tuple) else (value,)))
+            return tuple(as_percent(one) for one in (value if isinstance(value, list | tuple) else (value,)))
         except UsageError as error:
             raise impossible(str(error)) from error
-
-    @field_validator("level", check_fields=False)
-    @classmethod
-    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(sorted(set(value)))

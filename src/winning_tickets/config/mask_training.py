@@ -71,7 +71,6 @@ class ScoreTraining(SteppedSearch, ScheduledSearch, CalibratedSearch, TeacherSea
         return max(self.total_steps, self.calibration_batches)
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found, filled = super().problems(), self.resolved()
         beyond = [step for step in self.save_at if not 1 <= step <= filled.total_steps]
         if beyond:
@@ -147,7 +146,6 @@ class MaskTraining(ScoreTraining, LogitsSearch, RoundedWeights, CountedSearch):
         return profiles.profile_values(self.profile, self.method, self.objective, self.ranking, steps=steps)
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found, filled = super().problems(), self.resolved()
         short = {"--score-dtype": self.score_dtype, "--moment-dtype": self.moment_dtype}
         found += [

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 
-from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.config.settings import all_digits
+from winning_tickets.runs.errors import UsageError, refuse, unknown
 
 TERM_NAMES = ("mlm", "clm", "kd", "attention", "contrastive", "logits")
 """The terms of a sum in canonical order; `winning_tickets.training.objectives` computes them."""
@@ -59,8 +59,7 @@ def parse_objective(text: str, names: Sequence[str] = TERM_NAMES, why: str = "")
         problems.append(
             f"The objective {text!r} has mlm, which is for encoders, and clm, for decoders; give one of them."
         )
-    if problems:
-        raise UsageError(*dict.fromkeys(problems))
+    refuse(problems)
     return {name: weights[name] for name in names if name in weights}
 
 
@@ -75,8 +74,8 @@ def terms_of(text: str) -> dict[str, float]:
 def canonical_objective(weights: Mapping[str, float]) -> str:
     """Return a sum in its canonical form: terms in the order of `ALL_NAMES`, joined with `+`, weights of 1 left out."""
     # All digits without an exponent, whose sign would look like a separator.
-    digits = {name: format(Decimal(repr(weight)), "f").removesuffix(".0") for name, weight in weights.items()}
-    return "+".join(name if weights[name] == 1 else f"{name}:{digits[name]}" for name in ALL_NAMES if name in weights)
+    parts = {name: name if weight == 1 else f"{name}:{all_digits(weight, 0)}" for name, weight in weights.items()}
+    return "+".join(parts[name] for name in ALL_NAMES if name in parts)
 
 
 def paper_objective(objective: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from winning_tickets.config.search import TICKET, CalibratedSearch, CountedSearch, RoundedWeights, problems_of
+from winning_tickets.config.search import TICKET, CalibratedSearch, CountedSearch, RoundedWeights
 from winning_tickets.config.settings import setting
 from winning_tickets.config.weights import PRETRAINED, parse_start
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import problems_of
 
 
 class RandomSearch(RoundedWeights, CountedSearch):
@@ -30,15 +30,8 @@ class MagnitudeSearch(RoundedWeights, CountedSearch):
     )
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
-        other = self.weights_from != PRETRAINED
-        return super().problems() + (problems_of(self._check_weights) if other else [])
-
-    def _check_weights(self) -> None:
-        try:
-            parse_start(self.weights_from)
-        except UsageError as error:
-            raise UsageError(f"--weights-from: {error}") from error
+        wrong = problems_of(lambda: parse_start(self.weights_from))
+        return super().problems() + [f"--weights-from: {line}" for line in wrong]
 
 
 class WandaSearch(CalibratedSearch, RoundedWeights, CountedSearch):

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from winning_tickets.config.objective import TEACHER_NAMES, paper_objective, terms_of
 
 Profile = Literal["paper", "code", "tuned"]
-PROFILES = ("paper", "code", "tuned")
 MODEL_DROPOUT = -1.0  # `student_dropout` of a profile that leaves the model's own dropout on
 
 # Learning rate of a fine-tuning of up to `_SHORT` steps, measured on models with hidden sizes 384 and 256
@@ -76,7 +75,7 @@ _PAPER: dict[str, Any] = _TUNED | {
     "clip": "global",
 }
 
-_PAPER_BY_OBJECTIVE: dict[str, dict[str, Any]] = {"kd": {"learning_rate": 2e-5}, "mlm": {}, "mlm+kd": {}}
+_PAPER_KD: dict[str, Any] = {"learning_rate": 2e-5}
 
 # Values of the released code where it differs from the paper; see docs/explanation/profiles.md.
 _CODE: dict[str, Any] = {
@@ -86,22 +85,18 @@ _CODE: dict[str, Any] = {
     "optimizer": "adamw-hf",
 }
 _CODE_ONE_SHOT: dict[str, Any] = {"count_rounding": "nearest"}
-_CODE_BY_OBJECTIVE: dict[str, dict[str, Any]] = {
-    "kd": {
-        "segments": "sections:512",
-        "kd_masked_tokens": 1,
-        "kd_padding": "counted",
-        "reselect_steps": 100,
-        "cadence": "before",
-        "step_offset": -1,
-        "teacher_dropout": True,
-        "optimizer": "bertadam",
-        "adam_epsilon": 1e-6,
-        "weight_decay": 0.01,
-        "clip": "tensor",
-    },
-    "mlm": {},
-    "mlm+kd": {},
+_CODE_KD: dict[str, Any] = {
+    "segments": "sections:512",
+    "kd_masked_tokens": 1,
+    "kd_padding": "counted",
+    "reselect_steps": 100,
+    "cadence": "before",
+    "step_offset": -1,
+    "teacher_dropout": True,
+    "optimizer": "bertadam",
+    "adam_epsilon": 1e-6,
+    "weight_decay": 0.01,
+    "clip": "tensor",
 }
 
 
@@ -199,10 +194,10 @@ def profile_values(
         if steps and follows(objective):
             values, rate, long = values | _TUNED_FOLLOWING, _FOLLOWING_RATE, _FOLLOWING_LONG
         return values | {"learning_rate": rate * math.sqrt(min(1.0, long / max(1, steps)))}
-    objective = paper_objective(objective)
-    values = _PAPER | _PAPER_BY_OBJECTIVE.get(objective, {})
-    if profile == "code":
-        values = (
-            values | _CODE | (_CODE_BY_OBJECTIVE.get(objective, {}) if method == "mask-training" else _CODE_ONE_SHOT)
-        )
-    return values
+    kd = paper_objective(objective) == "kd"
+    values = _PAPER | (_PAPER_KD if kd else {})
+    if profile == "paper":
+        return values
+    if method != "mask-training":
+        return values | _CODE | _CODE_ONE_SHOT
+    return values | _CODE | (_CODE_KD if kd else {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache, partial
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -19,8 +19,10 @@ from winning_tickets.config import profiles
 from winning_tickets.config.levels import UNIT_FIELDS
 from winning_tickets.config.profiles import Profile
 from winning_tickets.config.settings import (
+    ASCENDING,
     CORPORA,
     PERCENT,
+    PROFILE_MEANING,
     Count,
     Open,
     Seed,
@@ -32,7 +34,7 @@ from winning_tickets.config.settings import (
     setting,
 )
 from winning_tickets.config.sparsity import Pattern, check_sparsity
-from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.errors import UsageError, problems_of, refuse, unknown
 
 METHODS: dict[str, str] = {
     "random": "winning_tickets.config.one_shot:RandomSearch",
@@ -70,16 +72,10 @@ _ticket = partial(setting, panel=TICKET)
 _objective = partial(setting, panel=OBJECTIVE)
 
 
-def load_named(path: str) -> Any:
-    """Return the object with a name such as `package.module:name`; its module is imported."""
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
-
-
 def classes_of(method: str) -> tuple[type[SearchConfig], ...]:
     """Return the classes of a method's settings: one, or for mask training those of masks and of gates."""
     paths = (METHODS[method], GATE_TRAINING) if method == USUAL_METHOD else (METHODS[method],)
-    return tuple(map(load_named, paths))
+    return tuple(map(resolve_name, paths))
 
 
 def readers_of(field: str) -> tuple[str, ...]:
@@ -104,12 +100,7 @@ class SearchConfig(Settings):
     scope: Open[str] = _ticket(
         None, f"Matrices that are pruned: {', '.join(SCOPES[:-1])} or {SCOPES[-1]}.", everyday=True
     )
-    profile: Profile = _ticket(
-        "tuned",
-        "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
-        "project (tuned).",
-        everyday=True,
-    )
+    profile: Profile = _ticket("tuned", PROFILE_MEANING, everyday=True)
     seed: Seed = _ticket(0, "Seed of random masks, data order and MLM masking.", everyday=True)
 
     def __new__(cls, /, **fields: Any) -> Self:
@@ -123,7 +114,7 @@ class SearchConfig(Settings):
         if cls is not SearchConfig or method not in METHODS:
             return cls
         gates = method == USUAL_METHOD and any(fields.get(name) not in (None, (), []) for name in UNIT_FIELDS)
-        kind: type[Self] = load_named(GATE_TRAINING if gates else METHODS[method])
+        kind: type[Self] = resolve_name(GATE_TRAINING if gates else METHODS[method])
         return kind
 
     @classmethod
@@ -231,17 +222,6 @@ def _panel(field: FieldInfo) -> str:
     return str(extra["panel"])
 
 
-def problems_of(*tests: Any) -> list[str]:
-    """Return the lines of the errors that these functions without arguments raise."""
-    found: list[str] = []
-    for test in tests:
-        try:
-            test()
-        except UsageError as error:
-            found.extend(error.lines)
-    return found
-
-
 class WeightSearch(SearchConfig):
     """What methods read that prune single weights at one or more sparsities."""
 
@@ -328,7 +308,6 @@ class CountedSearch(WeightSearch):
         return None if self.pattern is None else Pattern.parse(self.pattern)
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found = super().problems()
         if self.pattern is not None:
             found += problems_of(self._check_pattern)
@@ -360,8 +339,7 @@ class CountedSearch(WeightSearch):
                 f"--scope {scope} has word embeddings, and --pattern {pattern} is for matrices that multiply their "
                 "input; use encoder or encoder+pooler."
             )
-        if problems:
-            raise UsageError(*problems)
+        refuse(problems)
 
 
 def _usual_for_a_pattern(text: str) -> dict[str, Any]:
@@ -439,7 +417,6 @@ class CalibratedSearch(TextSearch):
         return self.calibration_batches
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         missing = [f"--method {self.method} needs --corpus: {TEXTS}"] if self.corpus is None else []
         return super().problems() + missing
 
@@ -469,7 +446,6 @@ class ObjectiveSearch(TextSearch):
 
     @property
     def terms(self) -> dict[str, float]:
-        """Weights of the terms of the objective."""
         return objectives.parse_objective(self.objective, self.term_names)
 
     @property
@@ -491,7 +467,7 @@ class TeacherSearch(ObjectiveSearch):
 
     temperature: float = _objective(0.05, "Temperature of the contrastive term.", gt=0)
     logits_temperature: float = _objective(1.0, "Temperature of the logits term.", gt=0)
-    kd_layers: tuple[Count, ...] = _objective(
+    kd_layers: Annotated[tuple[Count, ...], ASCENDING] = _objective(
         (),
         "Layers whose hidden states the kd term compares, counted from 1, such as 12 or 4,8,12. By default all.",
     )
@@ -518,14 +494,7 @@ class TeacherSearch(ObjectiveSearch):
             raise impossible(f"--student-dropout {value:g} is impossible; give a number from 0 to below 1.")
         return value
 
-    @field_validator("kd_layers")
-    @classmethod
-    def _layers_in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        """Sort the layers and drop repeated ones, so that equal sets are equal runs."""
-        return tuple(sorted(set(value)))
-
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found, terms, filled = super().problems(), self.known_terms, self.resolved()
         if self.kd_layers and terms and "kd" not in terms:
             found.append(f"--kd-layers is about the kd term, which --objective {self.objective} does not have.")

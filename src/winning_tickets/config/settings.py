@@ -10,7 +10,16 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -35,15 +44,15 @@ def all_digits(number: float, places: int) -> str:
     return f"{whole}.{digits}" if digits else whole
 
 
-def as_percent(option: str, value: Any) -> Any:
-    """Read `30%`, `30` and 30 as 30 percent; refuse a number up to 1 without a sign, which may also be a fraction."""
+def as_percent(value: Any) -> Any:
+    """Read the level `30%`, `30` or 30 as 30 percent; refuse a number up to 1 without a sign, perhaps a fraction."""
     text = str(value).strip()
     number = text.removesuffix("%").strip()
     if text.endswith("%") or isinstance(value, bool) or not _NUMBER.fullmatch(number):
         return number if isinstance(value, str) else value
     if 0 < float(number) <= 1:
         raise UsageError(
-            f"{option} {number} can be read as {number} % and as {100 * float(number):g} %: write {number}% or "
+            f"--level {number} can be read as {number} % and as {100 * float(number):g} %: write {number}% or "
             f"{100 * float(number):g}%."
         )
     return number if isinstance(value, str) else value
@@ -51,6 +60,15 @@ def as_percent(option: str, value: Any) -> Any:
 
 _NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?")  # no exponent, with which a number could fill the memory
 PERCENT = BeforeValidator(as_fraction)
+ASCENDING = AfterValidator(lambda values: tuple(sorted(set(values))))
+"""Sorts values and drops repeated ones, so that equal sets are equal runs."""
+
+
+def in_order_of(names: Sequence[str]) -> AfterValidator:
+    """Return a validator that puts names into one order, and drops repeated ones."""
+    return AfterValidator(lambda values: tuple(name for name in names if name in values))
+
+
 Share = Annotated[float, PERCENT]
 """A fraction, which may be written as 0.1 or as 10%."""
 
@@ -96,6 +114,12 @@ def as_size(value: Any, info: ValidationInfo) -> Any:
 Size = Annotated[str, BeforeValidator(as_size)]
 """A number of examples, such as `1000`, or a part of them, such as `10%`."""
 
+PROFILE_MEANING = (
+    "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
+    "project (tuned)."
+)
+LabeledKind = Literal["classification", "regression", "multilabel", "tokens", "span"]
+"""Kinds of tasks that files can define: those with labeled examples."""
 WeightType = Literal["float32", "float16", "bfloat16"]
 """Names of the types in which the weights of an export may be stored."""
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from winning_tickets.config.levels import PercentLevels, Unit, WithLevels
 from winning_tickets.config.profiles import Profile, tuned_rate
-from winning_tickets.config.settings import GROUPING_MEANING, Count, Share, Size, as_percent, setting
+from winning_tickets.config.settings import (
+    ASCENDING,
+    GROUPING_MEANING,
+    PROFILE_MEANING,
+    Count,
+    Open,
+    Share,
+    Size,
+    as_percent,
+    in_order_of,
+    setting,
+)
 from winning_tickets.config.transfer import (
     DROPOUT_MEANING,
     FILES,
@@ -138,12 +149,7 @@ class ShareConfig(WithLevels):
         "Folder with the tasks' data: a GLUE download (CoLA/ ...), or a copy of the hub's repository.",
         everyday=True,
     )
-    profile: Profile = _tune(
-        "tuned",
-        "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
-        "project (tuned).",
-        everyday=True,
-    )
+    profile: Profile = _tune("tuned", PROFILE_MEANING, everyday=True)
     seeds: tuple[int, ...] = _tune(
         (0,),
         "Seeds of the heads, the data order and dropout, such as 0,1,2; one run for each. --tickets auto uses "
@@ -156,23 +162,23 @@ class ShareConfig(WithLevels):
         "N examples or P% of each training set. With one seed, larger subsets contain smaller ones.",
         everyday=True,
     )
-    epochs: float | None = _tune(
+    epochs: Open[float] = _tune(
         None, "Passes over the training sets; --mixing decides the batches of a pass.", gt=0, everyday=True
     )
     steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1, everyday=True)
     batch_size: int | None = _tune(None, "Examples per step.", ge=1, everyday=True)
     learning_rate: float | None = _tune(None, RATE_MEANING, gt=0, everyday=True)
-    optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] | None = _tune(
+    optimizer: Open[Literal["adamw", "adamax", "adamax-mtdnn"]] = _tune(
         None, "Optimizer: adamw, adamax, or adamax-mtdnn (without bias correction, as in the paper)."
     )
-    warmup_ratio: Share | None = _tune(None, "Fraction of the steps with linear warm-up.", ge=0, le=1)
-    weight_decay: float | None = _tune(None, "Weight decay of matrices. Biases and norms never decay.", ge=0)
+    warmup_ratio: Open[Share] = _tune(None, "Fraction of the steps with linear warm-up.", ge=0, le=1)
+    weight_decay: Open[float] = _tune(None, "Weight decay of matrices. Biases and norms never decay.", ge=0)
     max_grad_norm: float = _tune(1.0, "Norm that gradients are clipped to.", gt=0)
     dropout: Dropout = _tune(None, DROPOUT_MEANING)
     dropout_p: dict[str, float] | None = _tune(
         None, "Dropout before the heads: 0.1, or task=0.05. By default that of the task file, the profile or the model."
     )
-    group_by_length: bool | None = _tune(None, GROUPING_MEANING)
+    group_by_length: Open[bool] = _tune(None, GROUPING_MEANING)
     mixing: Literal["proportional", "annealed", "ratio", "round-robin"] = _tune(
         "proportional", "Order of the tasks' batches: proportional, annealed, ratio or round-robin."
     )
@@ -195,12 +201,12 @@ class ShareConfig(WithLevels):
         "An equal average is not worse, and a training never stops during the warm-up.",
         ge=1,
     )
-    best_by: Literal["task", "average"] | None = _tune(
+    best_by: Open[Literal["task", "average"]] = _tune(
         None,
         "Evaluation that is reported as the best: of each task its own (task), or for all tasks that with the best "
         "average of their primary metrics (average), as for one model.",
     )
-    strict: bool | None = _tune(
+    strict: Open[bool] = _tune(
         None,
         "Update only the weights in the ticket of the task of a step (Super Tickets, Algorithm 1). Otherwise momentum "
         "and weight decay change other weights too, as in the released code.",
@@ -244,21 +250,20 @@ class ShareConfig(WithLevels):
         elif tickets is not None and tickets != AUTO:
             folders = by_task("--tickets", tickets, tasks, "folder")
             values["tickets"] = {task: str(path) for task, path in folders.items() if str(path) != NONE}
-        if values.get("level") is not None:
-            levels = by_task("--level", values["level"], tasks, "level", one_for_all=True)
-            values["level"] = {task: as_percent("--level", level) for task, level in levels.items()}
         if values.get("dropout_p") is not None:
             values["dropout_p"] = by_task("--dropout-p", values["dropout_p"], tasks, "number", one_for_all=True) or None
-        for field, what in OWN_FILES.items():
+        for field, what in ({"level": "level"} | OWN_FILES).items():
             if values.get(field) is not None:
                 one_for_all = field not in ("train_file", "validation_file")
                 values[field] = by_task(cls.option_of(field), values[field], tasks, what, one_for_all=one_for_all)
+        if values.get("level") is not None:
+            values["level"] = {task: as_percent(level) for task, level in values["level"].items()}
         return values
 
-    def resolved(self) -> ResolvedShare:
+    def resolved(self) -> Self:
         """Return this configuration with the values of its profile where a choice is None."""
         stopping = {"patience": USUAL_PATIENCE} if self.early_stopping else {}
-        return self.filled(ResolvedShare, _VALUES[self.profile] | stopping)
+        return self.filled(type(self), _VALUES[self.profile] | stopping)
 
     def peak_rate(self, width: int, steps: int) -> float:
         """Return the peak learning rate for an encoder with this hidden size, trained for so many steps."""
@@ -275,20 +280,6 @@ class ShareConfig(WithLevels):
         if given is not None or self.profile == "tuned":
             return given
         return _DROPOUT[self.profile].get(task, _USUAL_DROPOUT)
-
-
-class ResolvedShare(ShareConfig):
-    """A `ShareConfig` in which the profile has filled every choice that was None."""
-
-    if TYPE_CHECKING:
-        epochs: float
-        optimizer: Literal["adamw", "adamax", "adamax-mtdnn"]
-        warmup_ratio: float
-        weight_decay: float
-        strict: bool
-        best_by: Literal["task", "average"]
-        dropout: float | Literal["model"]
-        group_by_length: bool
 
     def alone(self, target: str, task: str, head_dropout: float | None) -> TransferConfig:
         """Return the settings of fine-tuning on one task alone, from the base model or the shared model."""
@@ -353,17 +344,14 @@ SELECTIONS: tuple[Selection, ...] = ("winning", "random", "losing")
 LEVELS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)  # the eight levels of the paper's figures
 
 # Super Tickets, section 5.2 and appendix A.1.2; the weight decay is that of the released code.
+_SUPER_GRID: dict[str, Any] = {"learning_rates": (5e-5, 1e-4, 2e-4), "batch_sizes": (8, 16, 32)}
 _SUPER_PAPER: dict[str, Any] = {
-    "learning_rates": (5e-5, 1e-4, 2e-4),
-    "batch_sizes": (8, 16, 32),
     "optimizer": "adamax-mtdnn",
     "warmup_ratio": 0.1,
     "weight_decay": 0.01,
     "max_length": 512,
 }
 SELECT_ON = 0.1
-_SUPER_TUNED: dict[str, Any] = {"learning_rates": (), "batch_sizes": ()}
-
 
 _super = partial(setting, panel="Tickets")
 _grid = partial(setting, panel="Grid")
@@ -378,11 +366,13 @@ class SuperConfig(PercentLevels):
         "dev set on which settings, the best evaluation and the super ticket are chosen.",
         "Fine-tuning",
     )
-    level: tuple[float, ...] = _super(LEVELS, "Percents of the units that tickets prune.", everyday=True)
+    level: Annotated[tuple[float, ...], ASCENDING] = _super(
+        LEVELS, "Percents of the units that tickets prune.", everyday=True
+    )
     units: tuple[Unit, ...] = _super(
         ("heads", "ffns"), "Units that --level prunes: any of heads, ffns, neurons and layers.", everyday=True
     )
-    selections: tuple[Selection, ...] = _super(
+    selections: Annotated[tuple[Selection, ...], in_order_of(SELECTIONS)] = _super(
         SELECTIONS, "Kinds of tickets to fine-tune: any of winning, random and losing.", everyday=True
     )
     importance: Literal["sample", "token", "batch", "released"] | None = _super(
@@ -419,21 +409,17 @@ class SuperConfig(PercentLevels):
         everyday=True,
     )
 
-    @field_validator("selections")
-    @classmethod
-    def _in_one_order(cls, value: tuple[Selection, ...]) -> tuple[Selection, ...]:
-        return tuple(selection for selection in SELECTIONS if selection in value)
-
     def resolved(self) -> SuperConfig:
         """Return this configuration with the values of its profile where a choice is None."""
-        values = dict(_SUPER_PAPER if self.profile in ("paper", "code") else _SUPER_TUNED)
-        if self.profile in ("paper", "code"):
-            values |= _alone(self.profile, self.fine_tuning.task)
-            values["head_dropout"] = _DROPOUT[self.profile].get(str(self.fine_tuning.task), _USUAL_DROPOUT)
-        own = {name: values.pop(name) for name in ("learning_rates", "batch_sizes") if name in values}
-        own = {name: value for name, value in own.items() if getattr(self, name) is None}
+        values: dict[str, Any] = {"select_on": SELECT_ON}
+        grid: dict[str, Any] = dict.fromkeys(_SUPER_GRID, ())
+        if self.profile != "tuned":
+            grid, task = _SUPER_GRID, self.fine_tuning.task
+            values |= _SUPER_PAPER | _alone(self.profile, task)
+            values["head_dropout"] = _DROPOUT[self.profile].get(str(task), _USUAL_DROPOUT)
+        own = {name: value for name, value in grid.items() if getattr(self, name) is None}
         given = self.fine_tuning.model_fields_set | ({"epochs"} if self.fine_tuning.steps is not None else set())
-        open_ = {name: value for name, value in ({"select_on": SELECT_ON} | values).items() if name not in given}
+        open_ = {name: value for name, value in values.items() if name not in given}
         return self.model_copy(update=own | {"fine_tuning": self.fine_tuning.model_copy(update=open_)})
 
     def identity(self, *, exclude_defaults: bool = False) -> dict[str, Any]:

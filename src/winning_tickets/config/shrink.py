@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import field_validator
 
 from winning_tickets.config.objective import parse_objective
-from winning_tickets.config.settings import Count, Seed, Settings, impossible, setting
+from winning_tickets.config.settings import ASCENDING, Count, Seed, Settings, impossible, setting
 
 LOSS_NAMES = ("states", "pooled", "similarity", "logits")
 """Terms of `--losses`; `winning_tickets.training.objectives.distillation` computes them."""
@@ -49,12 +49,12 @@ class ShrinkConfig(Settings):
     task: str | None = _model(None, "Task with scored pairs whose similarity is reported: stsb.", everyday=True)
     pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv, jsonl or parquet.")
     data_dir: str | None = _model(None, "Folder with the data of the task.", everyday=True)
-    speedup: tuple[float, ...] = _budget(
+    speedup: Annotated[tuple[float, ...], ASCENDING] = _budget(
         (2.0,),
         "How many times as fast as the dense model. Several values, such as 1.5,2,3, give one model each.",
         everyday=True,
     )
-    size: tuple[float, ...] = _budget(
+    size: Annotated[tuple[float, ...], ASCENDING] = _budget(
         (),
         "Share of the encoder's parameters that may stay, such as 0.5, instead of --speedup. Several are allowed.",
         everyday=True,
@@ -130,11 +130,6 @@ class ShrinkConfig(Settings):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int | float) else value
-
-    @field_validator("speedup", "size")
-    @classmethod
-    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(sorted(set(value)))
 
     @property
     def shape(self) -> tuple[int, int]:

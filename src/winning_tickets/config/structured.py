@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
-
-from pydantic import field_validator
+from typing import Annotated, Any, ClassVar, Literal
 
 from winning_tickets.config import profiles
 from winning_tickets.config.levels import COUNT_FIELDS, UNIT_FIELDS, UNIT_NAMES, Level, PercentLevels, Unit
@@ -19,10 +17,9 @@ from winning_tickets.config.search import (
     ObjectiveSearch,
     SearchConfig,
     SteppedSearch,
-    problems_of,
 )
-from winning_tickets.config.settings import Open, setting
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.config.settings import ASCENDING, Open, in_order_of, setting
+from winning_tickets.runs.errors import problems_of, refuse
 
 _units = partial(setting, panel=UNITS)
 
@@ -32,12 +29,12 @@ class UnitSearch(PercentLevels, SearchConfig):
 
     usual: ClassVar[Mapping[str, Any]] = {"scope": "encoder"}
 
-    level: tuple[float, ...] = _units(
+    level: Annotated[tuple[float, ...], ASCENDING] = _units(
         (),
         "Percent of the units that are pruned, such as 30%. Several values, such as 10,20,30, give one ticket each.",
         everyday=True,
     )
-    units: tuple[Unit, ...] = _units(
+    units: Annotated[tuple[Unit, ...], in_order_of(UNIT_NAMES)] = _units(
         (), "Units that --level prunes: any of heads, ffns, neurons and layers. By default heads,ffns."
     )
     prune_heads: tuple[int, ...] = _units(
@@ -58,11 +55,6 @@ class UnitSearch(PercentLevels, SearchConfig):
     )
     min_heads_per_layer: Open[int] = _units(None, "Smallest number of heads that every layer keeps.", ge=0)
 
-    @field_validator("units")
-    @classmethod
-    def _in_one_order(cls, value: tuple[Unit, ...]) -> tuple[Unit, ...]:
-        return tuple(unit for unit in UNIT_NAMES if unit in value)
-
     @property
     def counted(self) -> dict[Unit, tuple[int, ...]]:
         """The numbers to prune of each unit for which numbers are given."""
@@ -72,9 +64,7 @@ class UnitSearch(PercentLevels, SearchConfig):
     @property
     def levels(self) -> tuple[Level, ...]:
         """The level of each ticket; one error names all problems of levels and counts."""
-        problems = list(self._level_problems())
-        if problems:
-            raise UsageError(*problems)
+        refuse(self._level_problems())
         counted = self.counted
         if counted:
             rows = zip(*counted.values(), strict=True)
@@ -107,7 +97,6 @@ class UnitSearch(PercentLevels, SearchConfig):
         return problems
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found = super().problems() + problems_of(lambda: self.levels)
         if self.scope != "encoder":
             found.append(f"--scope {self.scope} cannot be used with tickets of whole units, which prune the encoder.")
@@ -157,7 +146,6 @@ class ImportanceSearch(BatchedSearch, SteppedSearch, UnitSearch, ObjectiveSearch
         return profiles.structured_values(self.profile, self.selection)
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found, terms = super().problems(), self.known_terms
         if len(terms) > 1:
             return [
@@ -208,7 +196,6 @@ class GateTraining(UnitSearch, ScoreTraining):
         return MaskTraining.model_construct(**profiles.GATE_VALUES | shared)
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found = super().problems()
         if self.profile != "tuned":
             found.append(

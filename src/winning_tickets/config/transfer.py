@@ -14,7 +14,10 @@ from winning_tickets.config.profiles import Profile
 from winning_tickets.config.settings import (
     CORPORA,
     GROUPING_MEANING,
+    PROFILE_MEANING,
     Count,
+    LabeledKind,
+    Open,
     Seed,
     Settings,
     Share,
@@ -28,16 +31,13 @@ from winning_tickets.runs.errors import shown
 
 MODEL = "Model and data"
 FILES = "Your own files"
-FINE_TUNING = "Fine-tuning"
-EVALUATION = "Evaluation and results"
-TEACHER = "Teacher"
 SMART = "Adversarial regularization (SMART)"
 
 _model = partial(setting, panel=MODEL)
 _files = partial(setting, panel=FILES)
-_tune = partial(setting, panel=FINE_TUNING)
-_evaluate = partial(setting, panel=EVALUATION)
-_teach = partial(setting, panel=TEACHER)
+_tune = partial(setting, panel="Fine-tuning")
+_evaluate = partial(setting, panel="Evaluation and results")
+_teach = partial(setting, panel="Teacher")
 _smart = partial(setting, panel=SMART)
 
 
@@ -55,11 +55,16 @@ def _one_or_more(read: Callable[[Any], Any]) -> BeforeValidator:
     return BeforeValidator(read_all)
 
 
-def _above_zero(option: str, value: Any) -> float:
+def _number(value: Any) -> float:
+    """Return a number, also from text; NaN for anything else."""
     try:
-        number = -1.0 if isinstance(value, bool) else float(value)
+        return math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        number = -1.0
+        return math.nan
+
+
+def _above_zero(option: str, value: Any) -> float:
+    number = _number(value)
     if not 0 < number < math.inf:
         raise impossible(f"{option} {shown(value)} is impossible; it must be above 0.")
     return number
@@ -69,10 +74,7 @@ def _dropout(value: Any) -> Any:
     """Return a dropout as a fraction, or `model` unchanged."""
     if value == "model":
         return value
-    try:
-        number = float(as_fraction(value))
-    except (TypeError, ValueError):
-        number = -1.0
+    number = _number(as_fraction(value))
     if not 0 <= number < 1:
         raise impossible(f"--dropout {shown(value)} is impossible; it must be a number from 0 to below 1, or model.")
     return number
@@ -82,10 +84,7 @@ def _eval_steps(value: Any) -> Any:
     """Return a number of steps, also from text; return `epoch` and None unchanged."""
     if value is None or value == "epoch":
         return value
-    try:
-        number = 0.0 if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = 0.0
+    number = _number(value)
     if not number.is_integer() or number < 1:
         raise impossible(f"--eval-steps {shown(value)} is impossible; it must be at least 1, or epoch.")
     return int(number)
@@ -94,7 +93,7 @@ def _eval_steps(value: Any) -> Any:
 EvalSteps = Annotated[Literal["epoch"] | int | None, BeforeValidator(_eval_steps)]
 """Steps between evaluations, or `epoch` for those of an epoch."""
 USUAL_PATIENCE = 2  # of `early_stopping`
-Dropout = Annotated[Literal["model"] | float | None, _one_or_more(_dropout)]
+Dropout = Annotated[Open[Literal["model"] | float], _one_or_more(_dropout)]
 """A dropout, or `model` for the value in the model's configuration."""
 Dropouts = Annotated[Literal["model"] | float | tuple[Literal["model"] | float, ...] | None, _one_or_more(_dropout)]
 Rates = Annotated[float | tuple[float, ...] | None, _one_or_more(partial(_above_zero, "--learning-rate"))]
@@ -189,12 +188,7 @@ class TransferConfig(Settings):
     )
     corpus: str | None = _model(None, f"Text for --task mlm or clm: {CORPORA}.", everyday=True)
     task_file: str | None = _model(None, "YAML that defines tasks of your own files.")
-    profile: Profile = _tune(
-        "tuned",
-        "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
-        "project (tuned).",
-        everyday=True,
-    )
+    profile: Profile = _tune("tuned", PROFILE_MEANING, everyday=True)
     data_dir: str | None = _model(
         None,
         "Folder with the task's data: a GLUE download (CoLA/ ...), or a copy of the hub's repository.",
@@ -212,7 +206,7 @@ class TransferConfig(Settings):
     )
     label_column: str = _files("label", "Label column of your files.", everyday=True)
     metric: str | None = _files(None, "Primary metric of your files, such as f1 or macro_f1.", everyday=True)
-    kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = _files(
+    kind: LabeledKind | None = _files(
         None,
         "Kind of the labels of your files: classification, regression, multilabel, tokens or span. By default the "
         "files are inspected.",
@@ -270,22 +264,22 @@ class TransferConfig(Settings):
         "Steps between evaluations, or epoch for one after each epoch. By default those of the task; with --patience "
         "or --early-stopping, epoch.",
     )
-    evaluate_each_epoch: bool | None = _evaluate(None, "Evaluate at the end of each epoch too.")
-    eval_offset_steps: int | None = _evaluate(
+    evaluate_each_epoch: Open[bool] = _evaluate(None, "Evaluate at the end of each epoch too.")
+    eval_offset_steps: Open[int] = _evaluate(
         None,
         "Evaluate this many steps before each multiple of --eval-steps. The released SQuAD code does so by 1.",
         ge=0,
         option=None,
     )
-    best_includes_final: bool | None = _evaluate(
+    best_includes_final: Open[bool] = _evaluate(
         None,
         "The evaluation after the last step can be the best one, even if --eval-steps does not ask for it.",
         option=None,
     )
-    best_above_zero: bool | None = _evaluate(
+    best_above_zero: Open[bool] = _evaluate(
         None, "Only scores above 0 can be the best one, as in the released code.", option=None
     )
-    best_by: Literal["primary", "accuracy-or-mean"] | None = _evaluate(
+    best_by: Open[Literal["primary", "accuracy-or-mean"]] = _evaluate(
         None,
         "Score that the best evaluation is chosen by: the primary metric, or the larger of accuracy and its mean with "
         "F1 (accuracy-or-mean, the released code).",
@@ -294,13 +288,13 @@ class TransferConfig(Settings):
     max_tokens: Count | None = _evaluate(
         None, "Unpadded tokens of held-out text that are measured. By default all, of a stream 250,000."
     )
-    mnli_dev: Literal["matched", "mismatched"] | None = _evaluate(
+    mnli_dev: Open[Literal["matched", "mismatched"]] = _evaluate(
         None, "Validation set of MNLI whose accuracy is primary: matched or mismatched.", option=None
     )
-    padding: Literal["longest", "max-length"] | None = _tune(
+    padding: Open[Literal["longest", "max-length"]] = _tune(
         None, "Length that training batches are padded to: the longest example, or --max-length (max-length)."
     )
-    group_by_length: bool | None = _tune(None, GROUPING_MEANING)
+    group_by_length: Open[bool] = _tune(None, GROUPING_MEANING)
     select_on: Share = _evaluate(
         0.0,
         "Fraction of each validation split on which settings and the best evaluation are chosen; the scores are those "
@@ -369,14 +363,6 @@ class ResolvedTransfer(TransferConfig):
     if TYPE_CHECKING:
         learning_rate: float | None
         epochs: float | None
-        evaluate_each_epoch: bool
-        eval_offset_steps: int
-        best_includes_final: bool
-        best_above_zero: bool
-        best_by: Literal["primary", "accuracy-or-mean"]
-        mnli_dev: Literal["matched", "mismatched"]
-        padding: Literal["longest", "max-length"]
-        group_by_length: bool
         dropout: float | Literal["model"]
 
 

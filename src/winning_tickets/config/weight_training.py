@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
-
-from pydantic import field_validator
+from typing import Annotated, Any, ClassVar, Literal
 
 from winning_tickets.config import profiles
 from winning_tickets.config.objective import ALL_NAMES, SOURCE_NAMES
@@ -23,7 +21,7 @@ from winning_tickets.config.search import (
     TrainingSearch,
     WeightSearch,
 )
-from winning_tickets.config.settings import GROUPING_MEANING, Open, setting
+from winning_tickets.config.settings import ASCENDING, GROUPING_MEANING, LabeledKind, Open, setting
 from winning_tickets.config.weights import parse_rewind
 from winning_tickets.runs.errors import UsageError
 
@@ -38,13 +36,13 @@ class SourceSearch(BatchedSearch, ObjectiveSearch, WeightSearch):
     usual: ClassVar[Mapping[str, Any]] = {"objective": "mlm"}
     term_names: ClassVar[tuple[str, ...]] = SOURCE_NAMES
 
-    tasks: tuple[str, ...] = _task(
+    tasks: Annotated[tuple[str, ...], ASCENDING] = _task(
         (), "Tasks that the objective's term task is about, such as rte,mrpc.", option="--task", everyday=True
     )
     train_file: str | None = _task(None, "Your own training file, as one more task.", everyday=True)
     text_columns: tuple[str, ...] | None = _task(None, "Text columns of your file, such as premise,hypothesis.")
     label_column: str = _task("label", "Label column of your file.")
-    kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = _task(
+    kind: LabeledKind | None = _task(
         None,
         "Kind of the labels of your file: classification, regression, multilabel, tokens or span. By default the file "
         "is inspected.",
@@ -59,12 +57,6 @@ class SourceSearch(BatchedSearch, ObjectiveSearch, WeightSearch):
         "one source, drawn in proportion to its size (proportional).",
         option=None,
     )
-
-    @field_validator("tasks")
-    @classmethod
-    def _sorted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """Sort the tasks and drop repeated ones, so that equal sets are equal runs."""
-        return tuple(sorted(set(value)))
 
     @classmethod
     def usual_for(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +87,6 @@ class SourceSearch(BatchedSearch, ObjectiveSearch, WeightSearch):
         return profiles.learned_values(self.profile, self.known_terms)
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found, terms = super().problems(), self.known_terms
         named = bool(self.tasks) or self.train_file is not None
         text = next((name for name in terms if name != "task"), None)
@@ -157,7 +148,6 @@ class ImpSearch(ScheduledSearch, LogitsSearch, SourceSearch):
         )
 
     def problems(self) -> list[str]:
-        """Return a line for each reason why the settings cannot work together."""
         found = super().problems()
         lengths = [
             name for name in ("round_steps", "round_epochs", "round_examples") if getattr(self, name) is not None

@@ -13,23 +13,19 @@ from torch.utils.data import Dataset
 from winning_tickets.config.settings import count_of, parse_size
 from winning_tickets.data import segments as segmentation
 from winning_tickets.data.corpora import CorpusText
-from winning_tickets.data.encode import Array, special_tokens
-from winning_tickets.data.segments import Segments, Spans, generator
+from winning_tickets.data.encode import Array, Batch, special_tokens
+from winning_tickets.data.segments import CUTS, Cutting, Segments, Spans, generator
 from winning_tickets.data.token_cache import TokenStream, tokenize
 from winning_tickets.data.unknown_words import FIRST, check_words
 from winning_tickets.runs.errors import ContentError, UsageError
 
-Batch = dict[str, torch.Tensor]
 MASKED_POSITIONS, MASKED_IDS = "masked_positions", "masked_ids"
 """Keys of a batch: the masked positions, as indices into its flattened rows, and the tokens to predict there."""
 _MASKING, _FEW, _SUBSET = 3, 5, 6  # numbers of separate random streams
-_PREFIXES = ("", "\u0120", "\u2581")  # nothing, and the marks that byte-level BPE and SentencePiece put for a space
 ENDLESS = 2**62
 """Number of batches of a training whose length is not known beforehand."""
 HELD_OUT_TOKENS = 250_000
 """Tokens of the validation part of a stream that are measured, unless there is a limit."""
-_SENTENCE_ENDS = tuple(prefix + mark for mark in ".!?" for prefix in _PREFIXES)
-_HEADINGS = tuple(prefix + "=" for prefix in _PREFIXES)
 
 
 class CorpusBatches(Dataset[Batch]):
@@ -60,8 +56,7 @@ class CorpusBatches(Dataset[Batch]):
         masked_tokens: int = 0,  # without MLM, number of tokens of each segment to corrupt
         short_sequence_probability: float = segmentation.SHORT_SEQUENCE_PROBABILITY,  # of `sections:L`
     ) -> None:
-        self._stream, self._seed, self._shuffle = stream, seed, shuffle
-        self._short_sequences, self._batch_tokens = short_sequence_probability, batch_tokens
+        self.stream, self._batch_tokens = stream, batch_tokens
         self._prefix, self._suffix = special_tokens(tokenizer)
         parsed, special = check_segments(segments, batch_tokens, tokenizer)
         if max_tokens is not None and (max_tokens < 1 or shuffle):
@@ -69,7 +64,15 @@ class CorpusBatches(Dataset[Batch]):
         if train_size is not None:
             segmentation.check_countable(segments)
         choose = _chooser(max_tokens, train_size, seed if train_size_seed is None else train_size_seed)
-        self._cut = self._make_cut(parsed, special, tokenizer, batch_tokens, choose=choose)
+        self._cut = CUTS[parsed.form](
+            Cutting(
+                *(stream, tokenizer, parsed, special, batch_tokens, seed),
+                shuffle=shuffle,
+                choose=choose,
+                short_sequence_probability=short_sequence_probability,
+            )
+        )
+        self.segments = self._cut.segments  # number of distinct segments; None if they are drawn at random
         if n_batches is None and self._cut.epoch_batches is None:
             raise UsageError(
                 f"Segments {segments} are drawn at random, without an end, for training. Use packed:L or lines here."
@@ -124,51 +127,9 @@ class CorpusBatches(Dataset[Batch]):
             )
 
     @property
-    def stream(self) -> TokenStream:
-        """All tokens of the corpus; of a stream, those that were read."""
-        return self._stream
-
-    def _make_cut(
-        self, parsed: Segments, special: int, tokenizer: Any, batch_tokens: int, *, choose: segmentation.Choose | None
-    ) -> segmentation.Cut:
-        content = parsed.longest - special
-        seed = self._seed if self._shuffle else None
-        if parsed.form == "sections":
-            return segmentation.Sections(
-                self._stream,
-                content,
-                special,
-                batch_tokens // parsed.longest,
-                seed=self._seed,
-                shuffle=self._shuffle,
-                heading_ids=_known(tokenizer, _HEADINGS),
-                short_probability=self._short_sequences,
-                choose=choose,
-            )
-        if parsed.form == "packed":
-            return segmentation.Packed(
-                self._stream, content, special, batch_tokens // parsed.longest, seed=seed, choose=choose
-            )
-        if parsed.form == "lines":
-            return segmentation.LineSegments(self._stream, content, special, batch_tokens, seed=seed, choose=choose)
-        return segmentation.Mixed(
-            self._stream,
-            parsed,
-            special,
-            batch_tokens,
-            seed=self._seed,
-            sentence_ends=_known(tokenizer, _SENTENCE_ENDS),
-        )
-
-    @property
     def steps_of_a_pass(self) -> float:
         """Number of batches of a pass over the corpus; for random segments, of batches with as many tokens in all."""
-        return self._cut.epoch_batches or self._stream.n_tokens / self._batch_tokens
-
-    @property
-    def segments(self) -> int | None:
-        """Number of distinct segments; None if they are drawn at random."""
-        return self._cut.segments
+        return self._cut.epoch_batches or self.stream.n_tokens / self._batch_tokens
 
     def __len__(self) -> int:
         return self._length
@@ -204,10 +165,10 @@ class CorpusBatches(Dataset[Batch]):
         ids = np.full((len(spans), self._padded_length or int(lengths.max())), self._pad, dtype=np.int64)
         for row, first, length, (start, stop, *second) in zip(ids, firsts, lengths, spans, strict=True):
             row[:head] = self._prefix
-            row[head : first - tail] = self._stream.tokens[start:stop]
+            row[head : first - tail] = self.stream.tokens[start:stop]
             row[first - tail : first] = self._suffix
             if length > first:
-                row[first : length - tail] = self._stream.tokens[slice(*second)]
+                row[first : length - tail] = self.stream.tokens[slice(*second)]
                 row[length - tail : length] = self._suffix
         attention = np.arange(ids.shape[1]) < lengths[:, None]
         types = attention & (np.arange(ids.shape[1]) >= firsts[:, None])
@@ -313,11 +274,6 @@ class _FewMasked(_Corruption):
                 fate, word = random.random(), random.integers(0, self._vocabulary)
                 corrupted[row, place] = self._mask_id if fate < 0.8 else word if fate < 0.9 else ids[row, place]
         return corrupted
-
-
-def _known(tokenizer: Any, tokens: tuple[str, ...]) -> list[int]:
-    vocabulary = tokenizer.get_vocab()
-    return sorted({vocabulary[token] for token in tokens if token in vocabulary})
 
 
 def check_segments(text: str, batch_tokens: int, tokenizer: Any) -> tuple[Segments, int]:

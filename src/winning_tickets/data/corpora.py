@@ -214,7 +214,8 @@ def _reader(
 ) -> Callable[[], Iterable[str]]:
     """Return a function that yields all lines of a corpus from the first one."""
     if spec in HUB_CORPORA:
-        return _hub(spec, split, data_dir)
+        rows = _hub_rows(spec, split, data_dir)
+        return lambda: (line for text in rows() for line in split_lines(text))
     if spec in PYDOCS_PARTS:
         from winning_tickets.data.pydocs import pydocs_corpus
 
@@ -242,13 +243,7 @@ def _column(file: Path, column: str) -> Iterator[str]:
         yield from split_lines(row[column])
 
 
-def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
-    rows = _hub_rows(spec, split, data_dir)
-    return lambda: (line for text in rows() for line in split_lines(text))
-
-
 def _hub_rows(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
-
     name, config = HUB_CORPORA[spec]
     if data_dir is None:
         instead = "--corpus takes a text file or folder too, or pydocs, which is built in."

@@ -178,15 +178,6 @@ def known_label_reader(task: Task) -> LabelReader:
     return read_label
 
 
-def read_word_labels(found: Any, where: str, column: str = "label") -> list[Any]:
-    """Return the labels of a sentence as written, one per word."""
-    if not isinstance(found, list) or any(
-        isinstance(label, list | dict) or (not isinstance(label, str) and is_missing(label)) for label in found
-    ):
-        raise ContentError(f"{where}: column {column!r} must be a list of labels, found {shown(found)}.")
-    return found
-
-
 def read_answers(found: Any, where: str) -> Answers:
     """Return the answers to a question from `{"text": [...], "answer_start": [...]}`, as the hub has them."""
     try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,42 +71,45 @@ def describe_release(task: Task) -> str:
     return f"the official release (a folder with {layout.files['train']} in it)"
 
 
-def read_release(task: Task, data_dir: Path) -> TaskData:
-    """Read a task from a GLUE download, from its own release, or from its folder in one of them."""
+def read_release(task: Task, files: Mapping[str, Path]) -> TaskData:
+    """Read a task from the files of a GLUE download or of its own release, by split."""
     splits, unlabeled = {}, {}
-    for split, file in find_release(task, data_dir).items():
+    for split, file in files.items():
         splits[split], unlabeled[split] = _read_split(task, file)
     return TaskData.of(task, splits.pop("train"), splits, "folder", unlabelled=unlabeled)
 
 
-def find_release(task: Task, data_dir: Path) -> dict[str, Path]:
-    """Find the files of a task in a GLUE download, in its own release, or in its folder in one of them, by split."""
-    layout = LAYOUTS[task.name]
-    names = {split: layout.files[split] for split in ("train", *task.validation_splits)}
-    candidates = folders_of(task, data_dir, names["train"])
-    if not candidates:
+def files_of(task: Task, data_dir: Path) -> dict[str, Path]:
+    """Return the files of a task in a GLUE download, in its own release or in its folder in one of them, by split."""
+    # Files may be absent.
+    names = {split: LAYOUTS[task.name].files[split] for split in ("train", *task.validation_splits)}
+    folders = folders_of(task, data_dir, names["train"])
+    if not folders:
         there = ", ".join(sorted(path.name for path in data_dir.iterdir())) or "nothing"
         raise UsageError(
             f"{data_dir} has no folder {task.folder} for the task {task.name}, and no {names['train']} or Parquet "
             f"files of its own; found {there}."
         )
-    folder = candidates[0]
-    names = {split: name for split, name in names.items() if not task.may_lack(split) or (folder / name).is_file()}
-    if missing := [name for name in names.values() if not (folder / name).is_file()]:
+    return {split: folders[0] / name for split, name in names.items()}
+
+
+def find_release(task: Task, data_dir: Path) -> dict[str, Path]:
+    """Return the files of a task, by split; refuse a folder that lacks one."""
+    paths = files_of(task, data_dir)
+    paths = {split: path for split, path in paths.items() if not task.may_lack(split) or path.is_file()}
+    if missing := [path.name for path in paths.values() if not path.is_file()]:
+        folder = paths["train"].parent
         found = ", ".join(path.name for path in sorted(folder.iterdir())) or "nothing"
         raise UsageError(f"{folder} lacks {' and '.join(missing)} of the task {task.name}; found {found}.")
-    return {split: folder / name for split, name in names.items()}
+    return paths
 
 
-def count_rows(task: Task, data_dir: Path) -> dict[str, int]:
-    """Count the rows of the training and validation files that a folder has, with or without labels, by split."""
-    layout = LAYOUTS[task.name]
-    folder = next(iter(folders_of(task, data_dir, layout.files["train"])), data_dir)
-    paths = {split: folder / layout.files[split] for split in ("train", *task.validation_splits)}
-    headers = {split: path.suffix == ".tsv" and layout.header is None for split, path in paths.items()}
+def count_rows(task: Task, files: Mapping[str, Path]) -> dict[str, int]:
+    """Count the rows of those files that are there, with or without labels, by split."""
+    headers = LAYOUTS[task.name].header is None
     return {
-        split: sum(1 for line in read_lines(path) if line.strip()) - headers[split]
-        for split, path in paths.items()
+        split: sum(1 for line in read_lines(path) if line.strip()) - (headers and path.suffix == ".tsv")
+        for split, path in files.items()
         if path.is_file()
     }
 
@@ -141,25 +144,18 @@ def _folder_names(task: Task) -> set[str]:
     return {folder, folder.replace("-", ""), task.name}
 
 
-def check_columns_of_files(task: Task, data_dir: Path) -> None:
-    """Refuse a release whose files cannot be read or lack a column; only their first rows are read."""
+def check_columns_of_files(task: Task, files: Mapping[str, Path]) -> None:
+    """Refuse files that cannot be read or lack a column; only their first rows are read."""
     layout = LAYOUTS[task.name]
-    for path in find_release(task, data_dir).values():
+    for path in files.values():
         for where, row in islice(_rows(task, path), 1):
             check_columns(row, (*layout.texts, layout.label), where)
 
 
 DIAGNOSTIC = "AX"
 SERVER_FILES: dict[str, dict[str, str]] = {
-    "cola": {"CoLA": "test.tsv"},
-    "sst2": {"SST-2": "test.tsv"},
-    "mrpc": {"MRPC": "test.tsv"},
-    "stsb": {"STS-B": "test.tsv"},
-    "qqp": {"QQP": "test.tsv"},
+    **{name: {str(TASKS[name].folder): "test.tsv"} for name, layout in LAYOUTS.items() if layout.files is FILES},
     "mnli": {"MNLI-m": "test_matched.tsv", "MNLI-mm": "test_mismatched.tsv"},
-    "qnli": {"QNLI": "test.tsv"},
-    "rte": {"RTE": "test.tsv"},
-    "wnli": {"WNLI": "test.tsv"},
 }
 """For each task the server's names of its test sets, and their files in a GLUE download."""
 _DIAGNOSTIC_FILES = ("diagnostic/diagnostic.tsv", "AX/AX.tsv", "AX/diagnostic.tsv", "MNLI/diagnostic.tsv")
@@ -209,23 +205,15 @@ def read_tests(task: Task, data_dir: Path) -> dict[str, TestSet]:
 
 
 def _read_test_set(path: Path, columns: Sequence[str]) -> TestSet:
-    rows = tsv_rows(path)
-    first = next(rows, None)
-    index = next((name for name in _INDEX if first is not None and name in first[1]), _INDEX[0])
+    rows = list(tsv_rows(path))
+    index = next((name for name in _INDEX if rows and name in rows[0][1]), _INDEX[0])
 
     def read_index(found: Any, where: str) -> int:
         if not (found.strip().isdecimal() and len(found) < 20):
             raise ContentError(f"{where}: {index} must be a whole number, found {found!r}.")
         return int(found)
 
-    split, _ = build_split(
-        str(path),
-        chain([first] if first is not None else [], rows),
-        columns,
-        index,
-        read_label=read_index,
-        texts_are="any",
-    )
+    split, _ = build_split(str(path), rows, columns, index, read_label=read_index, texts_are="any")
     if len(set(split.labels)) < len(split):
         raise ContentError(f"{path}: the column {index} has a number twice, so rows could not be told apart.")
     return TestSet(split.labels, split.texts)

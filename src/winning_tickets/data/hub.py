@@ -175,21 +175,14 @@ def _unreadable(files: list[str], error: Exception) -> ContentError:
     )
 
 
-def find_copy(task: Task, data_dir: Path) -> Files:
-    """Find the Parquet files of a task in a copy of its repository; empty if the folder is not such a copy."""
-    return find_files(data_dir, task.hub[1] if task.hub else None, ("train", *task.validation_splits), task.may_lack)
-
-
-def read_copy(task: Task, data_dir: Path) -> TaskData | None:
-    """Read a task from a local copy of its repository; return None if the folder is not such a copy."""
-    files = find_copy(task, data_dir)
-    return _read(task, load_parquet(files), str(Path(files["train"][0]).parent), "folder") if files else None
+def read_copy(task: Task, files: Files) -> TaskData:
+    """Read a task from the Parquet files of a local copy of its repository."""
+    return _read(task, load_parquet(files), str(Path(files["train"][0]).parent), "folder")
 
 
 def read_hub(task: Task) -> TaskData:
     """Read a task from the hub."""
-    if task.hub is None:
-        raise UsageError(f"The task {task.name} is not on the Hugging Face hub.")
+    assert task.hub is not None
     found = load_hub(*task.hub, f"the task {task.name}", f"--data-dir takes {describe_release(task)} too.")
     return _read(task, found, f"The data set {task.hub[0]}", "hub")
 

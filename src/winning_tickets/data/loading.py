@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from winning_tickets.data import glue, hub
+from winning_tickets.data.pydocs import pydocs_task
 from winning_tickets.data.records import Task, TaskData
 from winning_tickets.data.tasks import TASKS, get_task
 from winning_tickets.runs.errors import UsageError
 
-Files = dict[str, list[str]]  # Parquet files by name of the split
 _NEARBY = 50  # folders that are looked into
 
 
@@ -19,19 +20,18 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
     # task's own release; or the task's own folder in one of them. None reads the hub.
     task = get_task(name)
     if name == "pydocs":
-        from winning_tickets.data.pydocs import pydocs_task
-
         refuse_folder(name, data_dir)
         return pydocs_task()
-    from winning_tickets.data import glue, hub, squad
-
     if data_dir is None:
         return hub.read_hub(task)
-    folder = Path(data_dir)
-    find_data(task, folder)
-    if (copy := hub.read_copy(task, folder)) is not None:
-        return copy
-    return squad.read_squad(task, folder) if task.kind == "span" else glue.read_release(task, folder)
+    copy, release = find_data(task, Path(data_dir))
+    if copy:
+        return hub.read_copy(task, copy)
+    if task.kind == "span":
+        from winning_tickets.data.squad import read_release
+
+        return read_release(task, release)
+    return glue.read_release(task, release)
 
 
 def refuse_folder(name: str, data_dir: str | Path | None) -> None:
@@ -46,8 +46,11 @@ def check_task_files(name: str, data_dir: str | Path) -> None:
         find_data(TASKS[name], Path(data_dir).expanduser())
 
 
-def find_data(task: Task, folder: Path) -> Files | dict[str, Path]:
-    """Find the files of a task in a folder, by split; if they are above or below it, the error names the right one."""
+def find_data(task: Task, folder: Path) -> tuple[hub.Files, dict[str, Path]]:
+    """Find the files of a task in a folder, by split: of a copy of the hub's repository, or of a release.
+
+    If they are above or below the folder, the error names the right one.
+    """
     try:
         return _find(task, folder)
     except UsageError as error:
@@ -56,11 +59,15 @@ def find_data(task: Task, folder: Path) -> Files | dict[str, Path]:
         raise UsageError(f"{error} Give --data-dir {other}.") from error
 
 
-def _find(task: Task, folder: Path) -> Files | dict[str, Path]:
-    from winning_tickets.data import glue, hub, squad
+def _find(task: Task, folder: Path) -> tuple[hub.Files, dict[str, Path]]:
+    config = None if task.hub is None else task.hub[1]
+    if copy := hub.find_files(folder, config, ("train", *task.validation_splits), task.may_lack):
+        return copy, {}
+    if task.kind == "span":
+        from winning_tickets.data.squad import find_release
 
-    find = squad.find_squad if task.kind == "span" else glue.find_release
-    return hub.find_copy(task, folder) or find(task, folder)
+        return {}, find_release(task, folder)
+    return {}, glue.find_release(task, folder)
 
 
 def _folder_nearby(task: Task, folder: Path) -> Path | None:

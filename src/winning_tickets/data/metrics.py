@@ -183,15 +183,9 @@ def column_average(results: Mapping[str, Metrics]) -> Average:
     return _average(results, COLUMNS, one, merge=False)
 
 
-RULES: dict[str, Callable[[Mapping[str, Metrics]], Average]] = {
-    "task_average": task_average,
-    "column_average": column_average,
-}
-
-
 def averages(results: Mapping[str, Metrics]) -> dict[str, Average]:
-    """Compute the averages of all `RULES` from metrics by name for each task, all on one scale."""
-    return {name: rule(results) for name, rule in RULES.items()}
+    """Compute both averages from metrics by name for each task, all on one scale."""
+    return {"task_average": task_average(results), "column_average": column_average(results)}
 
 
 def _average(

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from winning_tickets.data.encode import EncodedSplit, Item
+from winning_tickets.data.encode import Batch, EncodedSplit, Item
 
-Batch = dict[str, torch.Tensor]
 Mixing = Literal["sum", "proportional", "annealed", "ratio", "round-robin"]
 
 _ORDER, _DRAW = 0, 1  # streams of random numbers of one seed

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from winning_tickets.config import EvaluateConfig, SearchConfig, Settings
 from winning_tickets.config.builtin_models import BUILTIN, builtin
@@ -12,7 +14,7 @@ from winning_tickets.data.corpora import check_corpus_name
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.records import METRICS, METRICS_OF
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
-from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.errors import problems_of, unknown
 
 _FILES = ("train_file", "validation_file", "task_file", "pairs_file")
 _MODELS = ("model", "target", "base")
@@ -35,14 +37,10 @@ def misnamed(settings: Settings, *, with_files: bool = True, with_corpus: bool =
 
 def _of_models(settings: Settings) -> list[str]:
     """Return a line for each unknown name of a built-in model; other models are checked when they are loaded."""
-    found = []
-    for name in (getattr(settings, field, None) for field in _MODELS):
-        if isinstance(name, str) and name.startswith(BUILTIN):
-            try:
-                builtin(name)
-            except UsageError as error:
-                found.extend(error.lines)
-    return found
+    names = (getattr(settings, field, None) for field in _MODELS)
+    return problems_of(
+        *(partial(builtin, name) for name in names if isinstance(name, str) and name.startswith(BUILTIN))
+    )
 
 
 def _of_data(settings: Settings, *, with_files: bool, with_corpus: bool) -> list[str]:
@@ -52,10 +50,7 @@ def _of_data(settings: Settings, *, with_files: bool, with_corpus: bool) -> list
     paths = [one for value in files.values() for one in (value.values() if isinstance(value, Mapping) else (value,))]
     found = [f"There is no file {path}." for path in paths if with_files and path is not None and not _is_file(path)]
     if with_corpus and (corpus := getattr(settings, "corpus", None)) is not None:
-        try:
-            check_corpus_name(corpus)
-        except UsageError as error:
-            found.extend(error.lines)
+        found += problems_of(partial(check_corpus_name, corpus))
     own = values["train_file"] or {}
     if values["task_file"] is None:
         names = [name for name in (values["task"], *(values["tasks"] or ())) if name is not None]
@@ -64,8 +59,8 @@ def _of_data(settings: Settings, *, with_files: bool, with_corpus: bool) -> list
         others = [name for name in names if name not in mine and HubPart.splits_of(name) is None]
         found += [str(unknown("task", name, known, _OWN)) for name in others]
     metrics = values["metric"].values() if isinstance(values["metric"], Mapping) else (values["metric"],)
-    of_kind: Mapping[str, tuple[str, ...]] = {str(kind): names for kind, names in METRICS_OF.items()}
-    scores = of_kind.get(str(getattr(settings, "kind", None)), METRICS)
+    kind: Any = getattr(settings, "kind", None)
+    scores = METRICS_OF.get(kind, METRICS)
     return found + [str(unknown("metric", name, scores)) for name in metrics if name is not None and name not in scores]
 
 

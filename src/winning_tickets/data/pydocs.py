@@ -17,12 +17,11 @@ from typing import Any, Literal
 from winning_tickets.data.readers import fingerprint
 from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.tasks import TASKS
-from winning_tickets.runs.errors import ContentError, unknown
+from winning_tickets.runs.errors import ContentError
 
 MIN_WORDS = 8  # least words of a passage; shorter paragraphs are joined to the next one of the same docstring
 SALT = 1356
 """Salt of the split, for which every label of the task has validation passages in both Python 3.11 and 3.13."""
-PARTS = ("all", "docstrings", "topics")  # topics are those of Python's `help()`
 MAX_PASSAGES = {"train": 120, "validation": 30}  # of one label, so that none dominates
 
 # Modules of all of Python 3.11-3.14, except those that distributions leave out (test, tkinter, idlelib, ensurepip ...).
@@ -165,10 +164,9 @@ def _is_prose(paragraph: str) -> bool:
     return 2 * sum(bool(re.search("[A-Za-z]{2}", word)) for word in words) > len(words)
 
 
-def pydocs_corpus(part: str = "all", split: Literal["train", "validation"] = "train") -> list[str]:
-    """Return the passages of a part of the built-in corpus; objects are in a mixed but fixed order."""
-    if part not in PARTS:
-        raise unknown("part of pydocs", part, PARTS)
+def pydocs_corpus(part: str, split: Literal["train", "validation"]) -> list[str]:
+    """Return the passages of a part of the corpus: `all`, `docstrings`, or `topics`, those of Python's `help()`."""
+    # Objects are in a mixed but fixed order.
     chosen = [
         passage
         for passage in stdlib_text().passages

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 
@@ -22,40 +23,32 @@ _BLOCK = 1 << 20  # bytes of whole lines that are held at a time
 
 def read_utf8(path: Path) -> str:
     """Return the text of a file without its byte-order mark."""
-    try:
+    with _reading(path):
         return read_text(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
 
 
 def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a file, read in blocks, so that a large file is never in memory as a whole."""
     offset = 0
-    try:
-        with open_text(path) as handle:
-            while block := b"".join(handle.readlines(_BLOCK)):
-                yield from split_lines(decoded(path, block, offset))
-                offset += len(block)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    with _reading(path), open_text(path) as handle:
+        while block := b"".join(handle.readlines(_BLOCK)):
+            yield from split_lines(decoded(path, block, offset))
+            offset += len(block)
 
 
 def read_pieces(path: Path) -> Iterator[str]:
     """Yield the lines of a file; a line too long for a tokenizer comes in pieces and is never in memory as a whole."""
     offset, rest = 0, ""
-    try:
-        with open_text(path) as handle:
-            while block := _read_characters(handle):
-                *lines, rest = (rest + decoded(path, block, offset)).split("\n")
-                offset += len(block)
-                for line in lines:
-                    yield from cut(line.removesuffix("\r"))
-                # The last character may be half of a line end, and does not decide where the line is cut.
-                *pieces, begun = cut(rest[:-1])
-                yield from pieces
-                rest = begun + rest[-1:]
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    with _reading(path), open_text(path) as handle:
+        while block := _read_characters(handle):
+            *lines, rest = (rest + decoded(path, block, offset)).split("\n")
+            offset += len(block)
+            for line in lines:
+                yield from cut(line.removesuffix("\r"))
+            # The last character may be half of a line end, and does not decide where the line is cut.
+            *pieces, begun = cut(rest[:-1])
+            yield from pieces
+            rest = begun + rest[-1:]
     yield from cut(rest.removesuffix("\r"))
 
 
@@ -70,12 +63,17 @@ def _read_characters(handle: io.BufferedReader) -> bytes:
     return block
 
 
-def _unreadable(path: Path, error: OSError | ValueError) -> UsageError:
-    if isinstance(error, FileNotFoundError):
-        return UsageError(f"There is no file {path}.")
-    # Python raises ValueError for names that no file can have.
-    reason = error.strerror or error if isinstance(error, OSError) else "this cannot be the name of a file"
-    return UsageError(f"Cannot read {shown(str(path)) if isinstance(error, ValueError) else path}: {reason}.")
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say in words why a file cannot be read."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no file {path}.") from error
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise UsageError(f"Cannot read {shown(str(path))}: this cannot be the name of a file.") from error
 
 
 def split_lines(text: str) -> list[str]:
@@ -230,12 +228,14 @@ def parquet_rows(path: Path) -> Iterator[Row]:
                 yield f"{path}, row {number}", {column: plain(cell) for column, cell in row.items()}
                 number += 1
     except FileNotFoundError as error:
-        raise _unreadable(path, error) from error
+        raise UsageError(f"There is no file {path}.") from error
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise ContentError(f"Could not read {path} as a Parquet file: {str(error).rstrip('.')}.") from error
 
 
-FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {
+Formats = Mapping[str, Callable[[Path], Iterator[Row]]]
+"""Functions that yield the rows of a file, by its suffix."""
+FORMATS: Formats = {
     ".csv": csv_rows,
     ".tsv": tsv_rows,
     ".jsonl": jsonl_rows,
@@ -243,7 +243,7 @@ FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {
 }
 
 
-def read_rows(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]] = FORMATS) -> list[Row]:
+def read_rows(path: Path, formats: Formats = FORMATS) -> list[Row]:
     """Return all rows of data in memory, or of a file, whose suffix determines the format; refuse an empty file."""
     if (rows := memory.find(path)) is not None:
         return list(rows)

@@ -11,8 +11,6 @@ from winning_tickets.data.readers import fingerprint
 
 Kind = Literal["classification", "regression", "multilabel", "tokens", "span", "mlm", "clm"]
 """What is predicted: a class, a score, any number of classes, a class for each word, an answer in a text, or tokens."""
-LabeledKind = Literal["classification", "regression", "multilabel", "tokens", "span"]
-"""Kinds of tasks that files can define: those with labeled examples."""
 METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "macro_f1", "micro_f1", "matthews"),
     "regression": ("pearson", "spearman"),

@@ -1,8 +1,4 @@
-"""Cut a tokenized corpus into the token spans of batch i: `packed:L`, `lines`, `mixed` or `sections:L`.
-
-`content` is the number of tokens of a segment without special tokens, `special` the number of these, `rows` the number
-of segments per batch.
-"""
+"""Cut a tokenized corpus into the token spans of batch i: `packed:L`, `lines`, `mixed` or `sections:L`."""
 
 from __future__ import annotations
 
@@ -23,7 +19,9 @@ Choose = Callable[[Array], Array]
 Spans = Array  # token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`
 
 _BLOCK = 1 << 20  # tokens that are looked at at a time
-_ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
+_ORDER, _DRAW, _PACK = 1, 2, 4  # keep the random streams of one seed apart
+_PREFIXES = ("", "\u0120", "\u2581")  # nothing, and the marks that byte-level BPE and SentencePiece put for a space
+SHORT_SEQUENCE_PROBABILITY = 0.1
 
 
 @dataclass(frozen=True)
@@ -59,20 +57,49 @@ def generator(seed: int, *purpose: int) -> np.random.Generator:
     return np.random.default_rng((seed % 2**64, *purpose))
 
 
-def _too_short(found: int, needed: int, form: str) -> ContentError:
-    return ContentError(
-        f"The corpus is shorter than one segment: found {found} tokens, needed {needed} (--segments {form}). "
-        "Use more text or shorter segments."
-    )
+@dataclass(frozen=True)
+class Cutting:
+    """A tokenized corpus, and how it is cut; `CorpusBatches` describes the options."""
+
+    stream: TokenStream
+    tokenizer: Any
+    segments: Segments
+    special: int  # number of special tokens in each segment
+    batch_tokens: int
+    seed: int
+    shuffle: bool
+    choose: Choose | None = None  # None uses all segments
+    short_sequence_probability: float = SHORT_SEQUENCE_PROBABILITY
+
+    @property
+    def content(self) -> int:
+        """Largest number of tokens of a segment without special tokens."""
+        return self.segments.longest - self.special
+
+    def ids_of(self, marks: str) -> list[int]:
+        """Return the tokens that are one of these characters, with or without a space before it."""
+        vocabulary = self.tokenizer.get_vocab()
+        tokens = [prefix + mark for prefix in _PREFIXES for mark in marks]
+        return sorted({vocabulary[token] for token in tokens if token in vocabulary})
+
+    def refuse_short(self) -> None:
+        """Refuse a corpus that is shorter than a segment."""
+        if self.stream.n_tokens < self.content:
+            raise ContentError(
+                f"The corpus is shorter than one segment: found {self.stream.n_tokens} tokens, needed {self.content} "
+                f"(--segments {self.segments.form}). Use more text or shorter segments."
+            )
 
 
 class Rotation:
-    """Segment indices of each batch: with a seed, each segment once per epoch in random order; else all in order."""
+    """Segment indices of each batch: with `shuffle`, each segment once per epoch in random order; else all in order."""
 
-    def __init__(self, count: int, rows: int, seed: int | None) -> None:
-        self._count, self._rows, self._seed = count, rows, seed
+    def __init__(self, count: int, cutting: Cutting) -> None:
+        self.segments = self._count = count
+        self._rows = cutting.batch_tokens // cutting.segments.longest
+        self._seed = cutting.seed if cutting.shuffle else None
         self._orders: dict[int, Array] = {}
-        self.epoch_batches = -(-count // rows)
+        self.epoch_batches = -(-count // self._rows)
 
     def batch(self, index: int) -> Array:
         """Return the indices of the segments; a training batch at the end of an epoch is filled from the next one."""
@@ -89,30 +116,19 @@ class Rotation:
         return self._orders[epoch]
 
 
-class Packed:
+class Packed(Rotation):
     """Blocks of equal length over all lines; the tail is dropped."""
 
-    def __init__(
-        self,
-        stream: TokenStream,
-        content: int,
-        special: int,
-        rows: int,
-        *,
-        seed: int | None,
-        choose: Choose | None = None,
-    ) -> None:
-        self._content = content
-        blocks = stream.n_tokens // content
-        if blocks == 0:
-            raise _too_short(stream.n_tokens, content, "packed")
-        self._chosen = None if choose is None else choose(np.full(blocks, content + special))
-        self.segments = blocks if self._chosen is None else len(self._chosen)
-        self._rotation = Rotation(self.segments, rows, seed)
-        self.epoch_batches = self._rotation.epoch_batches
+    def __init__(self, cutting: Cutting) -> None:
+        cutting.refuse_short()
+        self._content = cutting.content
+        blocks = cutting.stream.n_tokens // self._content
+        lengths = np.full(blocks, cutting.segments.longest)
+        self._chosen = None if cutting.choose is None else cutting.choose(lengths)
+        super().__init__(blocks if self._chosen is None else len(self._chosen), cutting)
 
     def spans(self, index: int) -> Spans:
-        blocks = self._rotation.batch(index)
+        blocks = self.batch(index)
         starts = (blocks if self._chosen is None else self._chosen[blocks]) * self._content
         return np.stack([starts, starts + self._content], axis=1)
 
@@ -120,27 +136,19 @@ class Packed:
 class LineSegments:
     """One line per segment, cut at the end; lines of similar length share a batch."""
 
-    # With a seed the batches come in seeded order, and lines of equal length change places between epochs.
+    # With `shuffle` the batches come in seeded order, and lines of equal length change places between epochs.
 
-    def __init__(
-        self,
-        stream: TokenStream,
-        content: int,
-        special: int,
-        batch_tokens: int,
-        *,
-        seed: int | None,
-        choose: Choose | None = None,
-    ) -> None:
-        self._starts = np.asarray(stream.offsets[:-1], dtype=np.int64)
-        self._lengths = np.minimum(np.diff(stream.offsets), content).astype(np.int64)
-        self._seed = seed
+    def __init__(self, cutting: Cutting) -> None:
+        offsets, special = cutting.stream.offsets, cutting.special
+        self._starts = np.asarray(offsets[:-1], dtype=np.int64)
+        self._lengths = np.minimum(np.diff(offsets), cutting.content).astype(np.int64)
+        self._seed = cutting.seed if cutting.shuffle else None
         lines = np.flatnonzero(self._lengths)
-        if choose is not None:
-            lines = lines[choose(self._lengths[lines] + special)]
+        if cutting.choose is not None:
+            lines = lines[cutting.choose(self._lengths[lines] + special)]
         self._lines, self.segments = lines, len(lines)
         ordered = np.sort(self._lengths[lines]) + special
-        self._bounds = _batch_bounds(ordered, batch_tokens)
+        self._bounds = _batch_bounds(ordered, cutting.batch_tokens)
         self.epoch_batches = len(self._bounds) - 1
         self._epochs: dict[int, tuple[Array, Array]] = {}
 
@@ -180,21 +188,10 @@ class Mixed:
     segments: int | None = None
     _ENOUGH = 0.05  # share of all sentence starts; with fewer, the same few segments would come again and again
 
-    def __init__(
-        self,
-        stream: TokenStream,
-        segments: Segments,
-        special: int,
-        batch_tokens: int,
-        *,
-        seed: int,
-        sentence_ends: list[int],
-    ) -> None:
-        if stream.n_tokens < segments.longest - special:
-            raise _too_short(stream.n_tokens, segments.longest - special, "mixed")
-        self._segments, self._special, self._batch_tokens, self._seed = segments, special, batch_tokens, seed
-        self._n_tokens = stream.n_tokens
-        starts = _sentence_starts(stream, sentence_ends)
+    def __init__(self, cutting: Cutting) -> None:
+        cutting.refuse_short()
+        self._cutting, stream = cutting, cutting.stream
+        starts = _sentence_starts(stream, cutting.ids_of(".!?"))
         line_ends = stream.offsets[np.searchsorted(stream.offsets, starts, side="right")]
         falling_room = (starts - line_ends).astype(starts.dtype)
         order = np.argsort(falling_room, kind="stable")
@@ -202,20 +199,20 @@ class Mixed:
 
     def length(self, index: int) -> int:
         """Return the length of the segments of batch `index`, special tokens included."""
-        low, high = self._segments.shortest, self._segments.longest
-        drawn = generator(self._seed, _DRAW, index).random()
+        low, high = self._cutting.segments.shortest, self._cutting.segments.longest
+        drawn = generator(self._cutting.seed, _DRAW, index).random()
         return min(high, int(low * ((high + 1) / low) ** drawn))
 
     def spans(self, index: int) -> Spans:
         length = self.length(index)
-        rows, content = self._batch_tokens // length, length - self._special
-        random = generator(self._seed, _ORDER, index)
+        rows, content = self._cutting.batch_tokens // length, length - self._cutting.special
+        random = generator(self._cutting.seed, _ORDER, index)
         inside = int(np.searchsorted(self._falling_room, -content, side="right"))
         if inside >= max(rows, self._ENOUGH * len(self._starts)):
             starts = self._starts[random.choice(inside, rows, replace=False)]
         else:
             chosen = self._starts[random.integers(0, len(self._starts), rows)]
-            starts = np.minimum(chosen, self._n_tokens - content)
+            starts = np.minimum(chosen, self._cutting.stream.n_tokens - content)
         return np.stack([starts, starts + content], axis=1).astype(np.int64)
 
 
@@ -228,34 +225,19 @@ def _sentence_starts(stream: TokenStream, sentence_ends: list[int]) -> Array:
 
 
 LEAST_OF_FIRST_PARAGRAPH = 20  # a section whose first paragraph has fewer tokens is left out
-SHORT_SEQUENCE_PROBABILITY = 0.1
-_PACK = 4  # number of a separate random stream
 
 
-class Sections:
+class Sections(Rotation):
     """Sequences of one section each; the packing is a function of the seed alone, the same in every epoch."""
 
-    # A sequence is a pair of segments with `special` tokens in addition to at most `content`. `short_probability` is
-    # the share of sections for whose sequences a random length is drawn.
+    # A sequence is a pair of segments with special tokens in addition to at most `content`.
 
-    def __init__(
-        self,
-        stream: TokenStream,
-        content: int,
-        special: int,
-        rows: int,
-        *,
-        seed: int,
-        shuffle: bool,
-        heading_ids: list[int],
-        short_probability: float,
-        choose: Choose | None = None,
-    ) -> None:
-        random = generator(seed, _PACK)
+    def __init__(self, cutting: Cutting) -> None:
+        random, content, special = generator(cutting.seed, _PACK), cutting.content, cutting.special
         found = [
             _truncated(chunk, content, random)
-            for paragraphs in _sections(stream, heading_ids)
-            for chunk in _chunks(paragraphs, content, short_probability, random)
+            for paragraphs in _sections(cutting.stream, cutting.ids_of("="))
+            for chunk in _chunks(paragraphs, content, cutting.short_sequence_probability, random)
         ]
         if not found:
             raise ContentError(
@@ -263,17 +245,15 @@ class Sections:
                 "segments sections:L are for articles with headings such as ' = Title = '. Use packed:L or lines."
             )
         self._sequences = np.array(found, dtype=np.int64)
-        if choose is not None:
+        if cutting.choose is not None:
             pairs = self._sequences[:, 3] > self._sequences[:, 2]
             lengths = np.diff(self._sequences)[:, ::2].sum(axis=1) + np.where(pairs, special, special - 1)
-            self._sequences = self._sequences[choose(lengths)]
-        self.segments = len(self._sequences)
-        self._rotation = Rotation(len(self._sequences), rows, seed if shuffle else None)
-        self.epoch_batches = self._rotation.epoch_batches
+            self._sequences = self._sequences[cutting.choose(lengths)]
+        super().__init__(len(self._sequences), cutting)
 
     def spans(self, index: int) -> Spans:
         """Return both segments of each row: `(rows, 4)`, the second one empty where a sequence has only one."""
-        chosen: Spans = self._sequences[self._rotation.batch(index)]
+        chosen: Spans = self._sequences[self.batch(index)]
         return chosen
 
 
@@ -326,3 +306,9 @@ def _truncated(chunk: tuple[int, int, int], content: int, random: Any) -> tuple[
 Cut = Packed | LineSegments | Mixed | Sections
 """A way to cut a corpus into the spans of each batch; `epoch_batches` includes a smaller last batch, and `segments` is
 the number of distinct segments; both are None where segments are drawn at random."""
+CUTS: dict[str, Callable[[Cutting], Cut]] = {
+    "packed": Packed,
+    "lines": LineSegments,
+    "mixed": Mixed,
+    "sections": Sections,
+}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import string
 from collections import Counter
@@ -17,7 +16,6 @@ from winning_tickets.data.examples import build_split, check_answers, read_answe
 from winning_tickets.data.readers import read_utf8
 from winning_tickets.data.records import Answers, Source, Split, Task, TaskData
 from winning_tickets.data.rows import Row
-from winning_tickets.data.tasks import TASKS
 from winning_tickets.data.tokenizing import check_length, encoded_parts
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
@@ -30,13 +28,7 @@ _SHAPE = "articles in 'data', their 'paragraphs', each with a 'context' and ques
 _PUNCTUATION = frozenset(string.punctuation)
 
 
-def read_squad(task: Task, data_dir: Path) -> TaskData:
-    """Read a task from the official files in a folder."""
-    found = find_squad(task, data_dir)
-    return _read(task, found["train"], found["validation"], "folder")
-
-
-def find_squad(task: Task, data_dir: Path) -> dict[str, Path]:
+def find_release(task: Task, data_dir: Path) -> dict[str, Path]:
     """Find the official files, `train-v1.1.json` and `dev-v1.1.json`, in a folder or in `squad/` in it, by split."""
     if not data_dir.is_dir():
         raise UsageError(
@@ -62,15 +54,11 @@ def find_squad(task: Task, data_dir: Path) -> dict[str, Path]:
     return found
 
 
-def read_files(train_file: Path, validation_file: Path) -> TaskData:
-    """Read the user's own questions in the JSON of SQuAD v1.1; the settings are those of SQuAD."""
-    return _read(dataclasses.replace(TASKS["squad"], name="local", hub=None), train_file, validation_file, "files")
-
-
-def _read(task: Task, train_file: Path, validation_file: Path, source: Source) -> TaskData:
-    train, validation = read_articles(train_file), read_articles(validation_file)
-    check_answers(train, str(train_file))
-    return TaskData.of(task, train, {"validation": validation}, source)
+def read_release(task: Task, files: dict[str, Path], source: Source = "folder") -> TaskData:
+    """Read a task from files by split, the official ones or the user's own, in the JSON of SQuAD v1.1."""
+    splits = {split: read_articles(file) for split, file in files.items()}
+    check_answers(splits["train"], str(files["train"]))
+    return TaskData.of(task, splits.pop("train"), splits, source)
 
 
 def read_articles(path: Path) -> Split:

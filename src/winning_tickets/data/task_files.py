@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from winning_tickets.config.settings import Settings, Size
+from winning_tickets.config.settings import LabeledKind, Settings, Size
 from winning_tickets.config.yaml_files import read_yaml
 from winning_tickets.data.readers import read_utf8
-from winning_tickets.data.records import LabeledKind, TaskData
-from winning_tickets.data.user_files import load_files
-from winning_tickets.runs.errors import UsageError, page, shown, unknown
+from winning_tickets.data.records import TaskData
+from winning_tickets.data.user_files import file_arguments, load_files
+from winning_tickets.runs.errors import UsageError, page, refuse, shown, unknown
 
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -44,18 +44,13 @@ class FilesDefinition(Settings):
     def option_of(cls, field: str, inner: str = "") -> str:
         return field  # messages name keys, because a task file has no options
 
+    def files(self, folder: Path) -> dict[str, Any]:
+        """Return the arguments of `load_files`; paths are relative to the folder of the task file."""
+        return file_arguments(self, folder / self.train_file, folder / self.validation_file)
+
     def load(self, name: str, folder: Path) -> TaskData:
-        """Read the examples of the task; paths are relative to the folder of the task file."""
-        data = load_files(
-            folder / self.train_file,
-            folder / self.validation_file,
-            self.text_columns,
-            label_column=self.label_column,
-            metric=self.metric,
-            kind=self.kind,
-            task_name=name,
-            drop_unlabelled=self.drop_unlabelled,
-        )
+        """Read the examples of the task, whose task file is in this folder."""
+        data = load_files(**self.files(folder), task_name=name)
         task = replace(data.task, head_dropout=self.dropout_p, learning_rate=self.learning_rate)
         return replace(data, task=replace(task, train_size=self.train_size, weight=self.weight))
 
@@ -78,8 +73,7 @@ def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> di
             found[name] = _definition(name, known)
         except UsageError as error:
             problems += [f"{where}: {line}" for line in error.lines]
-    if problems:
-        raise UsageError(*problems)
+    refuse(problems)
     return found
 
 

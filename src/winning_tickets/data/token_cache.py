@@ -39,8 +39,7 @@ class TokenStream:
 
     tokens: np.ndarray[Any, Any]  # ids, uint16 or uint32 `(n_tokens,)`
     offsets: np.ndarray[Any, Any]  # int64 `(n_lines + 1,)`; line i is `tokens[offsets[i]:offsets[i + 1]]`
-    path: Path
-    key: str
+    path: Path  # its name is the key of the entry
 
     @property
     def n_tokens(self) -> int:
@@ -120,19 +119,15 @@ def _tokenized_in(
 
 
 def _write(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None, *, end: int | None) -> None:
-    import xxhash
-
     largest = max(tokenizer.get_vocab().values())
     kind = np.dtype("<u2" if largest < 2**16 else "<u4")
     total = count = 0
-    state = xxhash.xxh3_128()
     with (folder / _TOKENS).open("wb") as tokens, (folder / _OFFSETS).open("wb") as offsets:
         begin = _write_header(offsets, 0)
         offsets.write(np.zeros(1, "<i8").tobytes())
         for lines in _tokenized(corpus, tokenizer, at_most, end):
             ends = total + np.cumsum([len(line) for line in lines], dtype="<i8")
             content = np.fromiter(chain.from_iterable(lines), kind, count=int(ends[-1]) - total).tobytes()
-            state.update(content)
             tokens.write(content)
             offsets.write(ends.tobytes())
             total, count = int(ends[-1]), count + len(lines)
@@ -140,7 +135,6 @@ def _write(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None
         _write_header(offsets, count + 1)
     if total == 0:
         raise ContentError(f"The corpus {corpus.name} ({corpus.split}) has no tokens after tokenization.")
-    _hash_file(state, folder / _OFFSETS, begin)
     entry = {
         "format_version": FORMAT_VERSION,
         "corpus": corpus.name,
@@ -149,7 +143,7 @@ def _write(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None
         "tokens": total,
         "lines": count,
         "dtype": kind.str,
-        "hash": state.hexdigest(),
+        "hash": _hash_of(folder, begin),
     }
     write_json(folder / _ENTRY, entry)
 
@@ -201,32 +195,33 @@ def _some_at_a_time(lines: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
-def _hash_file(state: Any, path: Path, begin: int) -> None:
-    """Hash a file from a byte on; it is read, not mapped, so that its pages do not count as memory of this process."""
-    with path.open("rb") as handle:
-        handle.seek(begin)
-        while block := handle.read(_BLOCK):
-            state.update(block)
+def _hash_of(folder: Path, begin: int) -> str:
+    """Return the xxh3-128 of the tokens and of the offsets, which begin at a byte."""
+    # The files are read, not mapped, so that their pages do not count as memory of this process.
+    import xxhash
+
+    state = xxhash.xxh3_128()
+    for name, first in ((_TOKENS, 0), (_OFFSETS, begin)):
+        with (folder / name).open("rb") as handle:
+            handle.seek(first)
+            while block := handle.read(_BLOCK):
+                state.update(block)
+    return str(state.hexdigest())
 
 
 def _open(path: Path) -> TokenStream | None:
     """Return the entry, or None where it is absent or damaged (cut off, edited, of another format)."""
-    import xxhash
-
     try:
         entry = parse_json((path / _ENTRY).read_text(encoding="utf-8"))
         offsets = np.load(path / _OFFSETS, mmap_mode="r", allow_pickle=False)
         tokens = np.memmap(path / _TOKENS, dtype=np.dtype(entry["dtype"]), mode="r")
-        state = xxhash.xxh3_128()
-        _hash_file(state, path / _TOKENS, 0)
-        _hash_file(state, path / _OFFSETS, offsets.offset)
-        if entry["format_version"] != FORMAT_VERSION or entry["hash"] != state.hexdigest():
+        if entry["format_version"] != FORMAT_VERSION or entry["hash"] != _hash_of(path, offsets.offset):
             return None
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     with contextlib.suppress(OSError):  # a cache that is shared read-only
         os.utime(path / _ENTRY)
-    return TokenStream(tokens, offsets, path, path.name)
+    return TokenStream(tokens, offsets, path)
 
 
 def _discard(path: Path) -> None:

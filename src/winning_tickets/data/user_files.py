@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from winning_tickets.config.settings import LabeledKind
 from winning_tickets.data import examples
 from winning_tickets.data.examples import LabelReader
-from winning_tickets.data.readers import FORMATS, conll_rows, jsonl_rows, parquet_rows, read_rows
-from winning_tickets.data.records import METRICS, METRICS_OF, Kind, LabeledKind, Split, Task, TaskData
+from winning_tickets.data.readers import FORMATS, Formats, conll_rows, jsonl_rows, parquet_rows, read_rows
+from winning_tickets.data.records import METRICS, METRICS_OF, Kind, Split, Task, TaskData
 from winning_tickets.data.rows import Row
+from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, UsageError, page, shown, unknown
 
 WELL_KNOWN: tuple[tuple[str, ...], ...] = (  # text columns that are found without being named
@@ -59,27 +61,19 @@ def load_files(
     if metric is not None and metric not in known:
         raise unknown("metric", metric, known)
     if kind == "span":
-        data = _read_spans(train, validation, text_columns, label_column, metric=metric)
-        return replace(data, task=replace(data.task, name=task_name or LOCAL))
+        if text_columns is not None or label_column != "label":
+            raise UsageError(
+                "--text-columns and --label-column need rows; the JSON of SQuAD v1.1 has its own names "
+                "(question, context, answers)."
+            )
+        from winning_tickets.data.squad import read_release
 
-    # Rows and text columns of both files.
-    formats = dict(FORMATS)
-    if kind == "tokens":
-        if text_columns is not None and len(text_columns) != 1:
-            raise UsageError(f"--kind tokens takes one text column, the words; found {', '.join(text_columns)}.")
-        words = text_columns[0] if text_columns else WORD_COLUMNS[0]
-        conll = partial(conll_rows, words_column=words, label_column=label_column)
-        formats = {".jsonl": jsonl_rows, ".parquet": parquet_rows, ".conll": conll}
-    elif text_columns is not None and len(text_columns) not in (1, 2):
-        raise UsageError(f"--text-columns takes one or two columns, found {len(text_columns)}.")
+        task = replace(TASKS["squad"], name=task_name or LOCAL, hub=None, metrics=_metrics(metric, "span", ()))
+        return read_release(task, {"train": train, "validation": validation}, "files")
+
+    formats = _formats(kind, text_columns, label_column)
     rows = {path: _read(path, formats) for path in (train, validation)}
-    if text_columns is not None:
-        columns = dict.fromkeys(rows, tuple(text_columns))
-    elif kind == "tokens":
-        columns = {path: _word_column(found[0][1]) for path, found in rows.items()}
-    else:
-        columns = dict.fromkeys(rows, _infer_columns(train, rows[train], label_column))
-
+    columns = _text_columns(rows, kind, text_columns, label_column)
     # The labels of the training file, as written, determine the classes, and the kind if none is configured.
     read = {"multilabel": _read_set, "tokens": _read_names}.get(str(kind), _read_name)
     read_written: LabelReader = partial(read, label_column=label_column)
@@ -101,11 +95,18 @@ def load_files(
     splits, dropped = zip(
         *(build(str(path), found, columns[path], read_label=read_label) for path, found in rows.items()), strict=True
     )
-    names = (words,) if kind == "tokens" else columns[train]
+    names = columns[train] if kind != "tokens" else tuple(text_columns or WORD_COLUMNS[:1])
     task = Task(task_name or LOCAL, names, classes, _metrics(metric, kind, classes), kind, label_column)
     unlabelled = {"train": dropped[0], "validation": dropped[-1]} if drop_unlabelled else {}
     remarks = _remarks(task, splits[0], splits[-1])
     return TaskData.of(task, splits[0], {"validation": splits[-1]}, "files", unlabelled=unlabelled, remarks=remarks)
+
+
+def file_arguments(settings: Any, train: str | Path, validation: str | Path) -> dict[str, Any]:
+    """Return the arguments of `load_files` for these files, from settings with fields of the same names."""
+    fields = ("text_columns", "label_column", "metric", "kind", "drop_unlabelled")
+    values = {field: getattr(settings, field) for field in fields}
+    return {"train_file": train, "validation_file": validation} | values
 
 
 def load_texts(file: str | Path, text_columns: Sequence[str] | None = None) -> tuple[list[str], ...]:
@@ -159,26 +160,12 @@ def _or_none(read: LabelReader) -> LabelReader:
     return read_or_none
 
 
-def _read(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]]) -> list[Row]:
+def _read(path: Path, formats: Formats) -> list[Row]:
     """Return the rows of a file, or of a split of the hub such as `org/name/config:train`."""
     from winning_tickets.data.hub import HubPart, read_hub_split
 
     part = HubPart.parse(path.as_posix())
     return read_rows(path, formats) if part is None else read_hub_split(part)
-
-
-def _read_spans(
-    train: Path, validation: Path, text_columns: Sequence[str] | None, label_column: str, *, metric: str | None
-) -> TaskData:
-    from winning_tickets.data.squad import read_files
-
-    if text_columns is not None or label_column != "label":
-        raise UsageError(
-            "--text-columns and --label-column need rows; the JSON of SQuAD v1.1 has its own names "
-            "(question, context, answers)."
-        )
-    data = read_files(train, validation)
-    return replace(data, task=replace(data.task, metrics=_metrics(metric, "span", ())))
 
 
 def _metrics(metric: str | None, kind: Kind, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -198,8 +185,29 @@ def _metrics(metric: str | None, kind: Kind, classes: tuple[str, ...]) -> tuple[
     return names if metric is None else (metric, *(name for name in names if name != metric))
 
 
-def _word_column(row: dict[str, Any]) -> tuple[str]:
-    return (next((name for name in WORD_COLUMNS if name in row), WORD_COLUMNS[0]),)
+def _formats(kind: Kind | None, text_columns: Sequence[str] | None, label_column: str) -> Formats:
+    """Return the readers of the files, by suffix; refuse a wrong number of text columns."""
+    if kind == "tokens":
+        if text_columns is not None and len(text_columns) != 1:
+            raise UsageError(f"--kind tokens takes one text column, the words; found {', '.join(text_columns)}.")
+        conll = partial(conll_rows, words_column=(text_columns or WORD_COLUMNS)[0], label_column=label_column)
+        return {".jsonl": jsonl_rows, ".parquet": parquet_rows, ".conll": conll}
+    if text_columns is not None and len(text_columns) not in (1, 2):
+        raise UsageError(f"--text-columns takes one or two columns, found {len(text_columns)}.")
+    return FORMATS
+
+
+def _text_columns(
+    rows: dict[Path, list[Row]], kind: Kind | None, text_columns: Sequence[str] | None, label_column: str
+) -> dict[Path, tuple[str, ...]]:
+    """Return the text columns of each file; the first one is the training file."""
+    if text_columns is None and kind == "tokens":
+        return {
+            path: (next((name for name in WORD_COLUMNS if name in found[0][1]), WORD_COLUMNS[0]),)
+            for path, found in rows.items()
+        }
+    train = next(iter(rows))
+    return dict.fromkeys(rows, tuple(text_columns or _infer_columns(train, rows[train], label_column)))
 
 
 def _infer_columns(path: Path, rows: list[Row], label_column: str) -> tuple[str, ...]:
@@ -245,7 +253,12 @@ def _read_set(found: Any, where: str, label_column: str) -> set[str]:
 
 
 def _read_names(found: Any, where: str, label_column: str) -> list[str]:
-    return [examples.written(label) for label in examples.read_word_labels(found, where, label_column)]
+    """Return the classes of the words of a sentence."""
+    if not isinstance(found, list) or any(
+        isinstance(label, list | dict) or (not isinstance(label, str) and examples.is_missing(label)) for label in found
+    ):
+        raise ContentError(f"{where}: column {label_column!r} must be a list of labels, found {shown(found)}.")
+    return [examples.written(label) for label in found]
 
 
 def _label_reader(kind: Kind, classes: tuple[str, ...], read_written: LabelReader) -> LabelReader:

@@ -19,13 +19,12 @@ from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.token_cache import TokenStream
 from winning_tickets.evaluation.evaluate import average_terms, evaluate, exponential
-from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.models.device import choose_device
 from winning_tickets.models.loading import PLM, base_hash, load_plm, outside_encoder, set_dropout, weight_hashes
 from winning_tickets.pruning.mask_training import freeze_all_but
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import HEAD_MARKER, RunDirectory
-from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
+from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, problems_of, refuse
 from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import progress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,7 +24,7 @@ from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import PLM, base_hash, set_dropout, weight_hashes
 from winning_tickets.models.weights import content_hash, load_start_weights, write_state_
 from winning_tickets.runs.directory import missing
-from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.errors import ContentError, UsageError, problems_of, refuse, unknown
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.results import SuperResult, find_result
 from winning_tickets.tickets.target import Target
@@ -134,21 +133,6 @@ def _changed(what: str, it: str) -> ContentError:
         f"{what} changed since this transfer began, so its seeds would start differently. Put {it} back, or start a "
         "transfer in another --out."
     )
-
-
-def problems_of(check: Callable[[], object]) -> list[str]:
-    """Return the problems in the error that a check raises; none if it raises no error."""
-    try:
-        check()
-    except UsageError as error:
-        return error.lines
-    return []
-
-
-def refuse(problems: Sequence[str]) -> None:
-    """Raise one error with all problems, each listed once."""
-    if problems:
-        raise UsageError(*dict.fromkeys(problems))
 
 
 def check_transfer(config: TransferConfig) -> None:

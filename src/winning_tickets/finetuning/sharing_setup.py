@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from winning_tickets.config import AUTO, ResolvedShare, Runtime, ShareConfig, TransferConfig
+from winning_tickets.config import AUTO, Runtime, ShareConfig, TransferConfig
 from winning_tickets.config.share import OWN_FILES
 from winning_tickets.data.encode import train_subset
 from winning_tickets.data.mixing import epoch_steps
@@ -17,10 +17,9 @@ from winning_tickets.data.task_files import load_definitions
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task, task_digest
 from winning_tickets.finetuning.setup import check_transfer as check_single
-from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.models.device import choose_device
 from winning_tickets.models.loading import base_hash, weight_hashes
-from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
+from winning_tickets.runs.errors import ContentError, TicketsError, UsageError, problems_of, refuse
 from winning_tickets.runs.identity import run_id
 from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket
@@ -48,7 +47,7 @@ class PreparedSharing:
     learning_rate: float
 
     @property
-    def settings(self) -> ResolvedShare:
+    def settings(self) -> ShareConfig:
         return self.config.resolved()
 
     def ticket_of(self, task: str) -> Ticket | None:
@@ -203,7 +202,7 @@ def _open(config: ShareConfig) -> tuple[dict[str, Ticket] | None, Target]:
     return {task: found.ticket for task, found in targets.items() if found.ticket}, next(iter(targets.values()))
 
 
-def _data(config: ResolvedShare, task: str) -> TaskData:
+def _data(config: ShareConfig, task: str) -> TaskData:
     data = load_data(config.alone("", task, None))
     if not len(data.train):
         raise ContentError(f"The task {task} has no training example; give it some, or leave it out of --tasks.")

@@ -27,7 +27,6 @@ from winning_tickets.deploy.costs import CostTable, cost_table, stored_costs, ti
 from winning_tickets.deploy.formats import copy_sentence_modules
 from winning_tickets.deploy.onnx import check_installed
 from winning_tickets.finetuning.recovery import recover, recovered
-from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.finetuning.shrink_results import MODEL, add_formats, finish, measured
 from winning_tickets.finetuning.shrink_source import ShrinkSource, dense_shape
 from winning_tickets.models.architectures import ARCHITECTURES
@@ -43,7 +42,7 @@ from winning_tickets.pruning.preparation import make_gate_ticket
 from winning_tickets.pruning.removal_losses import measure_losses
 from winning_tickets.pruning.steps import counted
 from winning_tickets.runs.directory import MARKER, SCRATCH, RunDirectory, stored_run
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, problems_of, refuse
 from winning_tickets.runs.files import build_directory, read_json, write_json
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import progress

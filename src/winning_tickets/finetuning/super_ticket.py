@@ -21,7 +21,7 @@ from winning_tickets.config.structured import ImportanceSearch
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.recovery import recover
 from winning_tickets.finetuning.seeds import statistics_of
-from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer, problems_of, refuse
+from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
 from winning_tickets.finetuning.setup import check_transfer as check_transfer
 from winning_tickets.finetuning.shrink_source import example_batches
 from winning_tickets.finetuning.transfer import transfer
@@ -36,6 +36,7 @@ from winning_tickets.report.effects import paired_effect
 from winning_tickets.report.figures import PhasePoint, phase_figure
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.errors import problems_of, refuse
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.provenance import versions
 from winning_tickets.runs.results import FineTuning, FoundTicket, SearchResult, find_result, read_result

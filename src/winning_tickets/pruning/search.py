@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.config.mask_training import MaskTraining, ScoreTraining
-from winning_tickets.config.search import TeacherSearch, TextSearch, WeightSearch, load_named, problems_of
+from winning_tickets.config.search import TeacherSearch, TextSearch, WeightSearch
 from winning_tickets.config.structured import GateTraining, UnitSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.segments import check_countable, parse_segments
@@ -20,7 +21,7 @@ from winning_tickets.pruning.preparation import PreparedSearch, prepare_search
 from winning_tickets.pruning.sharded import check_matrices, check_sharding
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory, execution_of, is_trusted, skipped_steps
-from winning_tickets.runs.errors import TicketsWarning, UsageError, listed, unknown
+from winning_tickets.runs.errors import TicketsWarning, UsageError, listed, problems_of, refuse, unknown
 from winning_tickets.tickets.selection import count_true
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.terms import check_negatives
@@ -90,7 +91,7 @@ def _find_tickets(
     with RunDirectory.claim(Path(out), "search", prepared.run_id, settings, force=force) as run:
         finished = run.status == "done"
         if not finished:
-            find = load_named(config.finder)
+            find = resolve_name(config.finder)
             if config.together:
                 find(prepared, run, runtime)
             else:
@@ -183,8 +184,7 @@ def check_search(config: SearchConfig) -> None:
                 "The contrastive objective compares all segments of a batch, and each of several processes has some of "
                 "them; search in one process, or with another objective."
             )
-    if problems:
-        raise UsageError(*dict.fromkeys(problems))
+    refuse(problems)
 
 
 def _text_problems(config: TextSearch) -> list[str]:

@@ -30,7 +30,7 @@ from winning_tickets.config.settings import parse_size
 from winning_tickets.config.structured import ImportanceSearch, UnitSearch
 from winning_tickets.config.weight_training import ImpSearch, SourceSearch
 from winning_tickets.data.corpora import TEXT_SUFFIXES
-from winning_tickets.data.glue import LAYOUTS, count_rows
+from winning_tickets.data.glue import LAYOUTS, count_rows, files_of
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.runs.errors import UsageError
 
@@ -314,7 +314,7 @@ def _data_of(settings: TextSearch | TransferConfig | ShareConfig, task: str | No
 def _counted(task: str, data_dir: str) -> dict[str, int]:
     """Return the numbers of examples in a task's files in a local folder; empty if the run will refuse the folder."""
     try:
-        rows = count_rows(TASKS[task], Path(data_dir))
+        rows = count_rows(TASKS[task], files_of(TASKS[task], Path(data_dir)))
     except UsageError:
         return {}
     counted = {"train": rows.pop("train", 0), "validation": sum(rows.values())}

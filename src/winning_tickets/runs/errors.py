@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from winning_tickets.runs.escapes import printable
@@ -58,6 +58,23 @@ class Interrupted(TicketsError):  # noqa: N818 - an orderly end of the run
     def __init__(self, signal_number: int, *lines: str) -> None:
         super().__init__(*lines)
         self.exit_code = 128 + signal_number
+
+
+def problems_of(*checks: Callable[[], object]) -> list[str]:
+    """Return the lines of the errors that checks raise."""
+    found: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except UsageError as error:
+            found += error.lines
+    return found
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise one error with all problems, each listed once; without any do nothing."""
+    if lines := dict.fromkeys(problems):
+        raise UsageError(*lines)
 
 
 _SHORT = reprlib.Repr()  # with `...` in the middle of long values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from winning_tickets.config import TransferConfig
 from winning_tickets.data.encode import train_subset
@@ -11,30 +12,18 @@ from winning_tickets.data.hub import HubPart
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.outlook import Outlook, outlook_of_files, outlook_of_task
 from winning_tickets.data.records import Split, TaskData
-from winning_tickets.data.task_files import load_definitions
-from winning_tickets.data.user_files import load_files
+from winning_tickets.data.task_files import FilesDefinition, load_definitions
+from winning_tickets.data.user_files import file_arguments, load_files
 
 
 def load_data(config: TransferConfig) -> TaskData:
     """Load a known task, a task of a task file, a data set of the hub, or the user's own files."""
-    splits = HubPart.splits_of(config.task)
     if config.task is not None and config.task_file is not None:
-        definition = load_definitions(config.task_file, (config.task,))[config.task]
-        data = definition.load(config.task, Path(config.task_file).parent)
-    elif config.task is not None and splits is None:
+        data = _definition(config.task, config.task_file).load(config.task, Path(config.task_file).parent)
+    elif config.task is not None and HubPart.splits_of(config.task) is None:
         data = load_task(config.task, config.data_dir)
     else:
-        train, validation = splits or (config.train_file, config.validation_file)
-        data = load_files(
-            str(train),
-            str(validation),
-            config.text_columns,
-            label_column=config.label_column,
-            metric=config.metric,
-            kind=config.kind,
-            task_name=config.task_name,
-            drop_unlabelled=config.drop_unlabelled,
-        )
+        data = load_files(**_files(config), task_name=config.task_name)
         if config.task is not None:
             data = replace(data, task=replace(data.task, name=config.task), source="hub")
     if config.head_dropout is not None:
@@ -49,28 +38,21 @@ def load_data(config: TransferConfig) -> TaskData:
 
 def inspect_data(config: TransferConfig) -> Outlook:
     """Check the data of a task without reading it whole, and return what is known of it before the run."""
-    splits = HubPart.splits_of(config.task)
     if config.task is not None and config.task_file is not None:
-        definition = load_definitions(config.task_file, (config.task,))[config.task]
-        here = Path(config.task_file).parent
-        return outlook_of_files(
-            str(here / definition.train_file),
-            str(here / definition.validation_file),
-            definition.text_columns,
-            definition.label_column,
-            metric=definition.metric,
-            kind=definition.kind,
-            drop_unlabelled=definition.drop_unlabelled,
-        )
-    if config.task is not None and splits is None:
+        return outlook_of_files(**_definition(config.task, config.task_file).files(Path(config.task_file).parent))
+    if config.task is not None and HubPart.splits_of(config.task) is None:
         return outlook_of_task(config.task, config.data_dir)
-    train, validation = splits or (config.train_file, config.validation_file)
-    return outlook_of_files(
-        *(str(train), str(validation), config.text_columns, config.label_column),
-        metric=config.metric,
-        kind=config.kind,
-        drop_unlabelled=config.drop_unlabelled,
-    )
+    return outlook_of_files(**_files(config))
+
+
+def _definition(task: str, file: str) -> FilesDefinition:
+    return load_definitions(file, (task,))[task]
+
+
+def _files(config: TransferConfig) -> dict[str, Any]:
+    """Return the arguments of `load_files` for a data set of the hub, or the user's own files."""
+    splits = HubPart.splits_of(config.task) or (config.train_file, config.validation_file)
+    return file_arguments(config, *map(str, splits))
 
 
 def train_split(config: TransferConfig, data: TaskData, seed: int) -> Split:
