@@ -21,7 +21,7 @@ from typing import Any
 from registry import BENCHMARKS, Benchmark, Row
 
 HERE = Path(__file__).parent
-HEAD = ("what", "ours", "beside", "ratio [95 %]", "asked", "met")
+HEAD = ("what", "ours", "beside", "ratio [95 %]", "asked, met")
 
 
 def words_of(benchmark: Benchmark, quick: bool, device: str) -> list[str]:
@@ -75,8 +75,7 @@ def cells(row: Row, result: dict[str, Any]) -> list[str]:
         _number(ours, unit),
         _number(beside, unit),
         _with_interval(ratio, interval),
-        _asked(row),
-        _met(row, judged),
+        _asked(row, judged),
     ]
 
 
@@ -90,24 +89,20 @@ def _with_interval(ratio: float | None, interval: Sequence[float] | None) -> str
     return f"{ratio:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
 
 
-def _asked(row: Row) -> str:
+def _asked(row: Row, value: float | None) -> str:
+    """Return the bound, and whether the value meets it."""
     if row.asked is None:
         return ""
     bound = f"{row.asked:g}" if row.ratio is not None or row.share is not None else f"{row.asked:g} {row.unit}"
-    return f"at {'least' if row.at_least else 'most'} {bound}"
-
-
-def _met(row: Row, value: float | None) -> str:
-    if row.asked is None:
-        return ""
-    if value is None:
-        return "not measured"
-    return "yes" if (value >= row.asked if row.at_least else value <= row.asked) else "**no**"
+    met = "not measured"
+    if value is not None:
+        met = "yes" if (value >= row.asked if row.at_least else value <= row.asked) else "**no**"
+    return f"{'≥' if row.at_least else '≤'}{bound}: {met}"
 
 
 def table(out: Path, chosen: Sequence[Benchmark]) -> str:
     """Return the Markdown table of the JSON files in a folder."""
-    lines = [f"| {' | '.join(HEAD)} |", "|---|---:|---:|---:|---|---|"]
+    lines = [f"| {' | '.join(HEAD)} |", "|---|---:|---:|---:|---|"]
     for benchmark in chosen:
         file = out / f"{benchmark.name}.json"
         if file.is_file():

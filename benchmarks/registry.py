@@ -57,6 +57,11 @@ class Benchmark:
 
 _GPU_STEP = ("--shape", "bert-base", "--length", "512", "--bf16", "--in-a-row", "8")
 _TINY_STEP = ("--shape", "tiny", "--batch", "2", "--length", "16", "--rounds", "2", "--warm-up", "1", "--json")
+_TINY_VERBS = (
+    *("--rounds", "1", "--warm-up", "0", "--batch", "4", "--examples", "16", "--dev", "4", "--texts", "4"),
+    *("--max-tokens", "1024", "--shape", "tiny", "--json"),
+)
+_FOUR = ("--only", "dense", "held", "trainer", "trainer_prune")
 _FEW = ("--rounds", "2", "--warm-up", "1", "--json")
 
 BENCHMARKS = (
@@ -353,6 +358,77 @@ BENCHMARKS = (
                 asked=1.7,
                 at_least=True,
             ),
+        ),
+    ),
+    Benchmark(
+        "side_by_side",
+        "side_by_side",
+        ("--bf16", "--threads", "1", "--json"),
+        _TINY_VERBS,
+        (
+            Row("MiniLM: transfer beside the Trainer", ratio="dense_over_trainer", asked=1.03),
+            Row("MiniLM, ticket held, beside the Trainer", ratio="held_over_trainer", asked=1.03),
+            Row(
+                "ticket held beside the Trainer with torch.nn.utils.prune", ratio="held_over_trainer_prune", asked=1.03
+            ),
+            Row("the Trainer with torch.nn.utils.prune, beside without", ratio="trainer_prune_over_trainer"),
+            Row("both sides with batches of similar lengths", ratio="dense_grouped_over_trainer_grouped", asked=1.0),
+            Row("both with similar lengths, ticket held", ratio="held_grouped_over_trainer_grouped", asked=1.0),
+            Row("evaluate (KD) beside a plain loop", ratio="evaluate_over_plain_evaluate", asked=1.03),
+            Row("predict of an int8 export beside onnxruntime by hand", ratio="predict_over_plain_predict", asked=1.03),
+        ),
+    ),
+    Benchmark(
+        "side_by_side_base",
+        "side_by_side",
+        (
+            *("--shape", "bert-base", "--bf16", "--threads", "1", "--examples", "64", "--rounds", "3", "--json"),
+            *_FOUR,
+        ),
+        (*_TINY_VERBS, *_FOUR),
+        (
+            Row("BERT-base: transfer beside the Trainer", ratio="dense_over_trainer", asked=1.03),
+            Row("BERT-base, ticket held", ratio="held_over_trainer", asked=1.03),
+            Row("BERT-base, beside torch.nn.utils.prune", ratio="held_over_trainer_prune", asked=1.03),
+        ),
+    ),
+    Benchmark(
+        "transfer_memory",
+        "side_by_side",
+        ("--memory", "--shape", "bert-base", "--examples", "48", "--rounds", "3", "--json"),
+        ("--memory", *_TINY_VERBS),
+        (
+            Row(
+                "peak memory of transfer, BERT-base, beside the Trainer",
+                share="peak_ratios.dense",
+                ours="peak_megabytes.dense",
+                beside="peak_megabytes.trainer",
+                unit="MB",
+                asked=1.1,
+            ),
+            Row(
+                "peak memory with a ticket held, beside the Trainer",
+                share="peak_ratios.held",
+                ours="peak_megabytes.held",
+                beside="peak_megabytes.trainer",
+                unit="MB",
+                asked=1.1,
+            ),
+        ),
+    ),
+    Benchmark(
+        "verb_profile",
+        "verb_profile",
+        ("--json",),
+        ("--shape", "tiny", "--steps", "2", "--batch", "4", "--examples", "16", "--dev", "4", "--max-tokens", "1024"),
+        tuple(
+            Row(
+                f"BERT-base, {verb}: passes beside their products",
+                share=f"verbs.{verb}.passes_over_explained",
+                ours=f"verbs.{verb}.stages.passes",
+                beside=f"verbs.{verb}.explained",
+            )
+            for verb in ("search", "evaluate", "transfer", "super", "shrink", "measure", "predict")
         ),
     ),
 )

@@ -49,20 +49,19 @@ def test_a_row_of_each_kind():
         "rate": {"ours": 2_000_000.0},
     }
     beside = cells(Row("step", ratio="mask_over_dense", asked=1.2), result)
-    assert beside == ["step", "1,234 ms", "100 ms", "1.234 [1.100, 1.300]", "at most 1.2", "**no**"]
+    assert beside == ["step", "1,234 ms", "100 ms", "1.234 [1.100, 1.300]", "≤1.2: **no**"]
     assert len(beside) == len(HEAD)
     faster = cells(Row("step", ratio="mask_over_dense", ours="rate.ours", unit="x/s", asked=1.2, at_least=True), result)
-    assert faster == ["step", "2,000,000 x/s", "100 x/s", "1.234 [1.100, 1.300]", "at least 1.2", "yes"]
+    assert faster == ["step", "2,000,000 x/s", "100 x/s", "1.234 [1.100, 1.300]", "≥1.2: yes"]
     seconds = cells(Row("save", ours="seconds_each.save", beside="seconds_each.savez", asked=0.5), result)
-    assert seconds == ["save", "0.5 s", "2 s", "", "at most 0.5 s", "yes"]
-    assert cells(Row("peak", share="peak_ratios.kd", asked=1.15), result)[3:] == ["1.150", "at most 1.15", "**no**"]
-    assert cells(Row("peak", share="peak_ratios.kd"), result)[3:] == ["1.150", "", ""]
+    assert seconds == ["save", "0.5 s", "2 s", "", "≤0.5 s: yes"]
+    assert cells(Row("peak", share="peak_ratios.kd", asked=1.15), result)[3:] == ["1.150", "≤1.15: **no**"]
+    assert cells(Row("peak", share="peak_ratios.kd"), result)[3:] == ["1.150", ""]
     assert cells(Row("no", ours="seconds.browser", asked=10.0), result)[1:] == [
         "",
         "",
         "",
-        "at most 10 s",
-        "not measured",
+        "≤10 s: not measured",
     ]
 
 
@@ -74,10 +73,10 @@ def test_the_table_has_what_lies_in_the_folder(tmp_path):
         json.dumps({"seconds_each": {"import": 0.1, "help": 0.6, "python": 0.02}})
     )
     assert table(tmp_path, chosen_by("compact,start_time")) == (
-        "| what | ours | beside | ratio [95 %] | asked | met |\n"
-        "|---|---:|---:|---:|---|---|\n"
-        "| import winning_tickets | 0.1 s | 0.02 s |  | at most 0.5 s | yes |\n"
-        "| tickets --help | 0.6 s | 0.02 s |  | at most 0.5 s | **no** |\n"
+        "| what | ours | beside | ratio [95 %] | asked, met |\n"
+        "|---|---:|---:|---:|---|\n"
+        "| import winning_tickets | 0.1 s | 0.02 s |  | ≤0.5 s: yes |\n"
+        "| tickets --help | 0.6 s | 0.02 s |  | ≤0.5 s: **no** |\n"
     )
 
 

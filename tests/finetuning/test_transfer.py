@@ -159,6 +159,20 @@ def test_pruned_weights_are_positive_zero_after_training(tmp_path, config, kind,
         assert not torch.equal(value[mask], dense[mask]), name
 
 
+@pytest.mark.parametrize("kind", ["adamw", "adamax", "adamax-mtdnn"])
+def test_masked_gradients_alone_hold_a_ticket_in_every_optimizer(tmp_path, config, monkeypatch, kind):
+    zeroed, original = [], transfer_module.Held.zero_
+    monkeypatch.setattr(transfer_module.Held, "zero_", lambda held: zeroed.append(original(held)))
+    settings = {"optimizer": kind, "weight_decay": 0.1, "learning_rate": 1e-2}
+    transfer(config.model_copy(update=settings), tmp_path / "run", QUIET)
+    weights = load_file(tmp_path / "run" / "seed-0" / "model" / "model.safetensors")
+    ticket = Ticket.from_pretrained(config.target)
+    for name, mask in ticket.masks.items():
+        value = weights.get(f"bert.{name}", weights.get(name))
+        assert value.view(torch.int32)[~mask].count_nonzero() == 0, name
+    assert zeroed == []
+
+
 def test_weights_that_moved_fail_the_seed(tmp_path, config, monkeypatch):
     monkeypatch.setattr(transfer_module.Held, "zero_", lambda held: None)
     monkeypatch.setattr("winning_tickets.tickets.holding.mask_gradient", lambda mask: lambda parameter: None)

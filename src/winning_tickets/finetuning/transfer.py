@@ -228,7 +228,9 @@ class HeldTicket(Callback):
 
     def on_train_begin(self, trainer: TicketTrainer) -> None:
         """Apply the ticket; it was checked against the base weights before, from which those of a checkpoint differ."""
-        self._held = hold(trainer.model, self._ticket, trainer.optimizer, allow_other_weights=True)
+        # Without the optimizer nothing is zeroed after a step: a weight of +0.0 whose gradient is always zero stays
+        # +0.0 in each optimizer of a transfer, and to go over all weights once more would double the time of holding.
+        self._held = hold(trainer.model, self._ticket, allow_other_weights=True)
 
     def on_train_end(self, trainer: TicketTrainer) -> None:
         """Remove the hooks from the model."""
