@@ -8,15 +8,16 @@ from winning_tickets.training.resident_memory import ResidentMemory
 
 def trims(monkeypatch, pages):
     """The steps after which memory is trimmed, where `pages` are resident after each look; a trim leaves 100."""
-    looked, found = iter(pages), []
+    looked, taken, found = iter(pages), [], []
     memory = ResidentMemory()
 
     def trim(pad):
-        found.append((step, pad))
+        found.append((taken[-1], pad))
 
     monkeypatch.setattr(resident_memory, "_trimmer", lambda: trim)
     monkeypatch.setattr(resident_memory, "_resident_pages", lambda: next(looked, 100))
     for step in range(1, 42):
+        taken.append(step)
         memory.after_step()
     return found
 
