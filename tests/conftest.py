@@ -15,7 +15,7 @@ import typer.main
 import typer.testing
 
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.results import StoredResult, undocumented
+from winning_tickets.runs.results import Stored, StoredResult
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -46,6 +46,20 @@ def _commands_are_made_once():
         patch.setattr(typer.main, "get_command", made)
         patch.setattr(typer.testing, "_get_command", made)
         yield
+
+
+def undocumented(value, place=""):
+    """Keys of a result that its class has no field for, with their places."""
+    if isinstance(value, dict):
+        return [one for key, inner in value.items() for one in undocumented(inner, f"{place}{key}.")]
+    if isinstance(value, list):
+        return [one for inner in value for one in undocumented(inner, place)]
+    if not isinstance(value, Stored):
+        return []
+    extra = [f"{place}{key}" for key in value.model_extra or ()]
+    return extra + [
+        one for key in type(value).model_fields for one in undocumented(getattr(value, key), f"{place}{key}.")
+    ]
 
 
 @pytest.fixture(autouse=True, scope="session")
