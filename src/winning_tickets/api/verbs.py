@@ -137,9 +137,7 @@ def evaluate(
         model, runtime = None, model
     fields = _with_base(target, model, fields)
     first = _first(config, target)
-    with called(
-        EvaluateConfig, "target", first, fields, out=None, runtime=runtime, tokenizer=tokenizer, writes=False
-    ) as call:
+    with called(EvaluateConfig, "target", first, fields, runtime=runtime, tokenizer=tokenizer, writes=False) as call:
         return Result(verb.evaluate(call.config, call.runtime, out, force=force), "evaluate")
 
 

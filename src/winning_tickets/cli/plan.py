@@ -31,7 +31,6 @@ class Plan:
     unchecked: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     reads: Callable[[str], bool] = lambda name: True  # whether the command reads a setting
-    about: bool = False  # whether the numbers of steps and examples are estimates
 
     def add(self, name: str, value: str, **numbers: Any) -> None:
         """Add a row, and the numbers in it."""
