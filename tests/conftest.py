@@ -77,6 +77,14 @@ def _results_have_no_other_keys():
         yield
 
 
+@pytest.fixture
+def tickets(capsys, monkeypatch):
+    """Run a command line in this process: (exit code, stdout, stderr)."""
+    from samples.analyse_samples import command_line
+
+    return command_line(capsys, monkeypatch)
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("WINNING_TICKETS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -14,6 +14,8 @@ def command_line(capsys, monkeypatch):
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["tickets", *map(str, words)])
+        # Under `python -m pytest` the program would be called `python -m pytest.tickets`.
+        monkeypatch.setattr(sys.modules["__main__"], "__package__", None, raising=False)
         before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(SystemExit) as ended:
             cli.main()
