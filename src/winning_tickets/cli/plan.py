@@ -120,10 +120,6 @@ class PlannedModel:
     plm: PLM | None  # without weights; None if it could not be looked at
     sparsity: float = 0.0  # of a ticket of single weights
 
-    @property
-    def known(self) -> bool:
-        return self.plm is not None
-
     def cut(self, asked: int | None, task: Task) -> int:
         """Return the most tokens of a text; refuse a number that the model does not take."""
         from winning_tickets.models.heads import choose_max_length
