@@ -15,7 +15,7 @@ import typer.main
 import typer.testing
 
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.results import StoredResult, undocumented
+from winning_tickets.runs.results import Stored, StoredResult
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -48,6 +48,20 @@ def _commands_are_made_once():
         yield
 
 
+def undocumented(value, place=""):
+    """Keys of a result that its class has no field for, with their places."""
+    if isinstance(value, dict):
+        return [one for key, inner in value.items() for one in undocumented(inner, f"{place}{key}.")]
+    if isinstance(value, list):
+        return [one for inner in value for one in undocumented(inner, place)]
+    if not isinstance(value, Stored):
+        return []
+    extra = [f"{place}{key}" for key in value.model_extra or ()]
+    return extra + [
+        one for key in type(value).model_fields for one in undocumented(getattr(value, key), f"{place}{key}.")
+    ]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _results_have_no_other_keys():
     """A run stores only keys that the class of its verb describes; others would be missing in the reference."""
@@ -61,6 +75,14 @@ def _results_have_no_other_keys():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunDirectory, "finish", check)
         yield
+
+
+@pytest.fixture
+def tickets(capsys, monkeypatch):
+    """Run a command line in this process: (exit code, stdout, stderr)."""
+    from samples.analyse_samples import command_line
+
+    return command_line(capsys, monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,14 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+
 from winning_tickets import config
 from winning_tickets.cli.application import whole_application
 from winning_tickets.cli.help import Verb, written
 from winning_tickets.config.search import METHOD_NAMES, readers_of
-from winning_tickets.runs.results import Stored, StoredResult, schema
+from winning_tickets.runs.results import Stored, StoredResult
 from winning_tickets.studies.text import describe_recipes
 
 HERE = Path(__file__).parent
@@ -248,10 +251,26 @@ def pages() -> dict[Path, str]:
     return written | {HERE / "results.schema.json": schema_text()}
 
 
+class Untitled(GenerateJsonSchema):
+    """A schema in which fields have no titles, which would be their names once more."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
 def schema_text() -> str:
-    """The JSON schema of results, a line for each class."""
-    body = schema()
-    lines = [f' "{name}": {json.dumps(one)}' for name, one in body.pop("$defs").items()]
+    """The JSON schema of results, an object whose `verb` says which of them it is; a line for each class."""
+    kinds = StoredResult.by_verb()
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (kind, "validation") for kind in dict.fromkeys(kinds.values())
+    ]
+    places, definitions = models_json_schema(modes, schema_generator=Untitled)
+    cases = [
+        {"if": {"properties": {"verb": {"const": verb}}}, "then": places[kind, "validation"]}
+        for verb, kind in kinds.items()
+    ]
+    body = {"$schema": "https://json-schema.org/draft/2020-12/schema", "allOf": cases}
+    lines = [f' "{name}": {json.dumps(one)}' for name, one in definitions["$defs"].items()]
     return json.dumps(body)[:-1] + ', "$defs": {\n' + ",\n".join(lines) + "\n}}\n"
 
 

@@ -7,8 +7,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
-import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from samples.bad_arguments import ANY_TEXT, BASE, ROWS, rows
 from samples.bad_values import derived
 from samples.tiny_models import TEXT, make_model
 from tools.fuzz import seeds
-from winning_tickets import cli
 from winning_tickets.cli.application import whole_application
 from winning_tickets.models.loading import prunable_names
 from winning_tickets.runs.store.store import Store
@@ -130,24 +127,20 @@ def untouched(world):
 
 
 @pytest.fixture
-def refused(world, untouched, capsys, monkeypatch):
+def refused(world, untouched, tickets, monkeypatch):
     """Run a command line that must be refused."""
     monkeypatch.chdir(world)
 
     def run(command: str, line: str, code: int, message: str) -> str:
-        before, terminate = dict(untouched), signal.getsignal(signal.SIGTERM)
-        monkeypatch.setattr(sys, "argv", ["tickets", *command.split(), *shlex.split(line)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        signal.signal(signal.SIGTERM, terminate)
-        out, err = capsys.readouterr()
+        before = dict(untouched)
+        found, out, err = tickets(*command.split(), *shlex.split(line))
         after = contents(world)
         for name in {Path(path).parts[0] for path in after} - {Path(path).parts[0] for path in before}:
             shutil.rmtree(world / name) if (world / name).is_dir() else (world / name).unlink()
         if after != before:
             untouched.clear()
             untouched.update(contents(world))
-        assert (ended.value.code, out) == (code, ""), err
+        assert (found, out) == (code, ""), err
         assert [line[:7] for line in err.splitlines()].count("Error: ") == err.startswith("Error: ") == 1
         assert "Traceback" not in err
         assert message in err

@@ -20,24 +20,6 @@ from winning_tickets.runs.progress import progress
 
 
 @pytest.fixture
-def tickets(capsys, monkeypatch):
-    """Run a command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["tickets", *map(str, words)])
-        # Under `python -m pytest` the program would be called `python -m pytest.tickets`.
-        monkeypatch.setattr(sys.modules["__main__"], "__package__", None, raising=False)
-        before = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        signal.signal(signal.SIGTERM, before)
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
-
-
-@pytest.fixture
 def world(tmp_path):
     """A tiny model, a corpus, and a folder to work in."""
     (tmp_path / "corpus.txt").write_text("\n".join(TEXT))
@@ -141,43 +123,6 @@ def test_the_whole_job(tickets, world):
     assert code == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["search", "{model}", "--method", "magnitude", "--sparsity", "1.0", "--out", "{out}"], 2, "outside [0, 1)"),
-        (["search", "{model}", "--method", "magnitud", "--out", "{out}"], 2, "Did you mean 'magnitude'?"),
-        (["search", "{model}", "--objective", "kdd", "--corpus", "x", "--out", "{out}"], 2, "Did you mean 'kd'?"),
-        (["search", "{model}", "--corpus", "wikitext", "--out", "{out}"], 2, "Did you mean 'wikitext-"),
-        (["search", "{model}", "--scope", "encoders", "--method", "random", "--out", "{out}"], 2, "Unknown scope"),
-        (["search", "{model}", "--methd", "random", "--out", "{out}"], 2, "No such option: --methd"),
-        (["search", "{model}", "--out", "{out}"], 2, "needs --corpus"),
-        (["search", "{model}", "--corpus", "{nowhere}", "--out", "{out}"], 2, "There is no file or folder"),
-        (["search", "{nowhere}", "--method", "random", "--out", "{out}"], 2, "There is no model folder"),
-        (["search", "{model}", "--method", "random", "--device", "cuda", "--out", "{out}"], 2, "usable GPUs"),
-        (["search", "{model}", "--method", "random", "--device", "gpu", "--out", "{out}"], 2, "is not a device"),
-        (["search", "{model}", "--corpus", "{empty}", "--out", "{out}"], 1, "corpus"),
-        (["transfer", "{model}", "--task", "rtee", "--out", "{out}"], 2, "Did you mean 'rte'"),
-        (["transfer", "{model}", "--task", "rte", "--data-dir", "{nowhere}", "--out", "{out}"], 2, "--data-dir"),
-        (["transfer", "{model}", "--out", "{out}"], 2, "--task"),
-        (["evaluate", "{model}", "--objective", "kl", "--corpus", "pydocs"], 2, "Unknown objective 'kl'"),
-        (["inspect", "{nowhere}"], 2, "There is no ticket"),
-        (["predict", "{nowhere}", "--text", "x"], 2, ""),
-        (["export", "{model}", "--format", "maskd", "--out", "{out}"], 2, "Did you mean 'masked'"),
-        (["serach"], 2, "Did you mean 'search'?"),
-    ],
-    ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else None,
-)
-@pytest.mark.parametrize("as_json", [False, True])
-def test_mistakes_get_one_message_the_right_code_and_an_empty_stdout(tickets, world, words, code, message, as_json):
-    (world / "empty.txt").write_text("\n\n")
-    names = {"model": world / "model", "out": world / "out", "nowhere": world / "nowhere", "empty": world / "empty.txt"}
-    found, out, err = tickets(*(word.format(**names) for word in words), *(["--json"] if as_json else []))
-    assert (found, out) == (code, ""), err
-    assert message in err
-    assert "Traceback" not in err
-    assert not (world / "out").exists()
-
-
 @pytest.mark.parametrize("words", [(), ("study",)])
 def test_without_a_verb_there_is_help_and_no_error(tickets, words):
     code, out, err = tickets(*words)
@@ -193,15 +138,6 @@ def test_progress_without_a_text_has_no_stray_space(caplog):
     first, last = caplog.messages
     assert re.fullmatch(r"evaluating: 1/2, \d+ s left", first)
     assert last == "evaluating: 2/2 loss 0.5"
-
-
-def test_a_foreign_out_is_left_alone(tickets, world):
-    (world / "mine").mkdir()
-    (world / "mine" / "notes.txt").write_text("keep")
-    code, out, err = tickets(*search_words(world, world / "mine"))
-    assert (code, out) == (2, "")
-    assert "it was left untouched" in err
-    assert [path.name for path in (world / "mine").iterdir()] == ["notes.txt"]
 
 
 def test_a_damaged_ticket_and_one_for_other_weights_exit_with_1(tickets, world):

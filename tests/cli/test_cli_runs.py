@@ -3,14 +3,11 @@
 import csv
 import io
 import json
-import signal
-import sys
 
 import pytest
 
 from samples.results import transfer_result
 from samples.tiny_models import TEXT, make_model
-from winning_tickets import cli
 from winning_tickets.deploy.verify import verify
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.weights import StateInfo, save_state
@@ -18,22 +15,6 @@ from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import write_json
 from winning_tickets.runs.store.store import Store
-
-
-@pytest.fixture
-def tickets(capsys, monkeypatch):
-    """Run a command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["tickets", *map(str, words)])
-        before = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        signal.signal(signal.SIGTERM, before)
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
 
 
 def result_of(mean, std):
@@ -125,21 +106,6 @@ def test_the_store_of_the_environment_and_the_usual_place(tickets, store, monkey
     )  # fmt: skip
     store.path.rename(tmp_path / "tickets-store")
     assert tickets("runs")[1].splitlines()[-1].startswith("tickets-store: 3 runs")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--where", "task"], "--where 'task' is not a condition; write KEY=VALUE"),
-        (["--where", "tsk=rte"], "No run has the key 'tsk' of --where. Did you mean task"),
-        (["--status", "fail"], "Unknown status 'fail'. Did you mean 'failed'"),
-        (["--csv", "--json"], "--csv and --json exclude each other."),
-    ],
-)
-def test_mistakes_get_one_message(tickets, store, words, message):
-    code, out, err = tickets("runs", "--store", store.path, *words)
-    assert (code, out) == (2, "")
-    assert message in err
 
 
 def test_verify_finds_nothing_in_an_intact_store(tickets, store):

@@ -2,14 +2,12 @@
 
 import importlib
 import json
-import sys
 
 import pytest
 
 from samples.tiny_tasks import task_data, transfers_read
-from winning_tickets import Runtime, SearchConfig, ShareConfig, SharedModel, Ticket, cli
+from winning_tickets import Runtime, SearchConfig, ShareConfig, SharedModel, Ticket
 from winning_tickets.pruning.search import search
-from winning_tickets.runs.directory import METRICS
 from winning_tickets.runs.identity import digest, run_id
 
 QUIET = Runtime(quiet=True)
@@ -27,20 +25,6 @@ def ticket(bert, tmp_path_factory):
     config = SearchConfig(model=bert, method="importance", selection="random", prune_heads=(2,), objective="kd")
     search(config, path, QUIET)
     return str(path)
-
-
-@pytest.fixture
-def tickets(capsys, monkeypatch):
-    """Run a command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["tickets", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
 
 
 def test_tickets_by_order_and_the_table(tickets, tmp_path, ticket):
@@ -178,12 +162,3 @@ def test_mistakes_get_one_message_and_an_empty_stdout(tickets, tmp_path, bert, w
     assert message in " ".join(err.split())
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
-
-
-def test_a_foreign_out_is_left_alone(tickets, tmp_path, bert):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / METRICS).write_text("keep")
-    code, out, err = tickets("share", "--tasks", "rte", "--model", bert, "--out", tmp_path / "mine", *SHORT)
-    assert (code, out) == (2, "")
-    assert "it was left untouched" in err
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == [METRICS]

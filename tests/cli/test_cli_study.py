@@ -7,7 +7,6 @@ import json
 import pytest
 import yaml
 
-from samples.analyse_samples import command_line
 from samples.study_samples import InlineEngine, little, planned
 from winning_tickets.report.costs import bytes_text
 from winning_tickets.runs.store.store import Store
@@ -17,9 +16,9 @@ from winning_tickets.studies.text import duration
 
 
 @pytest.fixture
-def tickets(capsys, monkeypatch):
+def tickets(tickets, monkeypatch):
     monkeypatch.setitem(engines.ENGINES, "local", lambda options, store: InlineEngine())
-    return command_line(capsys, monkeypatch)
+    return tickets
 
 
 @pytest.fixture

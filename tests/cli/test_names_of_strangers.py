@@ -23,19 +23,13 @@ UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 @pytest.fixture
-def tickets(capsys, monkeypatch):
+def tickets(tickets):
     """Run a command line in this process and check all that it prints; returns exit code and stdout."""
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["tickets", *map(str, words)])
-        before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        for number, handler in before:
-            signal.signal(number, handler)
-        out, err = capsys.readouterr()
+        code, out, err = tickets(*words)
         harmless(out + err)
-        return ended.value.code, out
+        return code, out
 
     return run
 

@@ -7,13 +7,11 @@ import importlib.util
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from samples.tiny_models import TEXT, make_model
-from winning_tickets import cli
 
 LABELS = ("bug", "praise", "question")
 SHORT = ("--steps", "3", "--learning-rate", "1e-3", "--quiet")
@@ -35,18 +33,10 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tickets(capsys, monkeypatch, place):
+def tickets(tickets, monkeypatch, place):
     """Run a command line in the folder: (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.chdir(place)
-        monkeypatch.setattr(sys, "argv", ["tickets", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
+    monkeypatch.chdir(place)
+    return tickets
 
 
 FILES = ("--train-file", "train.csv", "--validation-file", "dev.csv", "--text-columns", "body")

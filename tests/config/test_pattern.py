@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samples.analyse_samples import command_line
 from samples.learning import QUIET, corpus_of
 from samples.naive_selection import naive_keep
 from samples.settings import read_by_method
@@ -180,8 +179,7 @@ def test_an_input_dimension_that_does_not_divide_is_named_and_nothing_is_written
     assert not (tmp_path / "t").exists()
 
 
-def test_the_command_line_and_inspect(tmp_path, capsys, monkeypatch):
-    tickets = command_line(capsys, monkeypatch)
+def test_the_command_line_and_inspect(tmp_path, tickets):
     model, out = make_model(tmp_path / "m"), tmp_path / "t"
     words = ("search", model, "--method", "magnitude", "--pattern", "2:4", "--quiet", "--json")
     code, printed, err = tickets(*words, "--out", out)

@@ -9,7 +9,6 @@ from huggingface_hub import constants
 from transformers import AutoModel
 
 import winning_tickets as wt
-from samples.analyse_samples import command_line
 from samples.hub_server import TOKEN, Repo
 from samples.tiny_models import TEXT
 from samples.tiny_shared import make_shared
@@ -21,11 +20,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")  # of the client
 FILES = ("ticket.json", "ticket.safetensors")
 QUIET = dict(quiet=True, device="cpu")
 SIZES = dict(batches=(1,), lengths=(8,), repeats=1, threads=1, runtime=wt.Runtime(quiet=True))
-
-
-@pytest.fixture
-def tickets(online, capsys, monkeypatch):
-    return command_line(capsys, monkeypatch)
 
 
 def without_names(result, *names):
@@ -91,7 +85,7 @@ def test_a_shared_model_by_its_hub_id(online, made, tmp_path):
     assert one.weights == other.weights
 
 
-def test_the_command_line_takes_hub_ids(tickets, made):
+def test_the_command_line_takes_hub_ids(online, tickets, made):
     wt.push(made["folder"] / "ticket", "me/ticket")
     wt.push(made["folder"] / "run", "me/rte")
     code, out, err = tickets("inspect", "me/ticket", "--json")

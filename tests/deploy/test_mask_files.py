@@ -8,7 +8,6 @@ import warnings
 import pytest
 import torch
 
-from samples.analyse_samples import command_line
 from samples.tiny_models import CONFIGS, make_model
 from winning_tickets import Runtime, SearchConfig, Ticket, export, import_mask, search
 from winning_tickets.deploy.mask_files import CONVENTIONS
@@ -19,11 +18,6 @@ from winning_tickets.runs.errors import ContentError, UsageError
 
 QUIET = Runtime(quiet=True)
 QUERY = "encoder.layer.0.attention.self.query"
-
-
-@pytest.fixture
-def tickets(capsys, monkeypatch):
-    return command_line(capsys, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from samples.analyse_samples import command_line
 from samples.structured_tickets import gates_of, structured_ticket, tiny
 from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import (
@@ -235,8 +234,7 @@ def test_options_that_change_nothing_of_an_onnx_export_are_refused(tmp_path, opt
                 call(config, QUIET)
 
 
-def test_the_command_line(tmp_path, ticket, capsys, monkeypatch):
-    tickets = command_line(capsys, monkeypatch)
+def test_the_command_line(tmp_path, ticket, tickets):
     words = ("measure", str(ticket), "--batch", "1", "--length", "4", "--repeats", "1", "--device", "cpu", "--quiet")
     code, out, err = tickets(*words)
     assert (code, err) == (0, "")

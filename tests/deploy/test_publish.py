@@ -14,7 +14,6 @@ import torch
 from huggingface_hub import ModelCard, constants
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from samples.analyse_samples import command_line
 from samples.hub_server import TOKEN, Repo, hub
 from samples.tiny_models import make_model
 from samples.tiny_shared import make_shared
@@ -261,8 +260,7 @@ def test_the_environment_names_the_hub(made, tmp_path):
         assert "ticket.safetensors" in server.repos["me/ticket"].files
 
 
-def test_the_command_line_pushes(online, made, capsys, monkeypatch):
-    tickets = command_line(capsys, monkeypatch)
+def test_the_command_line_pushes(online, made, tickets):
     words = ("push", made["folder"] / "ticket", "me/ticket", "--results", made["folder"] / "kept.json", "--private")
     code, out, _ = tickets(*words, "--json")
     assert code == 0
@@ -272,8 +270,7 @@ def test_the_command_line_pushes(online, made, capsys, monkeypatch):
     assert tickets(*words)[1] == f"Pushed 3 files to {online.url}/me/ticket.\n"
 
 
-def test_the_command_line_says_what_is_wrong(made, capsys, monkeypatch):
-    tickets = command_line(capsys, monkeypatch)
+def test_the_command_line_says_what_is_wrong(made, tickets, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere/token")
     code, out, err = tickets("push", made["folder"] / "ticket", "me/ticket")

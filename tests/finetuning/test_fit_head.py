@@ -3,7 +3,6 @@
 import gc
 import json
 import math
-import sys
 import weakref
 from importlib import import_module
 
@@ -20,7 +19,6 @@ from winning_tickets import (
     Runtime,
     SearchConfig,
     Ticket,
-    cli,
     evaluate,
     fit_head,
     search,
@@ -454,16 +452,9 @@ def test_the_identity_of_a_run_stays():
     assert FitHeadConfig(model="m", warmup_steps=0).warmup == 0
 
 
-def test_the_command_line(tmp_path, corpus, capsys, monkeypatch):
+def test_the_command_line(tmp_path, corpus, tickets):
     base = make_model(tmp_path / "base", head="none")
-
-    def tickets(*words):
-        monkeypatch.setattr(sys, "argv", ["tickets", "fit-head", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, *capsys.readouterr()
-
-    words = [base, "--corpus", corpus, "--steps", 2, "--batch-tokens", 64, "--segments", "packed:16"]
+    words = ["fit-head", base, "--corpus", corpus, "--steps", 2, "--batch-tokens", 64, "--segments", "packed:16"]
     words += ["--warmup-steps", 1, "--mlm-probability", 0.3, "--learning-rate", 1e-2, "--out", tmp_path / "out"]
     code, out, err = tickets(*words, "--dry-run", "--json")
     assert (code, err) == (0, "")
@@ -476,7 +467,7 @@ def test_the_command_line(tmp_path, corpus, capsys, monkeypatch):
     code, out, err = tickets(*words)  # stored
     assert code == 0
     assert "base with an MLM head after 2 steps\n  untrained: MLM loss " in out
-    code, out, err = tickets(base, "--corpus", tmp_path / "nowhere", "--out", tmp_path / "other")
+    code, out, err = tickets("fit-head", base, "--corpus", tmp_path / "nowhere", "--out", tmp_path / "other")
     assert (code, out) == (2, "")
     assert "There is no file or folder" in err
     assert not (tmp_path / "other").exists()

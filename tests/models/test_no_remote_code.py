@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 
-from samples.analyse_samples import command_line
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import Runtime, SearchConfig, Ticket, measure, search, transfer
 from winning_tickets.models.loading import load_plm
@@ -102,9 +101,9 @@ def test_trust_ends_with_its_run(own_kind, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def tickets(capsys, monkeypatch, tmp_path):
+def tickets(tickets, monkeypatch, tmp_path):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    return command_line(capsys, monkeypatch)
+    return tickets
 
 
 REFUSED = "contains custom code. If you trust its author, --trust-remote-code runs it"

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from samples.analyse_samples import command_line
 from samples.batches import plain
 from samples.learning import QUIET, corpus_of
 from samples.tiny_models import make_model
@@ -124,8 +123,7 @@ def test_a_corpus_is_needed():
         SearchConfig.of(model="m", method="wanda", corpus="c", calibration_batches=0)
 
 
-def test_the_command_line(tmp_path, capsys, monkeypatch):
-    tickets = command_line(capsys, monkeypatch)
+def test_the_command_line(tmp_path, tickets):
     model, out = make_model(tmp_path / "m"), tmp_path / "t"
     code, printed, err = tickets(
         *("search", model, "--method", "wanda", "--corpus", corpus_of(tmp_path), "--segments", "lines:24"),

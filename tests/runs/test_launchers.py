@@ -10,7 +10,6 @@ import sys
 import pytest
 import torch
 
-from samples.analyse_samples import command_line
 from winning_tickets import Runtime, TransferConfig, transfer
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory, execution_of, read_log
@@ -112,8 +111,7 @@ def test_what_cannot_compile_is_refused_before_any_work(config, tmp_path, monkey
     assert not (tmp_path / "run").exists()
 
 
-def test_only_search_and_transfer_compile(tiny, capsys, monkeypatch, tmp_path):
-    tickets = command_line(capsys, monkeypatch)
+def test_only_search_and_transfer_compile(tiny, tickets, tmp_path):
     code, _, err = tickets(
         "share", "--tasks", "rte", "--model", tiny["bert"], "--out", str(tmp_path / "a"), "--compile"
     )

@@ -13,7 +13,6 @@ import time
 import pytest
 import typer.testing
 
-from samples.analyse_samples import command_line
 from samples.claims import held_by_another
 from samples.launch import Launch
 from samples.tiny_models import make_model
@@ -212,8 +211,7 @@ def test_a_fork_works_inside_the_launch_and_does_not_end_the_lock(tmp_path):
 
 
 @pytest.mark.parametrize("another", [False, True])
-def test_a_lock_that_is_broken_by_hand_ends_the_run_before_it_writes_again(tmp_path, capsys, monkeypatch, another):
-    tickets = command_line(capsys, monkeypatch)
+def test_a_lock_that_is_broken_by_hand_ends_the_run_before_it_writes_again(tmp_path, tickets, another):
     with claim(tmp_path / "out") as run:
         run.log({"step": 1})
         code, out, err = tickets("runs", "--break-lock", run.path)

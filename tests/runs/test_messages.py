@@ -8,7 +8,6 @@ import warnings
 import pytest
 
 import winning_tickets as wt
-from samples.analyse_samples import command_line
 from samples.tiny_models import make_model
 from winning_tickets.runs import messages
 
@@ -40,11 +39,10 @@ def test_a_call_prints_nothing_by_itself_and_leaves_records_for_who_listens(bert
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_the_command_line_prints_them_unless_it_is_to_be_quiet(bert, tmp_path, capsys, monkeypatch, quiet):
+def test_the_command_line_prints_them_unless_it_is_to_be_quiet(bert, tmp_path, tickets, quiet):
     (tmp_path / "corpus.txt").write_text("one two three\n" * 40)
     words = ["search", bert, "--method", "imp", "--corpus", tmp_path / "corpus.txt", "--segments", "lines"]
     words += ["--sparsity", "0.5", "--round-steps", "2", "--batch-size", "2", "--max-length", "8", "--device", "cpu"]
-    tickets = command_line(capsys, monkeypatch)
     code, _, err = tickets(*words, "--out", tmp_path / "out", *(["--quiet"] if quiet else []))
     assert code == 0
     lines = err.splitlines()

@@ -5,7 +5,6 @@ import json
 import pytest
 
 import winning_tickets as wt
-from samples.analyse_samples import command_line
 from samples.results import transfer_result
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.locks import hold
@@ -73,8 +72,7 @@ def test_what_has_no_runs_is_refused(folder):
         find_records(folder / "nowhere")
 
 
-def test_the_command_line(folder, capsys, monkeypatch):
-    tickets = command_line(capsys, monkeypatch)
+def test_the_command_line(folder, tickets):
     code, out, err = tickets("runs", folder)
     assert (code, err) == (0, "")
     assert out.splitlines()[2] == "done       transfer  rte/dense  accuracy 75.0 ± 1.4"

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from samples.analyse_samples import command_line
 from winning_tickets import Runtime, SearchConfig, TransferConfig, search, transfer
 from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import TrainingError, UsageError
@@ -247,16 +246,14 @@ def test_any_tracker_of_transformers_is_told(config, tmp_path, monkeypatch):
     ],
     ids=" ".join,
 )
-def test_the_command_line_refuses_before_any_work(capsys, monkeypatch, tmp_path, words):
-    tickets = command_line(capsys, monkeypatch)
+def test_the_command_line_refuses_before_any_work(tickets, tmp_path, words):
     code, out, err = tickets(*words, "--out", str(tmp_path / "run"), "--report-to", "wandbb")
     assert (code, out) == (2, "")
     assert err.startswith("Error: Unknown tracker 'wandbb'. Did you mean 'wandb'")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_study_refuses_before_any_work(capsys, monkeypatch, tmp_path):
-    tickets = command_line(capsys, monkeypatch)
+def test_a_study_refuses_before_any_work(tickets, tmp_path):
     words = ("study", "run", "tamt-figure-3", "--scale", "smoke", "--store", str(tmp_path / "store"))
     code, _, err = tickets(*words, "--report-to", "none,x")
     assert code == 2

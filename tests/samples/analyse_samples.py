@@ -14,10 +14,13 @@ def command_line(capsys, monkeypatch):
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["tickets", *map(str, words)])
-        before = signal.getsignal(signal.SIGTERM)
+        # Under `python -m pytest` the program would be called `python -m pytest.tickets`.
+        monkeypatch.setattr(sys.modules["__main__"], "__package__", None, raising=False)
+        before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
         out, err = capsys.readouterr()
         return ended.value.code, out, err
 

@@ -79,6 +79,21 @@ _EVALUATION = """
 --teacher-states | 2 | --teacher-states needs --teacher
 """
 
+_ANALYSIS = """
+--formats cvs --out new | 2 | Did you mean 'csv'
+--width 8 | 2 | --width needs --out
+--out foreign | 2 | untouched
+"""
+_STUDY = """
+--scale smal | 2 | Did you mean 'small'
+--set tsks=rte | 2 | Did you mean 'tasks'
+--where tsk=rte | 2 | Unknown axis 'tsk'
+"""
+_SHARE_OF_A_STUDY = """
+--shard 3/2 | 2 | 3/16
+--on tpu | 2 | known are cpu, v100, a100, h100
+"""
+
 ROWS: dict[str, str] = {
     "search": _LEARNING + """
         ! nowhere/x --method magnitude --out out | 2 | nowhere/x
@@ -87,6 +102,8 @@ ROWS: dict[str, str] = {
         ! ticket --method magnitude --out out | 2 | ticket
         ! file.txt --method magnitude --out out | 2 | file.txt
         ! builtin:minlm --method magnitude --out out | 2 | minilm
+        ! bert --out out | 2 | needs --corpus
+        --method random --sparsity 1.0 | 2 | outside [0, 1)
         --layers 99 | 2 | layers
         --config wrong.yaml | 2 | Unknown field 'stps'. Did you mean 'steps'
         --method magnitud | 2 | Did you mean 'magnitude'
@@ -376,10 +393,10 @@ ROWS: dict[str, str] = {
         --store nowhere | 2 | no store
         --store file.txt | 2 | is a file
         --store foreign | 2 | foreign
-        --where task | 2 | is not a condition
-        --where tsk=rte | 2 | Did you mean
+        --where task | 2 | --where 'task' is not a condition; write KEY=VALUE
+        --where tsk=rte | 2 | No run has the key 'tsk' of --where. Did you mean task
         --status dome | 2 | Did you mean 'done'
-        --csv --json | 2 | exclude each other
+        --csv --json | 2 | --csv and --json exclude each other.
         ! nowhere/x --verify | 2 | nothing at
         ! foreign --verify | 2 | neither a store
         ! file.txt --verify | 2 | file.txt
@@ -395,38 +412,29 @@ ROWS: dict[str, str] = {
         --out foreign | 2 | untouched
         --device gpu | 2 | device
     """,
-    "analyse distance": """
+    "analyse distance": _ANALYSIS + """
         ! nowhere/x | 2 | nowhere/x
         --reference nowhere/x | 2 | nowhere/x
         --base nowhere/x | 2 | nowhere/x
         --labels a,b | 2 | --labels
-        --formats cvs --out new | 2 | Did you mean 'csv'
-        --width 8 | 2 | --width needs --out
-        --out foreign | 2 | untouched
     """,
-    "analyse predictors": """
+    "analyse predictors": _ANALYSIS + """
         ! nowhere/x | 2 | nowhere/x
         ! run | 2 | no evaluations
         ! run wrong/result.json | 1 | wrong/result.json
         --score fnal | 2 | Did you mean 'final'
         --seed -1 | 2 | seed
         --seed 4294967296 | 2 | seed
-        --formats cvs --out new | 2 | Did you mean 'csv'
-        --width 8 | 2 | --width needs --out
-        --out foreign | 2 | untouched
     """,
-    "analyse sharing": """
+    "analyse sharing": _ANALYSIS + """
         ! nowhere/x structured | 2 | nowhere/x
         ! structured | 2 | two or more tasks
         --names a | 2 | names
         --importances nowhere/x | 2 | importance
         --definition sampel --importances importance,importance | 2 | 'sample'
         --base nowhere/x | 2 | nowhere/x
-        --formats cvs --out new | 2 | Did you mean 'csv'
-        --width 8 | 2 | --width needs --out
-        --out foreign | 2 | untouched
     """,
-    "analyse cards": """
+    "analyse cards": _ANALYSIS + """
         ! | 2 | --tasks
         --tasks rte | 2 | not both
         ! --tasks rtee | 2 | Did you mean 'rte'
@@ -437,22 +445,16 @@ ROWS: dict[str, str] = {
         --kind span2 | 2 | Did you mean 'span'
         --text-columns nowhere | 1 | lacks the columns
         --metric acuracy | 2 | Did you mean 'accuracy'
-        --formats cvs --out new | 2 | Did you mean 'csv'
-        --width 8 | 2 | --width needs --out
-        --out foreign | 2 | untouched
     """,
-    "analyse gain": """
+    "analyse gain": _ANALYSIS + """
         ! nowhere/x --baseline dense | 2 | nowhere/x
         --baseline nowhere/x | 2 | nowhere/x
         --dense nowhere/x | 2 | nowhere/x
         --score fnal | 2 | Did you mean 'final'
         --seed -1 | 2 | seed
         --seed 4294967296 | 2 | seed
-        --formats cvs --out new | 2 | Did you mean 'csv'
-        --width 8 | 2 | --width needs --out
-        --out foreign | 2 | untouched
     """,
-    "analyse winning": """
+    "analyse winning": _ANALYSIS + """
         ! nowhere/x --dense dense | 2 | nowhere/x
         --dense nowhere/x | 2 | nowhere/x
         --criterion within-sd | 2 | within-std
@@ -462,43 +464,25 @@ ROWS: dict[str, str] = {
         --metric acuracy | 2 | Did you mean 'accuracy'
         --select-seeds 9 | 2 | seed
         --report-seeds x | 2 | --report-seeds
-        --formats cvs --out new | 2 | Did you mean 'csv'
-        --width 8 | 2 | --width needs --out
-        --out foreign | 2 | untouched
     """,
-    "study plan": """
+    "study plan": _STUDY + _SHARE_OF_A_STUDY + """
         ! nowhere.yaml --scale smoke | 2 | no file
         ! tamt-figur-3 --scale smoke | 2 | Did you mean 'tamt-figure-3'
         ! wrong.yaml --scale smoke | 2 | wrong.yaml
         ! bert --scale smoke | 2 | bert
-        --scale smal | 2 | Did you mean 'small'
         --set tasks | 2 | NAME=VALUE
-        --set tsks=rte | 2 | Did you mean 'tasks'
-        --where tsk=rte | 2 | Unknown axis 'tsk'
-        --shard 3/2 | 2 | 3/16
         --store file.txt | 2 | is a file
-        --on tpu | 2 | known are cpu, v100, a100, h100
     """,
-    "study status": """
+    "study status": _STUDY + _SHARE_OF_A_STUDY + """
         ! nowhere.yaml --scale smoke | 2 | no file
-        --scale smal | 2 | Did you mean 'small'
-        --set tsks=rte | 2 | Did you mean 'tasks'
-        --where tsk=rte | 2 | Unknown axis 'tsk'
-        --shard 3/2 | 2 | 3/16
         --store foreign | 2 | foreign
-        --on tpu | 2 | known are cpu, v100, a100, h100
     """,
-    "study run": """
+    "study run": _STUDY + _SHARE_OF_A_STUDY + """
         ! nowhere.yaml --scale smoke | 2 | no file
-        --scale smal | 2 | Did you mean 'small'
-        --set tsks=rte | 2 | Did you mean 'tasks'
-        --where tsk=rte | 2 | Unknown axis 'tsk'
-        --shard 3/2 | 2 | 3/16
         --store foreign | 2 | untouched
         --engine locl | 2 | Did you mean 'local'
         --engine locl --dry-run | 2 | Did you mean 'local'
         --where method=kdd | 2 | Unknown
-        --on tpu | 2 | known are cpu, v100, a100, h100
         --slurm partition | 2 | --slurm 'partition' is not NAME=VALUE
         --device gpu | 2 | device
         --report-to tensorbord | 2 | Did you mean 'tensorboard'
@@ -506,11 +490,8 @@ ROWS: dict[str, str] = {
     "study list": """
         --store file.txt | 2 | is a file
     """,
-    "study report": """
+    "study report": _STUDY + """
         ! nowhere.yaml --scale smoke --out out --store store | 2 | no file
-        --scale smal | 2 | Did you mean 'small'
-        --set tsks=rte | 2 | Did you mean 'tasks'
-        --where tsk=rte | 2 | Unknown axis 'tsk'
         --store nowhere | 2 | no store
         --store file.txt | 2 | is a file
         --formats mdd | 2 | Did you mean 'md'

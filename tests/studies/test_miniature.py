@@ -21,8 +21,9 @@ from samples.behavior import check
 from samples.miniature import miniature_parameters, miniature_settings, plan_miniature
 from samples.recipes import RECIPES, planned
 from samples.study_samples import InlineEngine
+from winning_tickets import __version__
 from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, SuperConfig, TransferConfig
-from winning_tickets.runs.provenance import source, version
+from winning_tickets.runs.provenance import source
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.estimates import Estimator
 from winning_tickets.studies.load import load_study
@@ -89,7 +90,7 @@ def write_row(plan, store, report, problems):
         len(plan.runs),
         ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) or "no claims",
         ", ".join(name for name, found in problems.items() if found) or "all hold",
-        version(),
+        __version__,
         commit["commit"][:12] + ", changed" * commit["dirty"],
         datetime.now(UTC).date(),
     ]

@@ -1,14 +1,13 @@
 """Tickets from tickets: set algebra against Python's own sets, perturbations that keep every count."""
 
 import json
-import sys
 from decimal import Decimal
 
 import pytest
 import torch
 
 from samples.tiny_models import make_model
-from winning_tickets import Runtime, SearchConfig, Ticket, cli, search
+from winning_tickets import Runtime, SearchConfig, Ticket, search
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.structure import structure_of
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -38,18 +37,6 @@ def world(tmp_path_factory):
 @pytest.fixture
 def ticket(world):
     return lambda name: Ticket.from_pretrained(world / name)
-
-
-@pytest.fixture
-def tickets(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["tickets", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
 
 
 def kept(ticket):

@@ -55,9 +55,7 @@ def export(
 
     if format != "mask-pt":  # the only format without weights
         check_base(target, fields.get("base"), "base")
-    with called(
-        ExportConfig, "target", target, {"format": format} | fields, out=out, runtime=None, tokenizer=tokenizer
-    ) as call:
+    with called(ExportConfig, "target", target, {"format": format} | fields, out=out, tokenizer=tokenizer) as call:
         name = call.config.target
         if name.startswith(memory.PREFIX) and not name.startswith(IN_MEMORY):
             raise UsageError(
@@ -108,9 +106,7 @@ def measure(
     sizes = {"batches": batches, "lengths": lengths}
     fields |= {name: given for name, given in sizes.items() if given is not None}
     check_base(target, fields.get("base"), "base")
-    with called(
-        MeasureConfig, "target", target, fields, out=None, runtime=runtime, tokenizer=tokenizer, writes=False
-    ) as call:
+    with called(MeasureConfig, "target", target, fields, runtime=runtime, tokenizer=tokenizer, writes=False) as call:
         return Result(verb.measure(call.config, call.runtime), "measure")
 
 
@@ -187,7 +183,5 @@ def import_mask(
 
     if isinstance(file, Mapping):
         raise UsageError("import_mask reads a file; masks in memory become a ticket with Ticket.from_masks.")
-    with called(
-        ImportConfig, "file", file, {"base": base} | fields, out=out, runtime=None, tokenizer=tokenizer
-    ) as call:
+    with called(ImportConfig, "file", file, {"base": base} | fields, out=out, tokenizer=tokenizer) as call:
         return Result(verb.import_mask(call.config, call.out, force=force), "import-mask")

@@ -111,14 +111,12 @@ def evaluate(
 ) -> Result:
     """Measure what a model or ticket preserves, without fine-tuning.
 
+    `runtime`, `force`, `config` and `tokenizer` are as in `search`.
+
     Args:
         target: a `Ticket`, a model as `search` takes it, the name of one of them, or an `EvaluateConfig`.
         model: the base model of a ticket; by default it is loaded by the name that the ticket stores.
-        runtime: device and precision; its fields may be given as keywords too.
         out: a new or empty folder, in which the result is kept; without it nothing is kept but the token cache.
-        force: replace another run in `out`.
-        config: all settings at once, in place of `target`, `model` and `fields`.
-        tokenizer: the tokenizer of a model in memory.
         **fields: the fields of `EvaluateConfig`. `corpus` may be a list of str, a `Dataset` or an `IterableDataset`
             too, and `pairs_file` a `Dataset`, a DataFrame or a list of dicts.
 
@@ -139,9 +137,7 @@ def evaluate(
         model, runtime = None, model
     fields = _with_base(target, model, fields)
     first = _first(config, target)
-    with called(
-        EvaluateConfig, "target", first, fields, out=None, runtime=runtime, tokenizer=tokenizer, writes=False
-    ) as call:
+    with called(EvaluateConfig, "target", first, fields, runtime=runtime, tokenizer=tokenizer, writes=False) as call:
         return Result(verb.evaluate(call.config, call.runtime, out, force=force), "evaluate")
 
 
@@ -161,18 +157,14 @@ def transfer(
 ) -> Result:
     """Fine-tune a model or ticket on a task, once for each seed, with pruned weights held at zero.
 
+    `out`, `runtime`, `force`, `config`, `tokenizer` and errors that are not named here are as in `search`.
+
     Args:
         target: a `Ticket`, a model as `search` takes it (the dense baseline), the name of one of them, or a
             `TransferConfig`.
-        out: a directory that is absent or empty, or has this same transfer, which is resumed. Without it nothing is
-            kept on disk.
-        runtime: device, precision and checkpoints; its fields may be given as keywords too.
-        force: replace another transfer in `out`.
         model: the base model of a ticket; by default it is loaded by the name that the ticket stores.
         train: a `Dataset`, a DataFrame, a list of dicts, a dict of lists, or a file.
         validation: data with the same columns.
-        config: all settings at once, in place of the other arguments.
-        tokenizer: the tokenizer of a model in memory.
         **fields: the fields of `TransferConfig`, such as `task`, `text_columns`, `label_column`, `metric` and `seeds`.
 
     Returns:
@@ -180,10 +172,8 @@ def transfer(
         of the finished `seeds`. `to_frame()` gives a table, and `plot()` a figure.
 
     Raises:
-        UsageError: impossible settings, missing files, unknown names, another run in `out`.
         ContentError: a damaged ticket, one for other weights, unusable data.
         TrainingError: one or more seeds failed; with `out` the others are stored.
-        Interrupted: Ctrl-C or SIGTERM; with `out` a checkpoint was written.
 
     Example:
         >>> transfer(ticket, train=train_dataset, validation=dev_dataset, seeds=(0, 1, 2)).to_frame()
@@ -212,7 +202,12 @@ def fit_head(
 ) -> Result:
     """Train an MLM head for an encoder that has none, and save an ordinary ForMaskedLM folder in `out`.
 
-    Arguments and errors are as in `search`, with the fields of `FitHeadConfig`; `out` is required.
+    Arguments and errors are as in `search`, with the fields of `FitHeadConfig`; `out` is required. A model that has an
+    MLM head already is refused.
+
+    Returns:
+        `start` and `final` (`mlm_loss`, `perplexity`, `mlm_accuracy` on the corpus's validation part), `steps`,
+        `tokens_seen`, `trained_parameters`, `base_hash` of the saved encoder.
 
     Example:
         >>> fit_head("builtin:minilm", "minilm-mlm", corpus="pydocs", steps=200).final["mlm_loss"]
@@ -240,16 +235,11 @@ def super_ticket(
 ) -> Result:
     """Find a task's super ticket: fine-tune tickets of every level and the full model, and save the best in `out`.
 
+    `out`, which is required, `runtime`, `force`, `config`, `tokenizer` and errors that are not named here are as in
+    `search`; `train` and `validation` are as in `transfer`.
+
     Args:
         target: a model as `search` takes it, or a `SuperConfig`.
-        out: a directory that is absent or empty, or has this same search, which is resumed. It is required, and the
-            ticket is saved there.
-        runtime: device, precision and checkpoints; its fields may be given as keywords too.
-        force: replace another search in `out`.
-        train: a `Dataset`, a DataFrame, a list of dicts, a dict of lists, or a file.
-        validation: data with the same columns.
-        config: all settings at once, in place of the other arguments.
-        tokenizer: the tokenizer of a model in memory.
         **fields: the fields of `SuperConfig`, and those of its `fine_tuning`, a `TransferConfig`.
 
     Returns:
@@ -257,10 +247,8 @@ def super_ticket(
         gives a table, and `plot()` a figure.
 
     Raises:
-        UsageError: impossible settings, missing files, no part of the dev set to select on, another run in `out`.
-        ContentError: unusable data or model.
+        UsageError: no part of the dev set to select on.
         TrainingError: a fine-tuning failed; finished runs are kept.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
 
     Example:
         >>> super_ticket("builtin:minilm", "rte-super", task="rte", data_dir="glue", seeds=(0, 1, 2))
@@ -289,14 +277,11 @@ def shrink(
 ) -> Result:
     """Make a model faster: remove heads, neurons and layers, and let the rest learn from the dense model.
 
+    The model, its ticket and a report are saved in `out`, which is required. It, `runtime`, `force`, `config`,
+    `tokenizer` and errors that are not named here are as in `search`.
+
     Args:
         model: a model as `search` takes it, a transfer with `save_model`, or a `ShrinkConfig`.
-        out: a directory that is absent or empty, or has this same run, which is resumed. It is required, and the model,
-            its ticket and a report are saved there.
-        runtime: device, precision and checkpoints; its fields may be given as keywords too.
-        force: replace another run in `out`.
-        config: all settings at once, in place of `model` and `fields`.
-        tokenizer: the tokenizer of a model in memory.
         **fields: the fields of `ShrinkConfig`, such as `speedup=2` or `speedup=(1.5, 2, 3)`. `corpus` may be a list of
             str or a `Dataset` too, and `pairs_file` a `Dataset`, a DataFrame or a list of dicts.
 
@@ -305,10 +290,7 @@ def shrink(
         data. `to_frame()` gives a table, and `plot()` a figure.
 
     Raises:
-        UsageError: impossible settings, a speed-up that cannot be reached, missing model or text, another run in `out`.
-        ContentError: unusable model or text.
-        TrainingError: NaN loss, or the disk is full.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+        UsageError: a speed-up that cannot be reached.
 
     Example:
         >>> shrink("builtin:minilm", "fast", speedup=2, corpus=texts, steps=300).models[0]["speedup"]["median"]
@@ -333,13 +315,11 @@ def share(
 ) -> Result:
     """Train one encoder for several tasks, each with its ticket.
 
+    The shared models are saved in `out`; with `save_model=False` it may be left out. It, `runtime`, `force`,
+    `tokenizer` and errors that are not named here are as in `search`.
+
     Args:
         config: a `ShareConfig`; leave it out to give its fields as keywords.
-        out: a directory that is absent or empty, or has this same run, which is resumed. The shared models are
-            saved there; with `save_model=False` it may be left out.
-        runtime: device, precision and checkpoints; its fields may be given as keywords too.
-        force: replace another run in `out`.
-        tokenizer: the tokenizer of a model in memory.
         **fields: the fields of `ShareConfig`. `model` may be in memory as in `search`; `tickets` may be a dict with a
             `Ticket` for each task, or a list of them in the order of `tasks`; `train_file` and `validation_file` may be
             dicts with a `Dataset`, a DataFrame or a list of dicts for each task.
@@ -349,10 +329,8 @@ def share(
         table, and `plot()` a figure.
 
     Raises:
-        UsageError: impossible settings, missing files, unknown names, another run in `out`.
         ContentError: a damaged ticket, one for other weights, unusable data.
         TrainingError: one or more seeds failed; with `out` the others are stored.
-        Interrupted: Ctrl-C or SIGTERM; with `out` a checkpoint was written.
 
     Example:
         >>> share(model="builtin:minilm", tasks=("rte", "mrpc"), tickets="auto", data_dir="glue", out="shared")

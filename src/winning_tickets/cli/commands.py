@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
+from winning_tickets import __version__
 from winning_tickets.cli import plans, show
 from winning_tickets.cli.help import HELP_ALL, RUNNING, Verb, show_help
 from winning_tickets.cli.options import FieldPath, annotated, is_everyday, leaves, methods_of, parsed, split_words
@@ -40,7 +41,6 @@ from winning_tickets.runs.escapes import escaped, json_text, printable_lines
 from winning_tickets.runs.files import check_working_directory
 from winning_tickets.runs.messages import hush
 from winning_tickets.runs.progress import check_trackers
-from winning_tickets.runs.provenance import version
 
 app = typer.Typer(
     name="tickets",
@@ -53,7 +53,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - as Typer calls it
     if wanted:
-        typer.echo(version())
+        typer.echo(__version__)
         raise typer.Exit
 
 
@@ -143,13 +143,6 @@ DataDir = Annotated[
     str | None, typer.Option("--data-dir", help="Folder with GLUE data (CoLA/ ...), or a copy of the hub's repository.")
 ]
 Base = Annotated[str | None, typer.Option("--base", help="Base model of a ticket, if it has moved.")]
-OtherWeights = Annotated[
-    bool, typer.Option("--allow-other-weights", help="Use a ticket on weights it was not made for.")
-]
-Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]
-Layers = Annotated[
-    int | None, typer.Option("--layers", help="Number of layers to keep, from the first. By default all.")
-]
 StoreFolder = Annotated[
     Path, typer.Option("--store", envvar="WINNING_TICKETS_STORE", help="Folder of the store that holds the runs.")
 ]

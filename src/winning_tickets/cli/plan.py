@@ -31,7 +31,6 @@ class Plan:
     unchecked: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     reads: Callable[[str], bool] = lambda name: True  # whether the command reads a setting
-    about: bool = False  # whether the numbers of steps and examples are estimates
 
     def add(self, name: str, value: str, **numbers: Any) -> None:
         """Add a row, and the numbers in it."""
@@ -120,10 +119,6 @@ class PlannedModel:
     size: ModelSize
     plm: PLM | None  # without weights; None if it could not be looked at
     sparsity: float = 0.0  # of a ticket of single weights
-
-    @property
-    def known(self) -> bool:
-        return self.plm is not None
 
     def cut(self, asked: int | None, task: Task) -> int:
         """Return the most tokens of a text; refuse a number that the model does not take."""

@@ -217,7 +217,7 @@ def _add_rounds(plan: Plan, settings: ImpSearch, estimated: int) -> None:
 
 
 def _rate(rate: float, model: PlannedModel) -> str:
-    return f"{rate:.3g} at its peak" + ("" if model.known else " (if the width of the model was guessed right)")
+    return f"{rate:.3g} at its peak" + (" (if the width of the model was guessed right)" if model.plm is None else "")
 
 
 def plan_transfer(config: TransferConfig, runtime: Runtime) -> Plan:

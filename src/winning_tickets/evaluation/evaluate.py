@@ -76,28 +76,12 @@ _SAME_COSINE = 1e-6
 def evaluate(
     config: EvaluateConfig, runtime: Runtime | None = None, out: Path | str | None = None, *, force: bool = False
 ) -> dict[str, Any]:
-    """Measure the losses of a model or a ticket, or its zero-shot similarity.
+    """Measure the losses of a model or a ticket, or its zero-shot similarity; see `api.verbs.evaluate`.
 
     KD loss: 1 - cosine of hidden states, averaged over layers and unpadded tokens (TAMT eq. 6), unless the fields that
     begin with `kd_` say otherwise. MLM loss: cross entropy at masked positions with the dense decoder.
     Attention, contrastive and logits losses: see docs/explanation/objectives.md. Similarity: cosine of mean-pooled
     states against gold scores. Tasks of the EleutherAI evaluation harness: `tasks` has their scores.
-
-    Args:
-        config: target, objectives and data.
-        runtime: device and precision.
-        out: a new or empty folder, in which the result is kept as a run.
-        force: replace another run in `out`.
-
-    Returns:
-        `kd_loss`, `mlm_loss`, `mlm_accuracy`, `attention_loss`, `contrastive_loss`, `logits_loss`,
-        `similarity_pearson`, `similarity_spearman` (None where not measured), `tokens` (scored tokens) and the settings
-        of the measurement.
-
-    Raises:
-        UsageError: unknown objective, missing corpus or task, no MLM head, no attention maps, no room for two segments
-            in a batch of the contrastive loss, an `out` that holds a run.
-        ContentError: a damaged ticket, one for other weights, an unusable corpus, a loss that is not finite.
     """
     runtime = runtime or Runtime()
     check_evaluate(config)

@@ -51,29 +51,10 @@ COUNTED_AT_ONCE = 2**22  # number of tokens of the corpus on disk that are in me
 def fit_head(
     config: FitHeadConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False
 ) -> dict[str, Any]:
-    """Train an MLM head on an encoder that has none, and save both in `out`, which transformers loads as it is.
+    """Train an MLM head on an encoder that has none, and save both in `out`; see `api.verbs.fit_head`.
 
-    A finished run of the same settings is skipped, an unfinished one resumes. Without `train_encoder` the encoder stays
-    the same bit for bit, so tickets of the given model fit the saved model, and vice versa.
-
-    Args:
-        config: the model, the corpus and the settings.
-        out: a directory that is absent or empty, or has this same run, which is resumed.
-        runtime: device, precision and checkpoints.
-        force: replace another run in `out`.
-
-    Returns:
-        `start` and `final` (`mlm_loss`, `perplexity`, `mlm_accuracy` on the corpus's validation part), `steps`,
-        `tokens_seen`, `trained_parameters`, `base_hash` of the saved encoder.
-
-    Raises:
-        UsageError: impossible settings, a model that has an MLM head already, missing model or corpus.
-        ContentError: the model or the corpus is not usable.
-        TrainingError: NaN loss, or the disk is full.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
-
-    Example:
-        >>> fit_head(FitHeadConfig(model="builtin:minilm", corpus="pydocs", steps=200), "minilm-mlm")["final"]
+    Without `train_encoder` the encoder stays the same bit for bit, so tickets of the given model fit the saved model,
+    and vice versa.
     """
     runtime = runtime or Runtime()
     check_fit_head(config)

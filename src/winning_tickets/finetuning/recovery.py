@@ -14,7 +14,7 @@ from torch import Tensor
 from winning_tickets.config import Runtime
 from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.models.loading import PLM, set_dropout
-from winning_tickets.runs.directory import METRICS, RunDirectory, read_log
+from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import modes
@@ -90,7 +90,7 @@ class _Recovery(Callback):
 
     def on_train_begin(self, trainer: TicketTrainer) -> None:
         """Read the evaluations up to the checkpoint; a new training begins with an evaluation."""
-        log = read_log(self._run.path) if (self._run.path / METRICS).exists() else []
+        log = read_log(self._run.path)
         self.records = [record for record in log if HELD_OUT in record]
         self._before, self._began = sum(record.get("seconds", 0.0) for record in log), time.monotonic()
         if not trainer.resumed:

@@ -58,31 +58,12 @@ _TASK = (  # keys of the summary of a task, in the order that the rows of `runs.
 def share(
     config: ShareConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False
 ) -> dict[str, Any]:
-    """Train one encoder for several tasks, each with its own ticket (Super Tickets, section 4, Algorithm 1).
+    """Train one encoder for several tasks (Super Tickets, section 4, Algorithm 1); see `api.verbs.share`.
 
     A batch of a task computes with the task's ticket, and its step updates only the weights that the ticket keeps.
     Without tickets this is plain multi-task fine-tuning (MT-DNN). Finished stages and seeds are skipped, an unfinished
-    one resumes from its checkpoint, failed seeds are tried again.
-
-    Args:
-        config: the tasks, the model or the tickets, and the settings.
-        out: a directory that is absent or empty, or has this same run, which is resumed.
-        runtime: device, precision and checkpoints.
-        force: replace another run in `out`.
-
-    Returns:
-        The summary, as stored in `result.json`: for each task and metric the final and the best value over the finished
-        `seeds`, `averages` over tasks by the rules of the paper, `weight_remaining`.
-
-    Raises:
-        UsageError: impossible settings, missing files, unknown names, another run in `out`.
-        ContentError: a damaged ticket, one for other weights, unusable data.
-        TrainingError: one or more seeds failed; the others are stored.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
-
-    Example:
-        >>> config = ShareConfig(tasks=("rte", "mrpc"), model="builtin:minilm", tickets="auto", data_dir="glue")
-        >>> share(config, "shared")["weight_remaining"]
+    one resumes from its checkpoint, failed seeds are tried again. The result has `averages` over tasks by the rules of
+    the paper.
     """
     runtime = runtime or Runtime()
     prepared = prepare_sharing(config, runtime)

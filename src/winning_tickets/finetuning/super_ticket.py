@@ -105,31 +105,11 @@ class Runs:
 def super_ticket(
     config: SuperConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False
 ) -> dict[str, Any]:
-    """Find the super ticket of a task, with all results of the phase transition (Super Tickets, sections 3.2 and 5).
+    """Find the super ticket of a task (Super Tickets, sections 3.2 and 5); see `api.verbs.super_ticket`.
 
     The full model is fine-tuned and gives the importances. Tickets of every level and selection are then fine-tuned
     from the pre-trained weights, with every seed and every setting of the grid. Settings, evaluations and the super
     ticket are chosen on a part of the dev set (`select_on`), and reported on the rest and on the whole.
-
-    Args:
-        config: model, task, levels, selections, seeds and grid.
-        out: a directory that is absent or empty, or has this same search, which is resumed.
-        runtime: device, precision and checkpoints.
-        force: replace another search in `out`.
-
-    Returns:
-        The stored `result.json`: scores by selection, level and seed, paired differences from the full model and
-        between selections, and the level and scores of the super ticket, which is saved in `out/super-ticket`.
-
-    Raises:
-        UsageError: impossible settings, missing files, no part of the dev set to choose on, another run in `out`.
-        ContentError: unusable data or model.
-        TrainingError: a fine-tuning failed; finished runs are kept.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
-
-    Example:
-        >>> fine_tuning = TransferConfig(target="builtin:minilm", task="rte", data_dir="glue", seeds=(0, 1, 2))
-        >>> super_ticket(SuperConfig(fine_tuning=fine_tuning), "rte-super")["super_ticket"]["level"]
     """
     runtime = runtime or Runtime()
     config = config.resolved()

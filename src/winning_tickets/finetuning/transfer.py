@@ -56,32 +56,12 @@ logger = logging.getLogger(__name__)
 def transfer(
     config: TransferConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False
 ) -> dict[str, Any]:
-    """Fine-tune a model or ticket on a task, once for each seed, with pruned weights at zero or removed.
+    """Fine-tune a model or ticket on a task, and return the stored `result.json`; see `api.verbs.transfer`.
 
     By default AdamW with a linearly decaying learning rate (TAMT, section 4.1.3; Table 1 for the settings of each
     task). Finished seeds are skipped, an unfinished seed resumes from its checkpoint, failed seeds are tried again.
     Of several learning rates, epochs or dropouts, the one with the best mean over the seeds on the part `select_on` of
     the dev set is chosen, the same for all seeds; the scores are those of the rest (see `finetuning.choice`).
-
-    Args:
-        config: the model or ticket, the task and the settings.
-        out: a directory that is absent or empty, or has this same transfer, which is resumed.
-        runtime: device, precision and checkpoints.
-        force: replace another transfer in `out`.
-
-    Returns:
-        The summary, as stored in `result.json`: for each metric the final and the best value, with mean, standard
-        deviation (ddof=1) and the values of the finished `seeds`.
-
-    Raises:
-        UsageError: impossible settings, missing files, unknown names, another run in `out`.
-        ContentError: a damaged ticket, one for other weights, unusable data.
-        TrainingError: one or more seeds failed; the others are stored.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
-
-    Example:
-        >>> config = TransferConfig(target="my-ticket", task="rte", data_dir="glue", seeds=(0, 1))
-        >>> transfer(config, "my-transfer")["metrics"]["accuracy"]["best"]["mean"]
     """
     runtime = runtime or Runtime()
     prepared = prepare_transfer(config, runtime)

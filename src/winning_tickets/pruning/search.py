@@ -20,7 +20,7 @@ from winning_tickets.pruning.memory import check_memory
 from winning_tickets.pruning.preparation import PreparedSearch, prepare_search
 from winning_tickets.pruning.sharded import check_matrices, check_sharding
 from winning_tickets.runs import distributed
-from winning_tickets.runs.directory import RunDirectory, execution_of, is_trusted, skipped_steps
+from winning_tickets.runs.directory import RunDirectory, execution_of, is_trusted
 from winning_tickets.runs.errors import TicketsWarning, UsageError, listed, problems_of, refuse, unknown
 from winning_tickets.tickets.selection import count_true
 from winning_tickets.tickets.ticket import Ticket
@@ -30,28 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False) -> Ticket:
-    """Find a ticket of one sparsity and save it in `out`, which is then the ticket's folder.
-
-    A finished search with the same settings is opened again; an unfinished one resumes.
-
-    Args:
-        config: settings of the search.
-        out: a directory that is absent or empty, or holds this same run, which is resumed.
-        runtime: device, precision and checkpoints.
-        force: replace another run of this tool in `out`.
-
-    Raises:
-        UsageError: impossible settings, unknown names, missing model or corpus, a foreign `out`, several sparsities
-            (`search_all` takes those).
-        ContentError: the model or corpus is not usable.
-        TrainingError: NaN loss or full disk while training.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
-
-    Example:
-        >>> config = SearchConfig(model="bert-base-uncased", method="magnitude", sparsity=0.6)
-        >>> search(config, "runs/omp").sparsity
-        0.6
-    """
+    """Find a ticket of one sparsity and save it in `out`, which is then the ticket's folder; see `api.verbs.search`."""
     (ticket,) = _find_tickets(config, out, runtime, force=force, single=True).values()
     return ticket
 
@@ -59,13 +38,10 @@ def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None
 def search_all(
     config: SearchConfig, out: Path | str, runtime: Runtime | None = None, *, force: bool = False
 ) -> dict[Any, Ticket]:
-    """Find the tickets of all sparsity levels in one search; mask training starts each from the scores of the last.
+    """Find the tickets of all sparsity levels in one search; see `api.verbs.search_all`.
 
-    Several tickets are saved as `out/sparsity-0.60/` and so on, a single one as `out` itself. Arguments and errors are
-    those of `search`.
-
-    Returns:
-        The tickets by sparsity, ascending; structured ones by the folder of their level, such as `level-30`.
+    Mask training starts each from the scores of the last. Several tickets are saved as `out/sparsity-0.60/` and so on,
+    a single one as `out` itself.
     """
     return _find_tickets(config, out, runtime, force=force, single=False)
 
@@ -132,7 +108,7 @@ def summarize_search(tickets: dict[Any, Ticket], prepared: PreparedSearch[Any], 
     for level, ticket in tickets.items():
         inside = None if previous is None else kept_inside(ticket, previous)
         folder = prepared.folder(run, level)
-        about = {"folder": folder.name, "kept_inside_previous": inside} | skipped_steps(folder) | execution_of(folder)
+        about = {"folder": folder.name, "kept_inside_previous": inside} | execution_of(folder)
         facts.append(_facts(ticket, prepared) | about)
         previous = ticket
     return (

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from winning_tickets import __version__
 from winning_tickets.report.figures import page_variables
 from winning_tickets.runs.escapes import printable_lines
-from winning_tickets.runs.provenance import version
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -28,7 +28,7 @@ def fill_template(template: str, values: Mapping[str, Any], folder: Path = TEMPL
     )
     common = {
         "svg": Markup,
-        "version": version(),
+        "version": __version__,
         "light": page_variables(dark=False),
         "dark": page_variables(dark=True),
     }

@@ -116,34 +116,31 @@ class RunDirectory:
         marker: str = MARKER,
     ) -> RunDirectory:
         """Take `path` for the run `run_id`; `marker` is the file with its id and settings."""
-        path = Path(path)
         distributed.check_same(f"{verb} {run_id}", "run")
-        run = cls(path, "new", run_id)
+        run = cls(Path(path), "new", run_id)
         run._marker = marker
-        run.status = distributed.on_main(lambda: run._claim(verb, config, force=force, marker=marker))
+        run.status = distributed.on_main(lambda: run._claim(verb, config, force=force))
         return run
 
-    def _claim(self, verb: str, config: dict[str, Any], *, force: bool, marker: str) -> Status:
+    def _claim(self, verb: str, config: dict[str, Any], *, force: bool) -> Status:
         # A directory is not locked if it is refused, or if its run is done, since it may be read-only then.
-        if self._find_status(verb, config, force=force, marker=marker) == "done":
+        if self._find_status(verb, config, force=force) == "done":
             _tidy(self.path)  # a kill may have come right after the result
             remove_dead_lock(self.path)
             return "done"
         self._hold = hold(self.path)
         try:
-            status = self._find_status(
-                verb, config, force=force, marker=marker
-            )  # another launch may have worked here meanwhile
+            status = self._find_status(verb, config, force=force)  # another launch may have worked here meanwhile
             if status == "new":
                 if force and self.path.is_dir():
-                    _empty(self.path, last=marker)
-                write_json(self.path / marker, {"verb": verb, "id": self.id, "config": config})
+                    _empty(self.path, last=self._marker)
+                write_json(self.path / self._marker, {"verb": verb, "id": self.id, "config": config})
             return status
         except BaseException:
             self._hold.release()
             raise
 
-    def _find_status(self, verb: str, config: dict[str, Any], *, force: bool, marker: str) -> Status:
+    def _find_status(self, verb: str, config: dict[str, Any], *, force: bool) -> Status:
         """Return the status of the directory; `new` if it is empty or may be emptied."""
         path = self.path
         if path.exists() and not path.is_dir():
@@ -151,7 +148,7 @@ class RunDirectory:
         # A kill before the first write is complete leaves only these.
         if not path.is_dir() or all(is_temporary(entry) or is_lock(entry) for entry in path.iterdir()):
             return "new"
-        found = stored_run(path / marker)
+        found = stored_run(path / self._marker)
         if found is None:
             raise foreign(path, "a run of this tool")
         if force:  # only a directory with a marker is replaced
@@ -223,7 +220,7 @@ class RunDirectory:
         def write() -> None:
             if self._hold is not None:
                 self._hold.check()
-            whole = result | skipped_steps(self.path) | execution_of(self.path) | remote_code_facts()
+            whole = result | execution_of(self.path) | remote_code_facts()
             if (wrong := problem(json.loads(json.dumps(whole)))) is not None:  # tuples are stored as lists
                 raise TrainingError(
                     f"The result of {self.path} cannot be stored, which is a bug of winning-tickets: {wrong} Nothing "
@@ -274,17 +271,15 @@ def _tidy(path: Path) -> None:
     remove_leftovers(path)
 
 
-def skipped_steps(path: Path) -> dict[str, list[int]]:
-    """Return the entry `skipped_steps` of a result, see `training.trainer.FiniteSteps`; empty without such steps."""
-    log = read_log(path) if (path / METRICS).exists() else []
-    skipped = [record["step"] for record in log if record.get("skipped")]
-    return {"skipped_steps": skipped} if skipped else {}
-
-
 def execution_of(path: Path) -> dict[str, Any]:
-    """Return `precision` and `compiled` of a result, from the steps of its log; empty for plain float32 throughout."""
-    steps = [one for one in (read_log(path) if (path / METRICS).exists() else []) if "learning_rate" in one]
-    return joint_execution(steps)
+    """Return `skipped_steps`, `precision` and `compiled` of a result, from its log; empty for plain float32 throughout.
+
+    `training.trainer.FiniteSteps` skips steps.
+    """
+    log = read_log(path)
+    skipped = [record["step"] for record in log if record.get("skipped")]
+    steps = [record for record in log if "learning_rate" in record]
+    return ({"skipped_steps": skipped} if skipped else {}) | joint_execution(steps)
 
 
 def joint_execution(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -296,6 +291,8 @@ def joint_execution(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the records of a run's `metrics.jsonl`; lines that are not a complete record of a step are skipped."""
+    if not (path / METRICS).exists():
+        return []
     records = []
     for line in (path / METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
         try:

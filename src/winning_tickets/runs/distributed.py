@@ -287,7 +287,7 @@ def is_main() -> bool:
     """Return whether this process is rank 0, which writes and prints."""
     if _group is not None:
         return _group.rank == 0
-    return not _is_launch() or os.environ.get("RANK", "0") == "0"
+    return launched() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -299,7 +299,7 @@ def together() -> Iterator[None]:
         return
     _deferred = 0
     check_launcher()
-    group = _group = _join() if _is_launch() else None
+    group = _group = _join() if launched() > 1 else None
     _inside = True
     try:
         yield
@@ -461,16 +461,8 @@ def check_launcher() -> None:
 
 def launched() -> int:
     """Return the number of processes of this launch, whether they are inside `together` or not."""
-    if not _is_launch():
-        return 1
-    found: Any = sys.modules.get("torch.distributed")
-    started = found is not None and found.is_initialized()
-    return int(found.get_world_size() if started else os.environ["WORLD_SIZE"])
-
-
-def _is_launch() -> bool:
-    size = os.environ.get("WORLD_SIZE", "")  # a RANK alone does not make a launch
-    if size.isdecimal() and int(size) > 1:
-        return True
     distributed: Any = sys.modules.get("torch.distributed")
-    return distributed is not None and distributed.is_initialized() and distributed.get_world_size() > 1
+    if distributed is not None and distributed.is_initialized() and (size := distributed.get_world_size()) > 1:
+        return int(size)
+    words = os.environ.get("WORLD_SIZE", "")  # a RANK alone does not make a launch
+    return max(1, int(words)) if words.isdecimal() else 1

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,24 +25,12 @@ except ImportError:  # Windows
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "numpy", "scikit-learn", "scipy")
 
 
-def version() -> str:
-    """Return the version of this package, also from a checkout on `PYTHONPATH` that is not installed."""
-    return __version__
-
-
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can change a number."""
-    return dict(_versions())
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "winning-tickets": version()}
+    found = {"python": platform.python_version(), "winning-tickets": __version__}
     for name in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

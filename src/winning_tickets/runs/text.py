@@ -8,7 +8,6 @@ import re
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from winning_tickets.runs.errors import ContentError
 
@@ -25,7 +24,6 @@ _ARCHIVES = {
     b"%PDF": "a PDF; extract its text",
     b"PAR1": "a Parquet file; give it the suffix .parquet, or a folder of such files",
 }
-_BLOCK = 1 << 16
 _CONTROLS = bytes(code for code in range(32) if code not in b"\t\n\v\f\r\x1b") + b"\x7f"
 _STRAY, _MOST_CONTROLS = 2, 0.01  # number and share of control characters up to which a text is one
 _WESTERN = 0.3  # share of bytes above 127 up to which Windows-1252, the encoding of Western Europe, is proposed
@@ -34,58 +32,32 @@ _MARKS_AS_LATIN = tuple(mark.decode("latin1").encode() for mark in _MARKS)
 
 
 def open_text(path: Path) -> io.BufferedReader:
-    """Open a text file for reading as UTF-8, whatever its byte-order mark says; the mark of UTF-8 stays."""
+    """Open a text file for reading as UTF-8, whatever its byte-order mark says; the mark of UTF-8 stays.
+
+    UTF-16 and UTF-32 are converted in memory.
+    """
     handle = path.open("rb")
+    start = handle.peek(4)[:4]
+    encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
+    if encoding is None:
+        return handle
+    with handle:
+        content = handle.read()
     try:
-        start = handle.peek(4)[:4]
-        encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
-        if encoding is None:
-            return handle
-        handle.seek(4 if encoding.startswith("utf-32") else 2)
-        return io.BufferedReader(_AsUtf8(handle, path, encoding))
-    except BaseException:
-        handle.close()
-        raise
+        converted = content.decode(encoding).removeprefix("\ufeff").encode()
+    except UnicodeError as error:
+        raise ContentError(
+            f"{path} is not UTF-8: it begins with the mark of {_NAMES[encoding]}, and cannot be decoded as such "
+            f"({getattr(error, 'reason', error)}); it was cut off, or mixed with another encoding. Save it again as "
+            "UTF-8."
+        ) from error
+    return io.BufferedReader(io.BytesIO(converted))
 
 
 def read_text(path: Path) -> str:
     """Return the text of a file without its byte-order mark; errors of the file system are raised unchanged."""
     with open_text(path) as handle:
         return decoded(path, handle.read())
-
-
-class _AsUtf8(io.RawIOBase):
-    """A file in another encoding, read as UTF-8."""
-
-    def __init__(self, handle: BinaryIO, path: Path, encoding: str) -> None:
-        self._handle, self._path, self._encoding = handle, path, encoding
-        self._decoder = codecs.getincrementaldecoder(encoding)()
-        self._left = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._left:
-            block = self._handle.read(_BLOCK)
-            try:
-                text = self._decoder.decode(block, final=not block)
-                self._left = text.encode("utf-8")
-            except UnicodeError as error:
-                raise ContentError(
-                    f"{self._path} is not UTF-8: it begins with the mark of {_NAMES[self._encoding]}, and cannot be "
-                    f"decoded as such ({getattr(error, 'reason', error)}); it was cut off, or mixed with another "
-                    "encoding. Save it again as UTF-8."
-                ) from error
-            if not block:
-                break
-        count = min(len(buffer), len(self._left))
-        buffer[:count], self._left = self._left[:count], self._left[count:]
-        return count
-
-    def close(self) -> None:
-        self._handle.close()
-        super().close()
 
 
 def decoded(path: Path, content: bytes, offset: int = 0) -> str:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import yaml
 
+from winning_tickets import __version__
 from winning_tickets.config.builtin_models import BUILTIN, builtin
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs import hub, memory
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.escapes import escaped, markdown_cell, markdown_code, python_literal
 from winning_tickets.runs.files import is_number, read_object, write_text
-from winning_tickets.runs.provenance import version
 from winning_tickets.runs.results import RESULT
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name
     from huggingface_hub import ModelCardData
 
     given = {key: value for key, value in facts.items() if value not in (None, [], {}, ())}
-    facts = {"version": version(), **escaped(given)}
+    facts = {"version": __version__, **escaped(given)}
     kind, base, results = facts["kind"], facts["base"], list(results)
     what, usage = _KINDS[kind]
     options = [f", revision={python_literal(facts['revision'])}"] if "revision" in facts else []
@@ -363,7 +363,7 @@ def _license_text(facts: Mapping[str, Any]) -> str:
 
 
 def _citation(method: str | None) -> str:
-    software = "@software{winning_tickets,\n  title = {winning-tickets},\n  version = {%s}\n}" % version()  # noqa: UP031 - braces are those of BibTeX
+    software = "@software{winning_tickets,\n  title = {winning-tickets},\n  version = {%s}\n}" % __version__  # noqa: UP031 - braces are those of BibTeX
     if method not in _PAPERS:
         return software
     authors, title, venue, year = _PAPERS[method]
@@ -426,7 +426,7 @@ def publish(
     return hub.push(
         repo,
         content,
-        message or f"Push with winning-tickets {version()}",
+        message or f"Push with winning-tickets {__version__}",
         private=private,
         token=token,
         revision=revision,

@@ -124,24 +124,7 @@ def check_scopes(first: str, a: Ticket, second: str, b: Ticket) -> None:
 
 
 def compare(targets: Sequence[Ticket | str | Path], average: str = "pooled") -> dict[str, Any]:
-    """Compare tickets pair by pair.
-
-    Args:
-        targets: two or more tickets, folders or hub ids.
-        average: `pooled` over all weights, or `matrix`: the mean over matrices (the similarity of the released code).
-
-    Returns:
-        `names`, `sparsity`, the matrices `kept_jaccard`, `pruned_jaccard`, `chance_kept` and `chance_pruned`, averaged
-        according to `average`, `by_matrix` (the kept Jaccard of each matrix), `distance_to_first` (1 - kept Jaccard)
-        and `same_base`, whether all belong to the same weights.
-
-    Raises:
-        UsageError: fewer than two tickets, one is missing, or an unknown average.
-        ContentError: a damaged ticket, or different scopes.
-
-    Example:
-        >>> compare(["runs/kd60", "runs/mlm60"])["kept_jaccard"][0][1]
-    """
+    """Compare tickets pair by pair; see `api.verbs.compare`."""
     names = names_of(targets)
     how = next((known for known in AVERAGES if known == average), None)
     if how is None:

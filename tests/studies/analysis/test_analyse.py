@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from samples.analyse_samples import command_line
 from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import Runtime, SearchConfig, Ticket, compare, search, search_all
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -28,11 +27,6 @@ def ticket(masks, step=None, weights="w", **config):
 def save(path, masks, **more):
     ticket(masks, **more).save_pretrained(path)
     return path
-
-
-@pytest.fixture
-def tickets(capsys, monkeypatch):
-    return command_line(capsys, monkeypatch)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from samples.analyse_samples import command_line
 from samples.tiny_tasks import task_data
 from winning_tickets.data.records import Split, Task, TaskData
 from winning_tickets.data.tasks import TASKS
@@ -13,11 +12,6 @@ from winning_tickets.studies.analysis.data_cards import card
 from winning_tickets.studies.analysis.kinds import ANALYSES
 
 cards = ANALYSES["cards"]
-
-
-@pytest.fixture
-def tickets(capsys, monkeypatch):
-    return command_line(capsys, monkeypatch)
 
 
 def test_a_card_by_hand():

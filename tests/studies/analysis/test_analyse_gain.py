@@ -5,7 +5,6 @@ import json
 import pytest
 from scipy import stats
 
-from samples.analyse_samples import command_line
 from samples.analyse_samples import transfer_run as run
 from winning_tickets.report.effects import mean_effect
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -13,11 +12,6 @@ from winning_tickets.studies.analysis.kinds import ANALYSES
 from winning_tickets.studies.analysis.report import views
 
 gain = ANALYSES["gain"]
-
-
-@pytest.fixture
-def tickets(capsys, monkeypatch):
-    return command_line(capsys, monkeypatch)
 
 
 @pytest.fixture

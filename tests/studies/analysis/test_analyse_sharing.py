@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from samples.analyse_samples import command_line
 from samples.tiny_models import make_model
 from samples.tiny_shared import make_shared
 from winning_tickets.models.loading import load_plm
@@ -19,11 +18,6 @@ from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.ticket import Ticket
 
 sharing = ANALYSES["sharing"]
-
-
-@pytest.fixture
-def tickets(capsys, monkeypatch):
-    return command_line(capsys, monkeypatch)
 
 
 @pytest.fixture(scope="module")

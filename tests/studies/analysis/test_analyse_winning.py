@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from samples.analyse_samples import command_line
 from samples.analyse_samples import transfer_run as run
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.studies.analysis.kinds import ANALYSES
@@ -12,11 +11,6 @@ from winning_tickets.studies.analysis.report.views import analysis_table
 
 winning = ANALYSES["winning"]
 KD, MLM = ({"method": "mask-training", "search": {"objective": objective}} for objective in ("kd", "mlm"))
-
-
-@pytest.fixture
-def tickets(capsys, monkeypatch):
-    return command_line(capsys, monkeypatch)
 
 
 @pytest.fixture

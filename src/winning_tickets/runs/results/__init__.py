@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from winning_tickets.runs.files import read_json
-from winning_tickets.runs.results.base import Stored, StoredResult, problem, schema, undocumented
+from winning_tickets.runs.results.base import Stored, StoredResult, problem
 from winning_tickets.runs.results.models import EvaluateResult, ShrinkResult
 from winning_tickets.runs.results.tickets import DerivedTicketResult, FoundTicket, ImportedTicketResult, SearchResult
 from winning_tickets.runs.results.trainings import (
@@ -50,8 +50,6 @@ __all__ = [
     "find_result",
     "problem",
     "read_result",
-    "schema",
-    "undocumented",
 ]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from winning_tickets.runs.errors import ContentError, explain
 from winning_tickets.runs.statistics import LARGEST
@@ -110,38 +109,3 @@ def problem(content: Mapping[str, Any], kind: type[Stored] | None = None) -> str
     except ValidationError as error:
         return explain(error)
     return None
-
-
-def undocumented(value: Any, place: str = "") -> list[str]:
-    """Return the keys of a result that its class has no field for, with their places."""
-    if isinstance(value, Mapping):
-        return [one for key, inner in value.items() for one in undocumented(inner, f"{place}{key}.")]
-    if isinstance(value, list):
-        return [one for inner in value for one in undocumented(inner, place)]
-    if not isinstance(value, Stored):
-        return []
-    extra = [f"{place}{key}" for key in value.model_extra or ()]
-    return extra + [
-        one for key in type(value).model_fields for one in undocumented(getattr(value, key), f"{place}{key}.")
-    ]
-
-
-class _Untitled(GenerateJsonSchema):
-    """A schema in which fields have no titles, which would be their names once more."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of results: an object whose `verb` says which of them it is."""
-    kinds = StoredResult.by_verb()
-    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
-        (kind, "validation") for kind in dict.fromkeys(kinds.values())
-    ]
-    places, definitions = models_json_schema(modes, schema_generator=_Untitled)
-    cases = [
-        {"if": {"properties": {"verb": {"const": verb}}}, "then": places[kind, "validation"]}
-        for verb, kind in kinds.items()
-    ]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "allOf": cases, **definitions}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from winning_tickets.config import Settings
 from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import TASKS
-from winning_tickets.runs.directory import METRICS, read_log
+from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import ContentError, shown
 from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import LARGEST, MATRIX_AXES, constant_score, is_at_chance
@@ -161,7 +161,7 @@ def _logged(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator[
     for folder in () if run.folder is None else (run.folder, *sorted(run.folder.glob("seed-*"))):
         seed = int(folder.name.removeprefix("seed-")) if folder != run.folder else None
         seconds, own = 0.0, run.axes.get("step")
-        for record in read_log(folder) if (folder / METRICS).is_file() else ():
+        for record in read_log(folder):
             taken = record.get("seconds")
             seconds += taken if is_number(taken) else 0.0
             if (steps is not None and record["step"] not in steps) or own not in (None, record["step"]):
