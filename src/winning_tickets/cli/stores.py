@@ -75,7 +75,7 @@ def runs(
         emit(checked, as_json=as_json, show=show.verification)
         raise typer.Exit(0 if checked["ok"] else 1)
     from winning_tickets.runs.store import query
-    from winning_tickets.runs.store.folders import find_records
+    from winning_tickets.runs.store.folders import find_records, list_runs
     from winning_tickets.runs.store.store import Store
 
     if as_csv and as_json:
@@ -83,6 +83,9 @@ def runs(
     if folder is None and not Store(store).exists():
         raise UsageError(f"There is no store at {store}; give one with --store, or a FOLDER with runs.")
     place = folder or store
+    if not (as_csv or as_json or where):
+        emit({}, as_json=False, show=lambda _: query.as_text(list_runs(place, status), str(place)))
+        return
     records = find_records(place, where or (), status)
     emit(
         query.as_json(records, str(place)) if as_json else {},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from winning_tickets.runs.directory import HEAD_MARKER, MARKER, stored_run
@@ -12,7 +11,16 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.locks import in_use
 from winning_tickets.runs.results import RESULT
 from winning_tickets.runs.store.query import select
-from winning_tickets.runs.store.records import Record, is_store, read_body, record_of, shape_problem
+from winning_tickets.runs.store.records import (
+    Body,
+    ListedRun,
+    Record,
+    is_store,
+    read_body,
+    record_of,
+    shape_problem,
+    stored_error,
+)
 from winning_tickets.runs.store.store import Store
 
 _MARKERS = (MARKER, HEAD_MARKER)
@@ -39,6 +47,11 @@ def find_records(folder: Path | str, where: Sequence[str] = (), status: str | No
     return select(found, where, status)
 
 
+def list_runs(folder: Path | str, status: str | None = None) -> Sequence[Record | ListedRun]:
+    """Return what a line per run needs; in a store, unchanged runs are not read for it."""
+    return Store(folder).listed(status) if is_store(Path(folder)) else find_records(folder, (), status)
+
+
 def _runs_below(folder: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the folder and the marker of each run, in the order of their paths."""
     for where, names, files in os.walk(folder):
@@ -51,12 +64,14 @@ def _runs_below(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _record(folder: Path, run: Path, marker: Path) -> Record:
-    body = read_body({"marker": str(marker), "result": str(run / RESULT)})
-    facts = {name: value for name, value in (body.result or {}).items() if name in _OF_RESULT}
-    if shape_problem("provenance", facts) is None:
-        body.provenance = facts
-    record = record_of(_name(folder, run), body)
-    return replace(record, status="running") if record.status == "unfinished" and in_use(run) else record
+    body: Body = read_body({"marker": str(marker), "result": str(run / RESULT)})
+    result = body["result"] or {}
+    if stored_error(body) is not None:
+        return record_of(_name(folder, run), body, "failed")
+    facts = {name: result[name] for name in _OF_RESULT if name in result}
+    body["provenance"] = None if shape_problem("provenance", facts) else facts
+    done = body["result"] is not None and not result.get("failed_seeds")
+    return record_of(_name(folder, run), body, "done" if done else "running" if in_use(run) else "unfinished")
 
 
 def _name(folder: Path, run: Path) -> str:

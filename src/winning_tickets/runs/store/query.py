@@ -16,7 +16,7 @@ from typing import Any, get_args
 from winning_tickets.runs.errors import UsageError, page, unknown
 from winning_tickets.runs.escapes import csv_cell, printable
 from winning_tickets.runs.files import is_number, parse_json
-from winning_tickets.runs.store.records import Record, Status
+from winning_tickets.runs.store.records import ListedRun, Record, Status
 
 _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -63,11 +63,21 @@ class Condition:
         if self.sign in _ORDERINGS:
             return any(self._in_order(found) for found in values)
         candidates = [value, *values] if isinstance(value, list) else values
+        equal = any(choice._equals(found) for choice in self.choices for found in candidates)
+        return equal == (self.sign == "=")
+
+    @property
+    def choices(self) -> list[Condition]:
+        """The condition itself, and one for each value of a list such as `rte,mrpc`."""
         several = "," in self.text and not self.text.startswith(("[", "{", '"', "'"))
         parts = [part.strip() for part in self.text.split(",")] if several else []
-        choices = [self, *(replace(self, text=part) for part in parts)]
-        equal = any(choice._equals(found) for choice in choices for found in candidates)
-        return equal == (self.sign == "=")
+        return [self, *(replace(self, text=part) for part in parts)]
+
+    @staticmethod
+    def names(key: str) -> list[list[str]]:
+        """Return the paths that a key stands for: the field of a record, then the parts that follow it."""
+        parts = key.split(".")
+        return [parts] if parts[0] in _FIELDS else [[place, *parts] for place in _PLACES]
 
     @property
     def value(self) -> Any:
@@ -95,9 +105,7 @@ class Condition:
 
 def _find(record: Record, key: str) -> Any:
     """Return the value of a key, or `_ABSENT`."""
-    parts = key.split(".")
-    paths = [parts] if parts[0] in _FIELDS else [[place, *parts] for place in _PLACES]
-    found = [_inside(getattr(record, place), rest) for place, *rest in paths]
+    found = [_inside(getattr(record, place), parts) for place, *parts in Condition.names(key)]
     there = [value for value in found if value is not _ABSENT]
     return next((value for value in there if value is not None), None if there else _ABSENT)
 
@@ -119,10 +127,15 @@ def check_known(conditions: Sequence[Condition], records: Sequence[Record]) -> N
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
-def select(records: Sequence[Record], where: Sequence[str], status: str | None) -> list[Record]:
-    """Return the records that fulfill all conditions and have the given status; None allows any status."""
+def check_status(status: str | None) -> None:
+    """Refuse a status that does not exist."""
     if status is not None and status not in STATUSES:
         raise unknown("status", status, STATUSES)
+
+
+def select(records: Sequence[Record], where: Sequence[str], status: str | None) -> list[Record]:
+    """Return the records that fulfill all conditions and have the given status; None allows any status."""
+    check_status(status)
     conditions = [Condition.parse(text) for text in where]
     check_known(conditions, records)
     return [
@@ -172,7 +185,7 @@ def as_json(records: Sequence[Record], store: str) -> dict[str, Any]:
     return {"store": store, "counts": _counts(records), "runs": [asdict(record) for record in records]}
 
 
-def as_text(records: Sequence[Record], store: str) -> str:
+def as_text(records: Sequence[Record | ListedRun], store: str) -> str:
     """Return one line per run (status, verb, id, main number or error), then the counts."""
     width = max((len(printable(record.id)) for record in records), default=0)
     lines = [
@@ -205,7 +218,7 @@ def to_frame(records: Sequence[Record]) -> Any:
     return pd.DataFrame([_flat(record) for record in records])
 
 
-def _counts(records: Sequence[Record]) -> dict[str, int]:
+def _counts(records: Sequence[Record | ListedRun]) -> dict[str, int]:
     return dict(sorted(Counter(record.status for record in records).items()))
 
 

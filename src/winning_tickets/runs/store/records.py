@@ -140,6 +140,11 @@ def shape_problem(file: str, content: Mapping[str, Any]) -> str | None:
 
 
 Status = Literal["absent", "running", "unfinished", "failed", "done"]
+State = Literal["failed", "done", "open"]
+"""What the files of a run say of it; a run that is open may be running, unfinished or absent."""
+
+_DAMAGED = "(damaged)"  # key of the message about a file that cannot be read
+_FILES = ("description", "marker", "result", "error", "provenance")
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,16 @@ class Record:
         return ", ".join(part for part in (*_main_scores(self.result or {}), seconds) if part)
 
 
+@dataclass(frozen=True)
+class ListedRun:
+    """One line of a list of runs."""
+
+    id: str
+    verb: str
+    status: Status
+    headline: str
+
+
 def _main_scores(result: dict[str, Any]) -> list[str]:
     """Return the primary metric of the task in percent, or the losses and the sparsity of the result, as text."""
     primary, metrics = result.get("primary_metric"), result.get("metrics")
@@ -182,35 +197,21 @@ def _main_scores(result: dict[str, Any]) -> list[str]:
     return [f"{name} {result[name]:.4f}" for name in names if isinstance(result.get(name), float)]
 
 
-@dataclass
-class Body:
-    """The parsed files of a run; one that does not exist or cannot be read is empty."""
-
-    description: dict[str, Any] = field(default_factory=dict)
-    marker: dict[str, Any] = field(default_factory=dict)
-    result: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
-    damages: list[str] = field(default_factory=list)  # a message for each file that cannot be read
+Body = dict[str, Any]  # parsed `description`, `marker`, `result`, `error`, `provenance` of a run; None if absent
 
 
-def record_of(run_id: str, body: Body) -> Record:
-    """Return the record of a run from its files, where a damaged file counts as an error.
-
-    The files do not say whether a run is running, which counts as unfinished here.
-    """
-    error = {"kind": ContentError.__name__, "message": body.damages[0]} if body.damages else body.error
-    # A transfer with failed seeds stores a result; the same command tries these seeds again.
-    done = error is None and body.result is not None and not body.result.get("failed_seeds")
-    provenance = body.provenance or (body.error or {}).get("provenance") or {}
+def record_of(run_id: str, body: Body, status: Status) -> Record:
+    """Return the record of a run from its files."""
+    described, marker = body["description"] or {}, body["marker"] or {}
+    provenance = body["provenance"] or (body["error"] or {}).get("provenance") or {}
     return Record(
         id=run_id,
-        verb=str(body.description.get("verb") or body.marker.get("verb") or ""),
-        status="done" if done else "unfinished" if error is None else "failed",
-        config=(body.description.get("config") or {}) | (body.marker.get("config") or {}),
-        result=body.result if done else None,
-        error=error,
-        labels=body.description.get("labels") or {},
+        verb=str(described.get("verb") or marker.get("verb") or ""),
+        status=status,
+        config=(described.get("config") or {}) | (marker.get("config") or {}),
+        result=body["result"] if status == "done" else None,
+        error=stored_error(body) if status == "failed" else None,
+        labels=described.get("labels") or {},
         seconds=provenance.get("seconds"),
         resumed=provenance.get("resumed"),
         peak_memory=provenance.get("peak_memory"),
@@ -221,23 +222,42 @@ def record_of(run_id: str, body: Body) -> Record:
     )
 
 
+def state_of(body: Body) -> State:
+    """Return the state of a run from its files."""
+    if stored_error(body) is not None:
+        return "failed"
+    # A transfer with failed seeds stores a result; the same command tries these seeds again.
+    return "done" if body["result"] is not None and not body["result"].get("failed_seeds") else "open"
+
+
+def stored_error(body: Body) -> dict[str, Any] | None:
+    """Return the error of a failed run, where a damaged file counts as an error; None if there is no error."""
+    for message in damages(body):
+        return {"kind": ContentError.__name__, "message": message}
+    error: dict[str, Any] | None = body["error"]
+    return error
+
+
+def damages(body: Body) -> list[str]:
+    """Return a message for each file of a run that cannot be read."""
+    return [content[_DAMAGED] for content in body.values() if content is not None and _DAMAGED in content]
+
+
 def read_body(paths: Mapping[str, str]) -> Body:
-    """Return the content of the files of a run, whose paths are given by kind."""
-    body = Body()
-    for name, path in paths.items():
-        try:
-            setattr(body, name, _parsed(name, path))
-        except UsageError:  # there is no such file
-            continue
-        except ContentError as error:
-            body.damages.append(str(error))
-    return body
+    """Return the content of the files of a run by kind; None for files that do not exist or have no path given."""
+    return {name: _parsed(name, paths[name]) if name in paths else None for name in _FILES}
 
 
-def _parsed(name: str, path: str) -> dict[str, Any]:
-    content = read_json(Path(path), "file")
+def _parsed(name: str, path: str) -> dict[str, Any] | None:
+    """Return the JSON object of a file; None if there is no file, `{_DAMAGED: message}` if it was edited or cut off."""
+    try:
+        content = read_json(Path(path), "file")
+    except UsageError:
+        return None
+    except ContentError as error:
+        return {_DAMAGED: str(error)}
     if not isinstance(content, dict):
-        raise ContentError(f"{path} holds {type(content).__name__} instead of an object; it was edited.")
+        return {_DAMAGED: f"{path} holds {type(content).__name__} instead of an object; it was edited."}
     if (problem := shape_problem(name, content)) is not None:
-        raise ContentError(f"{path} was edited: {problem} Copy it again, or delete the run and repeat it.")
+        return {_DAMAGED: f"{path} was edited: {problem} Copy it again, or delete the run and repeat it."}
     return content

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,23 @@ from winning_tickets.runs.files import write_json
 from winning_tickets.runs.locks import Hold, hold, in_use
 from winning_tickets.runs.provenance import Account
 from winning_tickets.runs.store.checksums import Check, Finding, compare_files, find_leftovers, seal_files
-from winning_tickets.runs.store.index import Index
-from winning_tickets.runs.store.query import select
+from winning_tickets.runs.store.index import Index, Row
+from winning_tickets.runs.store.query import Condition, check_known, check_status
 from winning_tickets.runs.store.records import (
     DESCRIPTION,
     ERROR,
     FILES,
     PROVENANCE,
     Layout,
+    ListedRun,
     Record,
+    State,
     Status,
+    damages,
     is_id,
     record_of,
+    state_of,
+    stored_error,
 )
 
 
@@ -61,19 +65,22 @@ class Store:
 
     def status(self, run_id: str) -> Status:
         """Return `failed` (also for a damaged file), `done`, `running`, `unfinished` or `absent`."""
-        return self.record(run_id).status
+        return self._status(run_id, state_of(self._index.body(run_id)))
 
     def result(self, run_id: str) -> dict[str, Any]:
         """Return the result of a run that is done; refuse any other run."""
-        record = self.record(run_id)
-        if record.error is not None:
-            raise ContentError(f"The run {run_id} has failed: {record.error.get('message')}")
-        if record.result is None:
-            raise UsageError(f"The run {run_id} is not done but {record.status}; it has no result yet.")
-        return record.result
+        body = self._index.body(run_id)
+        status = self._status(run_id, state_of(body))
+        if status == "failed":
+            raise ContentError(f"The run {run_id} has failed: {(stored_error(body) or {}).get('message')}")
+        if status != "done":
+            raise UsageError(f"The run {run_id} is not done but {status}; it has no result yet.")
+        result: dict[str, Any] = body["result"]
+        return result
 
     def record(self, run_id: str) -> Record:
-        return self._now(record_of(run_id, self._index.body(run_id)))
+        body = self._index.body(run_id)
+        return record_of(run_id, body, self._status(run_id, state_of(body)))
 
     def records(
         self, where: Sequence[str] = (), status: str | None = None, only: Collection[str] | None = None
@@ -88,11 +95,29 @@ class Store:
         Raises:
             UsageError: an unknown status, a condition that is none, or one on a key that no run has.
         """
+        check_status(status)
+        conditions = [Condition.parse(text) for text in where]
         with without_collector():
-            found = [self._now(record) for record in self._index.records() if only is None or record.id in only]
-            # A killed process may leave a run with an empty folder in `about`, which counts as absent.
-            chosen = select([record for record in found if record.status != "absent"], where, status)
+            found = list(self._records(self._index.rows(conditions, only), status))
+            chosen = [record for record in found if all(condition.holds(record) for condition in conditions)]
+        if conditions and not chosen:
+            check_known(conditions, list(self._records(self._index.rows(), None)))
         yield from chosen
+
+    def listed(self, status: str | None = None) -> list[ListedRun]:
+        """Return one line per run, ordered by id, without reading the content of unchanged runs."""
+        check_status(status)
+        rows = ((row, self._status(row.id, row.state)) for row in self._index.rows(content=False))
+        lines = [ListedRun(row.id, row.verb, own, row.headline) for row, own in rows if own != "absent"]
+        return [line for line in lines if status in (None, line.status)]
+
+    def _records(self, rows: Iterable[Row], status: str | None) -> Iterator[Record]:
+        """Yield the records of runs that have a status; None allows all."""
+        for row in rows:
+            own = self._status(row.id, row.state)
+            # A killed process may leave a run with an empty folder in `about`, which counts as absent.
+            if own != "absent" and status in (None, own):
+                yield row.record(own)
 
     @contextmanager
     def claim(self, run_id: str) -> Iterator[Hold]:
@@ -144,10 +169,10 @@ class Store:
         """Compare the files of a run with their checksums and list leftovers of killed processes; skip running runs."""
         folder, about = self.folder(run_id), self._layout.about(run_id)
         body = self._index.body(run_id)
-        status = self._now(record_of(run_id, body)).status
+        status = self._status(run_id, state_of(body))
         if status == "running":
             return Check(run_id, status)
-        findings = [Finding("damaged", folder, message) for message in body.damages]
+        findings = [Finding("damaged", folder, message) for message in damages(body)]
         files, read = 0, 0
         if self.sealed(run_id):
             differences, files, read = compare_files(folder, about / FILES)
@@ -168,15 +193,14 @@ class Store:
     def _account(self, run_id: str) -> Account:
         return self._accounts.get(run_id) or Account(measured=False)
 
-    def _now(self, record: Record) -> Record:
-        """Return a record with the status that follows from its files, its claim and whether it has any file."""
-        if record.status != "unfinished":
-            return record
-        folder = self.folder(record.id)
-        if in_use(folder):
-            return replace(record, status="running")
-        begun = any(Path(path).exists() for path in self._layout.files(record.id).values()) or folder.exists()
-        return record if begun else replace(record, status="absent")
+    def _status(self, run_id: str, state: State) -> Status:
+        """Return the status of a run from the state of its files, its claim and whether it has any file."""
+        if state != "open":
+            return state
+        if in_use(self.folder(run_id)):
+            return "running"
+        begun = any(Path(path).exists() for path in self._layout.files(run_id).values())
+        return "unfinished" if begun or self.folder(run_id).exists() else "absent"
 
 
 @contextmanager
