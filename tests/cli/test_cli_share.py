@@ -42,8 +42,8 @@ def test_tickets_by_order_and_the_table(tickets, tmp_path, ticket):
     kept = result["tasks"]["rte"]["weight_remaining"]
     assert lines[0].startswith("2 tasks on ")
     assert lines[1] == (
-        f"  rte accuracy: final {100 * accuracy['final']['mean']:.1f}, best {100 * accuracy['best']['mean']:.1f}; "
-        f"ticket keeps {kept:.1%} of the encoder"
+        f"  rte accuracy: final {100 * accuracy['final']['mean']:.1f}, best {100 * accuracy['best']['mean']:.1f} "
+        f"(one answer for all examples: 50.0); ticket keeps {kept:.1%} of the encoder"
     )
     assert lines[2].startswith("  cola matthews: final ")
     assert lines[2].count("ticket") == 0
