@@ -546,7 +546,7 @@ def test_a_full_disk_while_saving_the_model_fails_the_seed(tmp_path, config, mon
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(importlib.import_module("winning_tickets.training.predict"), "save_folder", full)
+    monkeypatch.setattr(importlib.import_module("winning_tickets.training.saved_model"), "save_folder", full)
     with pytest.raises(TrainingError, match="No space left on device. Nothing was left half-written"):
         transfer(config, tmp_path / "run", QUIET)
     assert sorted(p.name for p in (tmp_path / "run" / "seed-0").iterdir() if not p.name.startswith(".")) == [
