@@ -30,6 +30,7 @@ from winning_tickets.training.objectives.task import model_inputs, task_logits
 from winning_tickets.training.saved_model import TASK_FILE, TaskInfo, find_model, load_fine_tuned
 
 BATCH_TOKENS = 8192  # padded tokens per forward pass without gradients
+BATCH_TOKENS_ON_CPU = 1024  # there larger batches leave the processor's cache, and take longer
 
 
 def encode_split(
@@ -68,7 +69,8 @@ def predict_split(plm: PLM, split: EncodedSplit, *, bf16: bool = False) -> list[
     lengths = [len(ids) for ids in split.columns["input_ids"]]
     result: list[Array] = [np.empty(0)] * len(split)
     with modes(plm.model, training=False), torch.no_grad():
-        for chosen in _by_length(lengths):
+        most = min(BATCH_TOKENS, BATCH_TOKENS_ON_CPU) if device.type == "cpu" else BATCH_TOKENS
+        for chosen in _by_length(lengths, most):
             batch = pad([split[index] for index in chosen])
             inputs = {name: value.to(device) for name, value in model_inputs(plm.model, batch).items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -78,11 +80,11 @@ def predict_split(plm: PLM, split: EncodedSplit, *, bf16: bool = False) -> list[
     return result
 
 
-def _by_length(lengths: list[int]) -> Iterator[list[int]]:
-    """Yield batches of indices by rising length, each of at most `BATCH_TOKENS` padded tokens."""
+def _by_length(lengths: list[int], most: int) -> Iterator[list[int]]:
+    """Yield batches of indices by rising length, each of at most so many padded tokens."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[index] > BATCH_TOKENS:
+        if batch and (len(batch) + 1) * lengths[index] > most:
             yield batch
             batch = []
         batch.append(index)
