@@ -28,7 +28,7 @@ def exports(plm: PLM, folder: Path) -> dict[str, PLM]:
     for form in ("onnx", "int8"):
         (folder / form).mkdir(parents=True)
         write_onnx(plm, folder / form)
-    write_int8(folder / "int8")
+    write_int8(folder / "int8", plm.name)
     return {
         form: replace(plm, model=OnnxModel(folder / form / ONNX_FILE, plm.model.config)) for form in ("onnx", "int8")
     }
