@@ -42,7 +42,7 @@ STAGES = {
         *("training.trainer:TicketTrainer.train", "training.predict:predict_split", "pruning.importance:add_up"),
         *("pruning.one_shot:input_norms", "evaluation.evaluate:average_terms", "deploy.measure:take_turns"),
     ),
-    "writing": ("tickets.ticket:Ticket.save_pretrained", "training.predict:save_folder", "runs.files:save_tensors"),
+    "writing": ("tickets.ticket:Ticket.save_pretrained", "training.saved_model:save_folder", "runs.files:save_tensors"),
 }
 LARGE = 2048  # rows and columns of the large product
 

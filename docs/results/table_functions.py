@@ -853,6 +853,21 @@ def made_small_on_tasks() -> str:
     return markdown(["seeds 0, 1, 2", "dense", "small", "difference [95 %]", "speed-up"], rows)
 
 
+def small_at_base_size() -> str:
+    """MPNet-base made small, and int8 exports of all: similarity and times in turns, one and two threads."""
+    one, two = (read(f"shrink/raw/base-{threads}.json")["models"] for threads in ("one-thread", "two-threads"))
+    dense = one["dense"]["similarity_spearman"]
+    faster = one["dense int8"]["latency_seconds"]["median"]
+    rows = []
+    for name, of_one in one.items():
+        score, of_two = of_one["similarity_spearman"], two[name]
+        beside_int8 = faster / of_one["latency_seconds"]["median"]
+        cells = [f"{of_one['bytes'] / 1e6:.0f}", f"{score:.4f}", f"{score / dense:.3f}"]
+        rows.append([name, *cells, _times(of_one["speedup"]), _times(of_two["speedup"]), f"{beside_int8:.2f}"])
+    head = ["", "MB", "STS-B dev", "of dense", "speed-up, one thread", "two threads", "beside dense int8, one thread"]
+    return markdown(head, rows)
+
+
 def benchmarks() -> str:
     """All benchmarks beside their targets, from the JSON files of docs/results/speed."""
     folder = HERE.parents[1] / "benchmarks"

@@ -19,7 +19,7 @@ from winning_tickets.models.loading import load_plm
 from winning_tickets.models.modeling_compact import WAYS_OUT
 from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.training.predict import TaskInfo, save_model
+from winning_tickets.training.saved_model import TaskInfo, save_model
 from winning_tickets.training.source import open_fine_tuned
 
 TASKS = {

@@ -17,7 +17,7 @@ from winning_tickets.deploy.stored_weights import StoredWeights
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import load_plm
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.training.predict import TaskInfo, save_model
+from winning_tickets.training.saved_model import TaskInfo, save_model
 
 QUIET = Runtime(quiet=True, device="cpu")
 SHORT = [torch.bfloat16, torch.float16]

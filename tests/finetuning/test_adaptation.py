@@ -22,7 +22,8 @@ from winning_tickets.finetuning.adaptation import KeptHead, kept_head
 from winning_tickets.finetuning.setup import prepare_transfer
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.runs.errors import ContentError, Interrupted, UsageError
-from winning_tickets.training.predict import TaskInfo, encode_split, predict_split
+from winning_tickets.training.predict import encode_split, predict_split
+from winning_tickets.training.saved_model import TaskInfo
 from winning_tickets.training.shared_model import SharedModel
 from winning_tickets.training.source import (
     FineTunedSource,

@@ -15,7 +15,8 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.finetuning.glue_submission import ALL_FILES, glue_submission
 from winning_tickets.models.loading import load_plm
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.training.predict import TaskInfo, predict, save_folder
+from winning_tickets.training.predict import predict
+from winning_tickets.training.saved_model import TaskInfo, save_folder
 
 HEADERS = {
     "cola": ("index", "sentence"),

@@ -17,7 +17,7 @@ from winning_tickets.finetuning.teacher import Teacher
 from winning_tickets.models.loading import load_plm
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.training.predict import TaskInfo, find_model, load_fine_tuned
+from winning_tickets.training.saved_model import TaskInfo, find_model, load_fine_tuned
 
 transfer_module = importlib.import_module("winning_tickets.finetuning.transfer")
 QUIET = Runtime(quiet=True)

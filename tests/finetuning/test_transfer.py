@@ -425,6 +425,18 @@ def test_outputs_in_batches_are_those_of_single_examples(bert, monkeypatch):
             torch.testing.assert_close(found[index], single, atol=1e-5, rtol=1e-4)
 
 
+def test_batches_without_gradients_are_small_on_a_cpu(bert, monkeypatch):
+    plm = load_base(prepare_transfer(TransferConfig(target=bert, task="mnli"), QUIET).target, TASKS["mnli"])
+    encoded = encode_split(plm, task_data("mnli").train, 128)
+    monkeypatch.setattr(importlib.import_module("winning_tickets.training.predict"), "BATCH_TOKENS_ON_CPU", 70)
+    shapes = []
+    plm.model.register_forward_pre_hook(lambda _, __, given: shapes.append(given["input_ids"].shape), with_kwargs=True)
+    predict_split(plm, encoded)
+    assert sum(rows for rows, _ in shapes) == len(encoded)
+    assert max(rows for rows, _ in shapes) > 1
+    assert all(rows * width <= 70 or rows == 1 for rows, width in shapes)
+
+
 def test_segment_numbers_go_only_to_models_that_have_segments(tmp_path):
     segments = {"bert": True, "roberta": True, "distilbert": False, "albert": True, "modernbert": False, "mpnet": False}
     for kind, has_segments in (segments | {"deberta-v2": False}).items():
@@ -546,7 +558,7 @@ def test_a_full_disk_while_saving_the_model_fails_the_seed(tmp_path, config, mon
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(importlib.import_module("winning_tickets.training.predict"), "save_folder", full)
+    monkeypatch.setattr(importlib.import_module("winning_tickets.training.saved_model"), "save_folder", full)
     with pytest.raises(TrainingError, match="No space left on device. Nothing was left half-written"):
         transfer(config, tmp_path / "run", QUIET)
     assert sorted(p.name for p in (tmp_path / "run" / "seed-0").iterdir() if not p.name.startswith(".")) == [

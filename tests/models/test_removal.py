@@ -12,7 +12,7 @@ from winning_tickets.models.loading import load_plm
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.removal import first_layer_differs, keep_layers_, remove_
 from winning_tickets.models.structure import gated, structure_of
-from winning_tickets.training.predict import save_folder
+from winning_tickets.training.saved_model import save_folder
 
 KINDS = [kind for kind in CONFIGS if kind != "albert"]
 IDS = torch.tensor([[2, 9, 11, 14, 3, 0], [2, 8, 7, 6, 5, 3]])

@@ -11,7 +11,7 @@ from samples.tiny_models import TEXT, make_model
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.vocabulary import new_places, tokens_to_keep, trim_
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.training.predict import save_folder
+from winning_tickets.training.saved_model import save_folder
 
 SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 FEW = TEXT[:2]

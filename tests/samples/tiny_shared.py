@@ -12,7 +12,7 @@ from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import SharedEncoder
-from winning_tickets.training.predict import TaskInfo
+from winning_tickets.training.saved_model import TaskInfo
 from winning_tickets.training.shared_model import save_shared
 
 

@@ -7,7 +7,7 @@ from winning_tickets.training.resident_memory import ResidentMemory
 
 
 def trims(monkeypatch, pages):
-    """The steps after which memory is trimmed, where `pages` are resident after each look; a trim leaves 100."""
+    """The steps after which memory is trimmed, where `pages` are resident after each step."""
     looked, taken, found = iter(pages), [], []
     memory = ResidentMemory()
 
@@ -15,19 +15,19 @@ def trims(monkeypatch, pages):
         found.append((taken[-1], pad))
 
     monkeypatch.setattr(resident_memory, "_trimmer", lambda: trim)
-    monkeypatch.setattr(resident_memory, "_resident_pages", lambda: next(looked, 100))
-    for step in range(1, 42):
+    monkeypatch.setattr(resident_memory, "_resident_pages", lambda: next(looked))
+    for step in range(1, len(pages) + 1):
         taken.append(step)
         memory.after_step()
     return found
 
 
 def test_steps_of_equal_shapes_are_left_alone(monkeypatch):
-    assert trims(monkeypatch, [100, 109, 105]) == []
+    assert trims(monkeypatch, [100, *[124, 103] * 20]) == []
 
 
 def test_memory_that_grew_is_given_back(monkeypatch):
-    assert trims(monkeypatch, [100, 150, 100, 130, 100]) == [(21, 0), (41, 0)]
+    assert trims(monkeypatch, [100, 130, 140, 150, 160, 170, 80, 99, 90, 90, 90, 101, 101]) == [(6, 0), (12, 0)]
 
 
 def test_systems_without_glibc_are_left_alone(monkeypatch):

@@ -22,7 +22,8 @@ from winning_tickets.runs.identity import digest
 from winning_tickets.tickets.files import sha256
 from winning_tickets.training.multitask import SharedEncoder
 from winning_tickets.training.objectives.task import task_logits
-from winning_tickets.training.predict import TaskInfo, encode_split, predict_split
+from winning_tickets.training.predict import encode_split, predict_split
+from winning_tickets.training.saved_model import TaskInfo
 from winning_tickets.training.shared_model import SharedModel, find_shared, save_shared
 
 NAMES = ("stsb", "mnli", "squad")

@@ -33,7 +33,7 @@ from winning_tickets.pruning.budget import Losses, gates_of
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.provenance import machine, versions
 from winning_tickets.tickets.files import BaseModelInfo
-from winning_tickets.training.predict import save_folder
+from winning_tickets.training.saved_model import save_folder
 
 COMMON = {"steps": 80, "warmup_steps": 10, "batch_tokens": 1024, "segments": "lines:64"}
 COMMON |= {"importance_batches": 24, "removal_batches": 6}

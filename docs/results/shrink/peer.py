@@ -28,7 +28,7 @@ from winning_tickets.models.removal import remove_
 from winning_tickets.models.structure import structure_of
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.tickets.masking import modes
-from winning_tickets.training.predict import save_folder
+from winning_tickets.training.saved_model import save_folder
 
 # What its examples do: for BERT magnitudes that are ranked over all layers; for ViT Taylor, one ratio in each layer.
 # `hidden` also prunes the width of the states, as the example for BERT does. States and embeddings then have another

@@ -57,7 +57,7 @@ def plan_export(config: ExportConfig) -> dict[str, Any]:
     """Check the settings of an export, and that there is something to export; return what would be exported."""
     from winning_tickets.deploy.export import check_export
     from winning_tickets.runs.hub import local, may_be_id
-    from winning_tickets.training.predict import find_model
+    from winning_tickets.training.saved_model import find_model
     from winning_tickets.training.source import FineTunedSource, TicketSource
 
     folder = local(config.target)
@@ -222,7 +222,7 @@ def _rate(rate: float, model: PlannedModel) -> str:
 
 def plan_transfer(config: TransferConfig, runtime: Runtime) -> Plan:
     """Plan a fine-tuning: check the task's data, and compute steps and learning rate."""
-    from winning_tickets.training.predict import find_model
+    from winning_tickets.training.saved_model import find_model
 
     plan = Plan(config, config.resolved(), reads=lambda name: _is_read(config, name))
     head: Head = cast("Head", config.task) if config.task in TEXT_NAMES else "none"

@@ -30,7 +30,7 @@ from winning_tickets.tickets.cards import model_facts
 from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.fine_tuned import FineTunedModel, pretrained_name
-from winning_tickets.training.predict import HELD_TICKET, save_folder
+from winning_tickets.training.saved_model import HELD_TICKET, save_folder
 from winning_tickets.training.shared_model import ENCODER
 from winning_tickets.training.source import FineTunedSource, SharedSource, Source, TicketSource, open_fine_tuned
 

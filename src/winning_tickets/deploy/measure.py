@@ -35,7 +35,7 @@ from winning_tickets.runs.provenance import machine, versions
 from winning_tickets.tickets.cards import CARD
 from winning_tickets.tickets.target import Target
 from winning_tickets.training.fine_tuned import EXPORT_FILE
-from winning_tickets.training.predict import find_model
+from winning_tickets.training.saved_model import find_model
 from winning_tickets.training.source import OnnxSource, TicketSource, find_source
 
 

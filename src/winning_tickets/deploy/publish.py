@@ -16,7 +16,7 @@ from winning_tickets.runs.results import RESULT, FitHeadResult, ShrinkResult, St
 from winning_tickets.tickets.cards import CARD, publish, ticket_facts
 from winning_tickets.tickets.files import FILES, find_ticket, is_run_of, is_ticket
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import MODEL_FOLDER, TASK_FILE, find_model, find_saved
+from winning_tickets.training.saved_model import MODEL_FOLDER, TASK_FILE, find_model, find_saved
 from winning_tickets.training.shared_model import SHARED_FILE
 
 _OF_RUNS = (METRICS, RESULT, HEAD_MARKER)  # files of a run that stay here

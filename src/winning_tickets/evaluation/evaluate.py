@@ -57,7 +57,7 @@ from winning_tickets.training.objectives.terms import (
     needs_of,
     needs_teacher,
 )
-from winning_tickets.training.predict import find_model
+from winning_tickets.training.saved_model import find_model
 from winning_tickets.training.source import FineTunedSource, OnnxSource, TicketSource, find_source
 
 _SCORES = (

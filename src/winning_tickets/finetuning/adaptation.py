@@ -19,7 +19,7 @@ from winning_tickets.models.weights import content_hash
 from winning_tickets.runs.errors import UsageError, listed
 from winning_tickets.tickets.target import Target
 from winning_tickets.training.fine_tuned import FineTunedModel
-from winning_tickets.training.predict import TaskInfo
+from winning_tickets.training.saved_model import TaskInfo
 from winning_tickets.training.source import FineTunedSource, find_source
 
 _SHOWN_LABELS = 4  # labels that a note lists

@@ -34,7 +34,7 @@ from winning_tickets.tickets.masking import modes
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer
 from winning_tickets.training.optimizers import decay_groups
-from winning_tickets.training.predict import save_folder
+from winning_tickets.training.saved_model import save_folder
 from winning_tickets.training.trainer import (
     Callback,
     Checkpoints,

@@ -22,7 +22,8 @@ from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import write_text
 from winning_tickets.runs.identity import run_id
-from winning_tickets.training.predict import TaskInfo, encode_split, find_model, load_fine_tuned, predict_split
+from winning_tickets.training.predict import encode_split, predict_split
+from winning_tickets.training.saved_model import TaskInfo, find_model, load_fine_tuned
 
 ALL_FILES = (*(name for files in SERVER_FILES.values() for name in files), DIAGNOSTIC)
 WEIGHTS = "model.safetensors"

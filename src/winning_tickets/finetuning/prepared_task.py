@@ -14,7 +14,8 @@ from winning_tickets.models.loading import PLM
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import digest
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import TaskInfo, encode_split
+from winning_tickets.training.predict import encode_split
+from winning_tickets.training.saved_model import TaskInfo
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.cards import model_facts, results_of, write_card
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import MODEL_FOLDER
+from winning_tickets.training.saved_model import MODEL_FOLDER
 from winning_tickets.training.shared_model import save_shared
 from winning_tickets.training.trainer import run_training
 

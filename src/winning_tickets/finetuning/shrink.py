@@ -51,7 +51,7 @@ from winning_tickets.runs.results import RESULT
 from winning_tickets.tickets.files import BaseModelInfo, is_ticket
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.distillation import Distillation
-from winning_tickets.training.predict import save_folder
+from winning_tickets.training.saved_model import save_folder
 
 TICKET, RECOVERY, COSTS, LOSSES = "ticket", "recovery.json", "costs.json", "removal_losses.json"
 _CORRECTIONS = 4  # maximum number of corrections of a time budget

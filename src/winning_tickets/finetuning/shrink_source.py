@@ -33,7 +33,8 @@ from winning_tickets.training.fine_tuned import FineTunedModel
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.distillation import HeadKind, HeadProbe
 from winning_tickets.training.objectives.pretraining import StateProbe
-from winning_tickets.training.predict import TaskInfo, encode_split
+from winning_tickets.training.predict import encode_split
+from winning_tickets.training.saved_model import TaskInfo
 from winning_tickets.training.source import FineTunedSource, find_source
 
 HELD_OUT_PART = 20  # one in this many lines is held out if a corpus has no validation part

@@ -19,7 +19,7 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.training.objectives.base import Batch
 from winning_tickets.training.objectives.distillation import Distillation
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.predict import TaskInfo, find_model, load_fine_tuned
+from winning_tickets.training.saved_model import TaskInfo, find_model, load_fine_tuned
 
 
 def teacher_problems(config: TransferConfig) -> list[str]:

@@ -38,7 +38,7 @@ from winning_tickets.training.objectives.base import Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.smart import make_task_objective
 from winning_tickets.training.optimizers import decay_groups, make_optimizer
-from winning_tickets.training.predict import MODEL_FOLDER, save_model
+from winning_tickets.training.saved_model import MODEL_FOLDER, save_model
 from winning_tickets.training.task_data import train_split
 from winning_tickets.training.trainer import (
     Callback,

@@ -39,7 +39,8 @@ from winning_tickets.runs.results import RESULT, TransferSeedResult, read_result
 from winning_tickets.tickets.masking import modes
 from winning_tickets.training.execution import attention_for_training
 from winning_tickets.training.objectives.base import Batch, Objective
-from winning_tickets.training.predict import TaskInfo, encode_split, find_model, load_fine_tuned
+from winning_tickets.training.predict import encode_split
+from winning_tickets.training.saved_model import TaskInfo, find_model, load_fine_tuned
 from winning_tickets.training.task_data import load_data, train_split
 
 DEFINITIONS = ("sample", "token", "batch", "released")

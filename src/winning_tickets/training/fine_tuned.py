@@ -13,7 +13,7 @@ from winning_tickets.runs.files import read_object
 from winning_tickets.runs.results import OneSeed, find_result
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import HELD_TICKET, TASK_FILE, TaskInfo, find_model, load_fine_tuned
+from winning_tickets.training.saved_model import HELD_TICKET, TASK_FILE, TaskInfo, find_model, load_fine_tuned
 from winning_tickets.training.shared_model import SharedModel
 
 EXPORT_FILE = "export.json"

@@ -8,8 +8,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-_GROWTH = 1.1  # of the resident memory since the last look, after which free pieces are given back
-_STEPS = 20  # between two looks: memory that was given back takes time to be had again
+_GROWTH = 1.25  # of the resident memory since the first step after the last trim, at which it is trimmed again
+_STEPS = 5  # at least, from one trim to the next: memory that was given back takes time to be had again
 _STATM = Path("/proc/self/statm")
 
 
@@ -20,20 +20,20 @@ class ResidentMemory:
     """
 
     def __init__(self) -> None:
-        self._steps, self._pages = 0, 0
+        self._steps = self._level = 0  # steps since the last trim, and pages after the first of them
 
     def after_step(self) -> None:
-        """Compare the resident memory with that of some steps ago, and trim it if it has grown."""
+        """Trim the resident memory if it has grown by a quarter."""
         trim = _trimmer()
-        if trim is None or self._steps % _STEPS:
-            self._steps += 1
+        if trim is None:
             return
         self._steps += 1
         pages = _resident_pages()
-        if self._pages and pages > _GROWTH * self._pages:
+        if self._steps == 1:
+            self._level = pages
+        elif self._steps > _STEPS and pages > _GROWTH * self._level:
             trim(0)
-            pages = _resident_pages()
-        self._pages = pages
+            self._steps = 0
 
 
 def _resident_pages() -> int:

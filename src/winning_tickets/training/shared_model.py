@@ -31,7 +31,7 @@ from winning_tickets.runs.identity import read_checked, write_checked
 from winning_tickets.tickets.files import sha256
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import SharedEncoder
-from winning_tickets.training.predict import TASK_FILE, TaskInfo, find_saved, save_folder
+from winning_tickets.training.saved_model import TASK_FILE, TaskInfo, find_saved, save_folder
 
 FORMAT_VERSION = 1
 SHARED_FILE = "shared.json"

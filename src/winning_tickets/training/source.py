@@ -11,7 +11,7 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.hub import local
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.training.fine_tuned import FineTunedModel
-from winning_tickets.training.predict import MODEL_FOLDER, TASK_FILE, find_saved
+from winning_tickets.training.saved_model import MODEL_FOLDER, TASK_FILE, find_saved
 from winning_tickets.training.shared_model import SHARED_FILE, SharedModel, find_shared
 
 _SAVING_VERBS = ("transfer", "transfer-seed", "share", "share-seed", "super")

@@ -35,7 +35,7 @@ from winning_tickets.studies.commands.analyse import averages_text
 from winning_tickets.studies.report import report_study
 from winning_tickets.tickets.files import sha256
 from winning_tickets.tickets.ticket import Ticket, describe
-from winning_tickets.training.predict import TaskInfo
+from winning_tickets.training.saved_model import TaskInfo
 from winning_tickets.training.shared_model import SharedModel
 
 
