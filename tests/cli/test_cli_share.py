@@ -48,7 +48,10 @@ def test_tickets_by_order_and_the_table(tickets, tmp_path, ticket):
     assert lines[2].startswith("  cola matthews: final ")
     assert lines[2].count("ticket") == 0
     assert lines[3].startswith("  task_average: final ")
-    assert lines[-1] == "weight remaining: 100.0% of the encoder is kept by at least one task"
+    assert "weight remaining: 100.0% of the encoder is kept by at least one task" in lines[4:]
+    flat = [name for name, task in result["tasks"].items() if task["degenerate"]]
+    warned = f"Warning: on {', '.join(flat)} the final model of a seed is no better than one answer for all examples. "
+    assert [line.startswith(warned) for line in lines if line.startswith("Warning")] == [True] * bool(flat)
 
 
 @pytest.mark.slow
