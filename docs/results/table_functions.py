@@ -49,8 +49,8 @@ NONE = "–"
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    first, *others = [f"| {' | '.join(line)} |\n" for line in (head, *rows)]
+    return "".join([first, f"|{'---|' * len(head)}\n", *others])
 
 
 def seeds_of(scores: Runs, task: str) -> str:
@@ -875,6 +875,19 @@ def benchmarks() -> str:
     every = import_module("all")
     table: str = every.table(HERE / "speed", every.chosen_by(None))
     return table.rstrip("\n") + "\n"
+
+
+def verb_stages() -> str:
+    """Where the CPU seconds of each verb go, from verb_profile_minilm.json."""
+    found = json.loads((HERE / "speed" / "verb_profile_minilm.json").read_text(encoding="utf-8"))["verbs"]
+    rows = []
+    for verb, one in found.items():
+        stages = one["stages"]
+        known = ("imports", "passes")
+        others = sum(seconds for stage, seconds in stages.items() if stage not in known)
+        numbers = [one["cpu_seconds"], *(stages.get(stage, 0.0) for stage in known), one["products"], one["explained"]]
+        rows.append([verb, *(f"{number:.1f}" for number in (*numbers, others)), f"{one['peak_megabytes']:,.0f}"])
+    return markdown(["", "CPU s", "imports", "passes", "products", "explained", "others", "peak MB"], rows)
 
 
 BASE_TASKS = ("mrpc", "rte", "stsb", "cola")
