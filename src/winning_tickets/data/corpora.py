@@ -119,13 +119,17 @@ def table_column(spec: str) -> tuple[Path, str] | None:
     return (path, column) if colon and path.suffix.lower() in FORMATS and path.is_file() else None
 
 
-def check_corpus_name(spec: str) -> None:
-    """Refuse a word that is neither the name of a corpus nor a path; other paths may be on another machine."""
+def check_corpus_name(spec: str, *, is_here: bool = False) -> None:
+    """Refuse a word that is neither the name of a corpus nor a path; with `is_here`, a path that is not there, too."""
     known = spec in (*HUB_CORPORA, *PYDOCS_PARTS) or spec.startswith("task:") or _streamed_part(spec) is not None
     path = Path(spec.rpartition(":")[0] or spec)
     is_path = re.search(r"[/\\]|^[.~]", spec) or path.suffix in (*TEXT_SUFFIXES, *FORMATS)
-    if known or is_path or memory.find(spec) is not None or Path(spec).expanduser().exists():
+    if known or memory.find(spec) is not None or Path(spec).expanduser().exists() or table_column(spec) is not None:
         return
+    if is_path and not is_here:
+        return
+    if is_path:
+        raise UsageError(f"There is no file or folder {spec}; --corpus takes a text file, a folder or a name.")
     names = (*HUB_CORPORA, *PYDOCS_PARTS, "wikipedia:20231101.en", "task:NAME")
     raise unknown("corpus", spec, names, "A path to a text file or to a folder of text or Parquet files works too.")
 
@@ -231,8 +235,8 @@ def _reader(
     if path.is_dir() or path.is_file():
         files = _files(path, split) if path.is_dir() else [path]
         return lambda: (line for file in files for line in read_file(file))
-    check_corpus_name(spec)
-    raise UsageError(f"There is no file or folder {spec}; --corpus takes a text file, a folder or a name.")
+    check_corpus_name(spec, is_here=True)
+    raise UsageError(f"The corpus {spec} is neither a file nor a folder.")
 
 
 def _column(file: Path, column: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Find unknown names in settings, without importing torch."""
+"""Find unknown names and absent files in settings, without importing torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from winning_tickets.data.corpora import check_corpus_name
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.records import METRICS, METRICS_OF
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
+from winning_tickets.runs.directory import absent_model
 from winning_tickets.runs.errors import problems_of, unknown
 
 _FILES = ("train_file", "validation_file", "task_file", "pairs_file")
@@ -22,7 +23,10 @@ _OWN = "For data of your own, use --train-file and --validation-file."
 
 
 def misnamed(settings: Settings, *, with_files: bool = True, with_corpus: bool = True) -> list[str]:
-    """Return a line for each unknown method, term, scope, model, task, metric or corpus, and for each missing file."""
+    """Return a line for each unknown method, term, scope, model, task, metric or corpus.
+
+    `with_files` adds models, files and folders that are not on this machine.
+    """
     found = []
     if isinstance(settings, SearchConfig):
         found += settings.misnamed()
@@ -32,6 +36,7 @@ def misnamed(settings: Settings, *, with_files: bool = True, with_corpus: bool =
     for one in (settings, getattr(settings, "fine_tuning", None)):
         if isinstance(one, Settings):
             found += [*_of_models(one), *_of_data(one, with_files=with_files, with_corpus=with_corpus)]
+            found += _absent(one) if with_files else []
     return list(dict.fromkeys(found))
 
 
@@ -50,7 +55,7 @@ def _of_data(settings: Settings, *, with_files: bool, with_corpus: bool) -> list
     paths = [one for value in files.values() for one in (value.values() if isinstance(value, Mapping) else (value,))]
     found = [f"There is no file {path}." for path in paths if with_files and path is not None and not _is_file(path)]
     if with_corpus and (corpus := getattr(settings, "corpus", None)) is not None:
-        found += problems_of(partial(check_corpus_name, corpus))
+        found += problems_of(partial(check_corpus_name, corpus, is_here=with_files))
     own = values["train_file"] or {}
     if values["task_file"] is None:
         names = [name for name in (values["task"], *(values["tasks"] or ())) if name is not None]
@@ -62,6 +67,19 @@ def _of_data(settings: Settings, *, with_files: bool, with_corpus: bool) -> list
     kind: Any = getattr(settings, "kind", None)
     scores = METRICS_OF.get(kind, METRICS)
     return found + [str(unknown("metric", name, scores)) for name in metrics if name is not None and name not in scores]
+
+
+def _absent(settings: Settings) -> list[str]:
+    """Return a line for each model and each folder of task data that is not on this machine."""
+    from winning_tickets.data.loading import check_task_files
+
+    names = (getattr(settings, field, None) for field in _MODELS)
+    found = [absent_model(name) for name in names if isinstance(name, str) and not name.startswith(BUILTIN)]
+    folder, tasks = getattr(settings, "data_dir", None), getattr(settings, "tasks", None) or ()
+    if folder is not None:
+        tasks = [name for name in (getattr(settings, "task", None), *tasks) if name is not None]
+        found += problems_of(*(partial(check_task_files, name, folder) for name in tasks))
+    return [line for line in found if line is not None]
 
 
 def _is_file(path: str) -> bool:

@@ -23,7 +23,7 @@ from winning_tickets.models.modeling_compact import COMPACT, compact_class
 from winning_tickets.models.reparametrized import explain_missing, refuse_pruned_heads
 from winning_tickets.models.tokenizers import fit_tokenizer_, open_tokenizer
 from winning_tickets.runs import memory
-from winning_tickets.runs.directory import is_trusted, missing, refuse_run, trusting
+from winning_tickets.runs.directory import absent_model, is_trusted, refuse_run, trusting
 from winning_tickets.runs.errors import ContentError, UsageError, page, unknown
 from winning_tickets.runs.files import read_object
 from winning_tickets.runs.hub import GATED, hub_is_away, is_cached
@@ -94,9 +94,7 @@ def resolve_model(name: str, *, onnx: bool = False) -> str:
                 "evaluate --objective similarity take it; for all else give what it was made from."
             )
         return str(path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ModelNotFound(f"There is no model folder {name}; give a folder, a hub id or builtin:minilm.")
-    if (message := missing(name)) is not None:
+    if (message := absent_model(name)) is not None:
         raise ModelNotFound(message)
     return name
 

@@ -323,6 +323,15 @@ def missing(name: str) -> str | None:
     return f"There is no folder {name}; {parent}/ has {listed or 'no folders'}.{hint}"
 
 
+def absent_model(name: str) -> str | None:
+    """Return the error message for a model that has to be on this machine and is not; None if it may be a hub id."""
+    if Path(name).expanduser().is_dir():
+        return None
+    if name.startswith((".", "~", "/")) or Path(name).is_absolute() or name.count("/") > 1:
+        return f"There is no model folder {name}; give a folder, a hub id or builtin:minilm."
+    return missing(name)
+
+
 def refuse_unfinished(path: Path) -> None:
     """Refuse the folder of a run without a result."""
     found = stored_run(path / MARKER)
