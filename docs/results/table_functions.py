@@ -855,7 +855,7 @@ def made_small_on_tasks() -> str:
 
 def small_at_base_size() -> str:
     """MPNet-base made small, and int8 exports of all: similarity and times in turns, one and two threads."""
-    one, two = (read(f"shrink/raw/base-{threads}.json")["models"] for threads in ("one-thread", "two-threads"))
+    one, two = (read(f"shrink/raw/base-threads-{threads}.json")["models"] for threads in (1, 2))
     dense = one["dense"]["similarity_spearman"]
     faster = one["dense int8"]["latency_seconds"]["median"]
     rows = []
