@@ -101,13 +101,14 @@ def _asked(row: Row, value: float | None) -> str:
 
 
 def table(out: Path, chosen: Sequence[Benchmark]) -> str:
-    """Return the Markdown table of the JSON files in a folder."""
+    """Return the Markdown table of the JSON files in a folder; a row without a number and a bound is left out."""
     lines = [f"| {' | '.join(HEAD)} |", "|---|---:|---:|---:|---|"]
     for benchmark in chosen:
         file = out / f"{benchmark.name}.json"
         if file.is_file():
             result = json.loads(file.read_text(encoding="utf-8"))
-            lines += [f"| {' | '.join(cells(row, result))} |" for row in benchmark.rows]
+            rows = [cells(row, result) for row in benchmark.rows]
+            lines += [f"| {' | '.join(row)} |" for row in rows if any(row[1:])]
     return "\n".join(lines) + "\n"
 
 

@@ -76,9 +76,9 @@ BENCHMARKS = (
             Row("masks in the graph beside a mask step, MLM", ratio="in_graph_over_mlm_mask", asked=2.2, at_least=True),
             Row("the same, the same matrices trained, fused AdamW", ratio="alike_over_mlm_mask"),
             Row("selection of all masks beside a mask step, KD", ratio="selection_over_kd_mask", asked=0.04),
-            Row("model FLOPs a second beside one large product: dense step", share="utilisation.dense"),
+            Row("model FLOPs a second beside one product: dense step", share="utilisation.dense"),
             Row("the same, mask step, MLM", share="utilisation.mlm_mask"),
-            Row("the same, mask step, KD (its teacher counts for nothing)", share="utilisation.kd_mask"),
+            Row("the same, mask step, KD", share="utilisation.kd_mask"),
             Row("peak memory of mask steps, KD, beside dense", share="peak_ratios.kd_mask", asked=1.15),
             Row("peak memory of mask steps, MLM, beside dense", share="peak_ratios.mlm_mask"),
         ),
@@ -132,7 +132,7 @@ BENCHMARKS = (
         (
             Row("dense beside compact, half of heads and FFNs", ratio="dense_over_compact"),
             Row(
-                "how much of the promised speed-up that is",
+                "share of the promised speed-up",
                 ratio="reached_of_promised",
                 asked=0.85,
                 at_least=True,
@@ -164,12 +164,12 @@ BENCHMARKS = (
         _TINY_STEP,
         (
             Row(
-                "lengths of SST-2: batches of similar lengths beside random ones",
+                "batches of similar lengths beside random, SST-2",
                 ratio="sst2_grouped_over_random",
                 asked=0.75,
             ),
             Row(
-                "lengths of MNLI: batches of similar lengths beside random ones",
+                "batches of similar lengths beside random, MNLI",
                 ratio="mnli_grouped_over_random",
                 asked=0.75,
             ),
@@ -240,8 +240,13 @@ BENCHMARKS = (
                 beside="tokens_a_second.plain",
                 unit="tokens/s",
             ),
-            Row("peak memory of tokenizing 1 GB", ours="peak_megabytes", unit="MB"),
-            Row("peak memory of tokenizing 1 GB beside 100 MB", share="peak_growth", asked=1.1),
+            Row(
+                "peak memory of tokenizing 1 GB, beside 100 MB",
+                share="peak_growth",
+                ours="peak_megabytes",
+                unit="MB",
+                asked=1.1,
+            ),
         ),
     ),
     Benchmark(
@@ -372,7 +377,7 @@ BENCHMARKS = (
                 "ticket held beside the Trainer with torch.nn.utils.prune", ratio="held_over_trainer_prune", asked=1.03
             ),
             Row("the Trainer with torch.nn.utils.prune, beside without", ratio="trainer_prune_over_trainer"),
-            Row("both sides with batches of similar lengths", ratio="dense_grouped_over_trainer_grouped", asked=1.0),
+            Row("both with similar lengths", ratio="dense_grouped_over_trainer_grouped", asked=1.0),
             Row("both with similar lengths, ticket held", ratio="held_grouped_over_trainer_grouped", asked=1.0),
             Row("evaluate (KD) beside a plain loop", ratio="evaluate_over_plain_evaluate", asked=1.03),
             Row("predict of an int8 export beside onnxruntime by hand", ratio="predict_over_plain_predict", asked=1.03),
@@ -407,7 +412,7 @@ BENCHMARKS = (
                 asked=1.1,
             ),
             Row(
-                "peak memory with a ticket held, beside the Trainer",
+                "peak memory, ticket held, beside the Trainer",
                 share="peak_ratios.held",
                 ours="peak_megabytes.held",
                 beside="peak_megabytes.trainer",

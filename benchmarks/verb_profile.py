@@ -41,6 +41,7 @@ STAGES = {
     "passes": (
         *("training.trainer:TicketTrainer.train", "training.predict:predict_split", "pruning.importance:add_up"),
         *("pruning.one_shot:input_norms", "evaluation.evaluate:average_terms", "deploy.measure:take_turns"),
+        "pruning.removal_losses:measure_losses",
     ),
     "writing": ("tickets.ticket:Ticket.save_pretrained", "training.saved_model:save_folder", "runs.files:save_tensors"),
 }
@@ -203,7 +204,7 @@ def commands(options: argparse.Namespace, folder: Path) -> dict[str, str]:
         "super": f"super {model} {task} --steps {steps} --level 30 --selections winning --seeds 0",
         "shrink": f"shrink {model} {text} --steps {steps}",
         "export": f"export {folder}/search --format masked",
-        "measure": f"measure {folder}/shrink --batch 8 --length 64,128",
+        "measure": f"measure {folder}/search --batch 8 --length 64,128",
         "predict": f"predict {folder}/transfer --input {folder}/dev.jsonl",
     }
 

@@ -878,16 +878,17 @@ def benchmarks() -> str:
 
 
 def verb_stages() -> str:
-    """Where the CPU seconds of each verb go, from verb_profile_minilm.json."""
-    found = json.loads((HERE / "speed" / "verb_profile_minilm.json").read_text(encoding="utf-8"))["verbs"]
+    """Where the CPU seconds of verbs go, from the profiles of two models; a verb that was not profiled has no row."""
     rows = []
-    for verb, one in found.items():
-        stages = one["stages"]
-        known = ("imports", "passes")
-        others = sum(seconds for stage, seconds in stages.items() if stage not in known)
-        numbers = [one["cpu_seconds"], *(stages.get(stage, 0.0) for stage in known), one["products"], one["explained"]]
-        rows.append([verb, *(f"{number:.1f}" for number in (*numbers, others)), f"{one['peak_megabytes']:,.0f}"])
-    return markdown(["", "CPU s", "imports", "passes", "products", "explained", "others", "peak MB"], rows)
+    for model, file in (("MiniLM", "verb_profile_minilm"), ("base", "verb_profile")):
+        found = json.loads((HERE / "speed" / f"{file}.json").read_text(encoding="utf-8"))["verbs"]
+        for verb, one in found.items():
+            stages = one["stages"]
+            known = [stages.get(stage, 0.0) for stage in ("imports", "loading", "passes")]
+            numbers = [one["cpu_seconds"], *known, one["products"], one["explained"]]
+            rows.append([f"{verb}, {model}", *(f"{number:.1f}" for number in numbers), f"{one['peak_megabytes']:,.0f}"])
+    head = ["", "CPU s", "imports", "loading", "passes", "products", "explained", "peak MB"]
+    return markdown(head, rows)
 
 
 BASE_TASKS = ("mrpc", "rte", "stsb", "cola")

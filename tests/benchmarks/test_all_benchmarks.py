@@ -69,6 +69,11 @@ def test_the_table_has_what_lies_in_the_folder(tmp_path):
     from all import chosen_by, table
 
     assert table(tmp_path, chosen_by(None)).count("\n") == 2
+    (tmp_path / "compact.json").write_text(json.dumps({"ratios": {"reached_of_promised": 0.9}}))
+    assert [line.split(" | ")[0] for line in table(tmp_path, chosen_by("compact")).splitlines()[2:]] == [
+        "| share of the promised speed-up"
+    ]
+    (tmp_path / "compact.json").unlink()
     (tmp_path / "start_time.json").write_text(
         json.dumps({"seconds_each": {"import": 0.1, "help": 0.6, "python": 0.02}})
     )
