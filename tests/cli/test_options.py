@@ -191,6 +191,9 @@ def test_values_out_of_range_are_refused_together_with_other_problems(tmp_path):
     assert [line.split("'")[0] for line in found[2:]] == ["Unknown objective ", "Unknown scope "]
 
 
+SHORT_AND_WHOLE = ("--help", "--help-all")
+
+
 def shown(words: list[str]) -> tuple[set[str], list[str]]:
     """The options and the panels of a help page."""
     before, heading, after = CliRunner().invoke(cli.app, words).output.partition("Arguments:")
@@ -200,7 +203,9 @@ def shown(words: list[str]) -> tuple[set[str], list[str]]:
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_the_help_of_a_method_shows_what_it_reads(method):
-    options, panels = shown(["search", f"--method={method}", "--help"])
+    options, panels = shown(["search", f"--method={method}", "--help-all"])
+    everyday, _ = shown(["search", f"--method={method}", "--help"])
+    assert everyday == options & shown(["search", "--help"])[0]
     for name, (kind, _) in SearchConfig.all_fields().items():
         if name != "model" and kind.options_of(name):
             assert (kind.option_of(name) in options) == (method in readers_of(name)), name
@@ -226,7 +231,19 @@ def test_the_whole_help_has_all_panels():
     ]
     assert shown(["search", "--method", "nothing", "--help-all"]) == (options, panels)
     lines = CliRunner().invoke(cli.app, ["search", "--help"]).output.splitlines()
-    assert f"--help-all shows {len(options) - len(shown(['search', '--help'])[0])} more options." in lines
+    more = len(options) - len(shown(["search", "--help"])[0])
+    assert f"--help-all shows {more} more options, and all that there is to say about each." in lines
+
+
+def test_the_help_has_the_first_sentence_about_an_option_and_help_all_every_one():
+    rows = {word: " ".join(CliRunner().invoke(cli.app, ["search", word]).output.split()) for word in SHORT_AND_WHOLE}
+    sparsity = "Fraction of the weights in scope to prune, in [0, 1), such as 0.6 or 60%. "
+    assert f"{sparsity}[default: 0.6] --ranking" in rows["--help"]
+    assert (
+        f"{sparsity}Several values, such as 0.5,0.6, give one ticket for each sparsity level. [read by"
+        in rows["--help-all"]
+    )
+    assert "[read by" not in rows["--help"]
 
 
 def test_the_reference_is_current():

@@ -27,7 +27,8 @@ def show_help(context: typer.Context, value: bool) -> None:  # noqa: FBT001 - as
 class Verb(TyperCommand):
     """A command whose help has a section for each panel.
 
-    It shows the everyday options; with `--help-all` it shows all, and with `--method` those that this method reads.
+    It shows the first sentence about each everyday option, with `--method` about those that this method reads; with
+    `--help-all` it shows all options and sentences.
     """
 
     readers: Mapping[str, tuple[str, ...]] = {}  # the methods that read a parameter; all of them if empty
@@ -50,12 +51,15 @@ class Verb(TyperCommand):
             record, methods = one.get_help_record(ctx), self.readers.get(one.name or "")
             if record is None or (kinds and methods and method not in methods):
                 continue
-            if not kinds and not ctx.meta["all"] and one.name in self.rare:
+            if not ctx.meta["all"] and one.name in self.rare:
                 left_out += 1
                 continue
+            name, meaning = record
+            if kinds or not ctx.meta["all"]:
+                meaning = re.sub(r" \[read by [^;\]]+\]|(?<=\[)read by [^;\]]+; ", "", meaning)
             if kinds:
-                meaning = re.sub(r" \[read by [^;\]]+\]|(?<=\[)read by [^;\]]+; ", "", record[1])
-                record = record[0], with_default(meaning, kinds[0].usual.get(one.name or ""))
+                meaning = with_default(meaning, kinds[0].usual.get(one.name or ""))
+            record = name, meaning if ctx.meta["all"] else first_sentence(meaning)
             title = "Arguments" if one.param_type_name == "argument" else getattr(one, "rich_help_panel", None)
             panels.setdefault(title or (RUNNING if self.readers else "Options"), []).append(record)
         for title, records in panels.items():
@@ -63,7 +67,13 @@ class Verb(TyperCommand):
                 formatter.write_dl(records)
         if left_out:
             formatter.write_paragraph()
-            formatter.write_text(f"{HELP_ALL} shows {left_out} more options.")
+            formatter.write_text(f"{HELP_ALL} shows {left_out} more options, and all that there is to say about each.")
+
+
+def first_sentence(meaning: str) -> str:
+    """Return the first sentence of the help of an option, with the note in brackets behind the last one."""
+    text, notes = re.fullmatch(r"(.*?)((?:\s*\[(?:default|read by|required)[^\]]*\])*)", meaning, re.DOTALL).groups()  # type: ignore[union-attr]
+    return re.split(r"(?<=\.)\s+(?=[A-Z])", text, maxsplit=1)[0] + notes
 
 
 def with_default(meaning: str, default: Any) -> str:
