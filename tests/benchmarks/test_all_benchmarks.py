@@ -15,16 +15,6 @@ KEYS = {"device", "threads", "rounds", "ms_a_step", "ratios", "intervals_95", "s
 FEW = {"rounds": 2, "warm_up": 1, "in_a_row": 1, "device": "cpu", "threads": 0}
 
 
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    """The folder is on the path for one test only, so that its names hide nothing from others."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    before = set(sys.modules)
-    yield
-    for name in {path.stem for path in BENCHMARKS.glob("*.py")} & (set(sys.modules) - before):
-        del sys.modules[name]
-
-
 def test_every_script_is_in_the_registry():
     from registry import BENCHMARKS as REGISTERED
 

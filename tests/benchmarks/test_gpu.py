@@ -6,7 +6,6 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 TINY = {"shape": "tiny", "batch": 2, "length": 16, "dropout": 0.0, "bf16": False, "train_embeddings": False}
 FEW = {"rounds": 2, "warm_up": 1, "in_a_row": 2, "threads": 0}
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The folder is on the path for one test only, so that its names hide nothing from others."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    before = set(sys.modules)
-    yield
-    for name in {path.stem for path in BENCHMARKS.glob("*.py")} & (set(sys.modules) - before):
-        del sys.modules[name]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.pruning.search import search
 from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.files import sha256
 from winning_tickets.runs.identity import digest
-from winning_tickets.tickets.files import sha256
 from winning_tickets.training.multitask import SharedEncoder
 from winning_tickets.training.objectives.task import task_logits
 from winning_tickets.training.predict import encode_split, predict_split

@@ -72,8 +72,8 @@ class Verb(TyperCommand):
 
 def first_sentence(meaning: str) -> str:
     """Return the first sentence of the help of an option, with the note in brackets behind the last one."""
-    text, notes = re.fullmatch(r"(.*?)((?:\s*\[(?:default|read by|required)[^\]]*\])*)", meaning, re.DOTALL).groups()  # type: ignore[union-attr]
-    return re.split(r"(?<=\.)\s+(?=[A-Z])", text, maxsplit=1)[0] + notes
+    text = re.split(r"\s*\[(?:default|required)", meaning, maxsplit=1)[0]
+    return re.split(r"(?<=\.)\s+(?=[A-Z])", text, maxsplit=1)[0] + meaning[len(text) :]
 
 
 def with_default(meaning: str, default: Any) -> str:

@@ -26,11 +26,11 @@ from winning_tickets.models.architectures import ARCHITECTURES, join_parts, spli
 from winning_tickets.models.loading import PLM, load_plm, prunable_names
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, UsageError, page, unknown
-from winning_tickets.runs.files import save_tensors
+from winning_tickets.runs.files import save_tensors, sha256
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.cards import ticket_facts
-from winning_tickets.tickets.files import BaseModelInfo, TicketInfo, sha256
+from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.own_masks import PARTIAL, check_own_method
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.source import Source

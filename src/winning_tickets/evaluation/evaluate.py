@@ -173,8 +173,11 @@ def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
                 "states, so measure those of what it was made from."
             )
         return Target(name, None, source.where, None, None), origin_of(Path(source.where))
-    where = find_model(source.where) if isinstance(source, FineTunedSource) else Path(source.where)
-    name, origin = str(where) if isinstance(source, FineTunedSource) else name, origin_of(where)
+    where = Path(source.where)
+    if isinstance(source, FineTunedSource):
+        where = find_model(where)
+        name = str(where)
+    origin = origin_of(where)
     if config.base is not None:
         own = replace(origin, model=config.base, revision=None)
         origin = own if config.base != name else Origin()

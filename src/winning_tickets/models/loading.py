@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import importlib.util
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from winning_tickets.models.tokenizers import fit_tokenizer_, open_tokenizer
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import absent_model, is_trusted, refuse_run, trusting
 from winning_tickets.runs.errors import ContentError, UsageError, page, unknown
-from winning_tickets.runs.files import read_object
+from winning_tickets.runs.files import read_object, sha256
 from winning_tickets.runs.hub import GATED, hub_is_away, is_cached
 
 ONNX_FILE = "model.onnx"
@@ -115,7 +114,7 @@ def _builtin_folder(name: str) -> Path:
         )
     folder = Path(spec.submodule_search_locations[0]) / model.folder
     weights = folder / "model.safetensors"
-    found = _sha256(weights, weights.stat().st_mtime_ns)
+    found = _hash_since(weights.stat().st_mtime_ns, weights)
     if found != model.sha256:
         raise ContentError(
             f"The weights of {name} have sha256 {found}, expected {model.sha256}: the package was changed or damaged. "
@@ -125,10 +124,9 @@ def _builtin_folder(name: str) -> Path:
 
 
 @functools.cache
-def _sha256(path: Path, changed: int) -> str:
-    """Return the hash of a file as it is since the time `changed`; a process hashes it once."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _hash_since(changed: int, path: Path) -> str:
+    """Return the hash of a file that was last changed at a time; a process computes it once."""
+    return sha256(path)
 
 
 def outside_encoder(model: Any) -> dict[str, nn.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -201,6 +202,12 @@ def inside(folder: Path, name: str) -> Path:
             "it was edited. Copy the folder again, or create it again."
         )
     return folder / name
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,6 +16,7 @@ from winning_tickets.models.structure import Structure
 from winning_tickets.runs import hub, memory
 from winning_tickets.runs.directory import MARKER, missing, refuse_unfinished, stored_run
 from winning_tickets.runs.errors import ContentError, UsageError, explain
+from winning_tickets.runs.files import sha256
 from winning_tickets.runs.identity import read_checked
 
 
@@ -169,9 +169,3 @@ def unpack(packed: np.ndarray[Any, np.dtype[np.uint8]], shape: list[int]) -> Ten
     if packed.dtype != np.uint8 or packed.size != (count + 7) // 8:
         raise ValueError(f"{packed.size} bytes of {packed.dtype} cannot hold a mask of shape {shape}")
     return torch.from_numpy(np.unpackbits(packed, count=count).view(np.bool_).reshape(shape))
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

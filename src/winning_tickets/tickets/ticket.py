@@ -29,7 +29,7 @@ from winning_tickets.runs import memory
 from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import ContentError, UsageError, shown, unknown
 from winning_tickets.runs.escapes import printable
-from winning_tickets.runs.files import write_bytes
+from winning_tickets.runs.files import sha256, write_bytes
 from winning_tickets.runs.identity import write_checked
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.provenance import versions
@@ -316,11 +316,11 @@ class Ticket:
         packed = {name: torch.from_numpy(files.pack(mask)) for name, mask in self._own.items()}
         packed |= {name: gate.cpu().to(torch.uint8) for name, gate in self.gates.items()}
         write_bytes(directory / MASK_FILE, to_bytes(packed))
-        hashes = {MASK_FILE: files.sha256(directory / MASK_FILE)}
+        hashes = {MASK_FILE: sha256(directory / MASK_FILE)}
         if self.mlm_head:
             head = {name: value.detach().cpu().contiguous() for name, value in self.mlm_head.items()}
             write_bytes(directory / HEAD_FILE, to_bytes(head))
-            hashes[HEAD_FILE] = files.sha256(directory / HEAD_FILE)
+            hashes[HEAD_FILE] = sha256(directory / HEAD_FILE)
         info = self.info if self.info.versions else self.info.model_copy(update={"versions": versions()})
         body = {
             "format_version": files.FORMAT_VERSION,

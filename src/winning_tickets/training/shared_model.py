@@ -25,10 +25,9 @@ from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import PLM, load_plm, outside_encoder
 from winning_tickets.runs.ambient import neutral
 from winning_tickets.runs.errors import ContentError, UsageError, explain, unknown
-from winning_tickets.runs.files import build_directory, inside, read_json, write_bytes, write_json
+from winning_tickets.runs.files import build_directory, inside, read_json, sha256, write_bytes, write_json
 from winning_tickets.runs.hub import local, not_local
 from winning_tickets.runs.identity import read_checked, write_checked
-from winning_tickets.tickets.files import sha256
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import SharedEncoder
 from winning_tickets.training.saved_model import TASK_FILE, TaskInfo, find_saved, save_folder

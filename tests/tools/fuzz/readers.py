@@ -25,6 +25,7 @@ from winning_tickets.models.weights import load_state
 from winning_tickets.pruning.importance import Importance
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
+from winning_tickets.runs.files import sha256
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.locks import name_owner
 from winning_tickets.runs.store import query
@@ -33,7 +34,6 @@ from winning_tickets.studies.analysis.averages import average_runs
 from winning_tickets.studies.analysis.kinds import ANALYSES
 from winning_tickets.studies.commands.analyse import averages_text
 from winning_tickets.studies.report import report_study
-from winning_tickets.tickets.files import sha256
 from winning_tickets.tickets.ticket import Ticket, describe
 from winning_tickets.training.saved_model import TaskInfo
 from winning_tickets.training.shared_model import SharedModel
